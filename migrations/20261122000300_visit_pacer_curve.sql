@@ -1,0 +1,310 @@
+-- visit-pacer 3 of 7: the curve, and the triggers by which edits of visit_distribution drive behaviour.
+
+set local lock_timeout = '10s';
+
+-- Makes room for a function or view of ours: one of that name that is the user's own is kept as text in
+-- visit_pacer_replaced, named in a NOTICE and dropped, without CASCADE; so is a function of ours with another signature.
+-- What is ours stays, to be replaced in place: views of the user's may stand on it by now.
+create or replace function public.visit_pacer_make_room(kind text, object_name text, arguments text default '', result text default '')
+returns void language plpgsql set search_path = '' as $$
+declare
+  found_one record;
+  ours boolean;
+begin
+  if kind = 'view' then
+    for found_one in
+      select c.oid, c.relkind, pg_catalog.obj_description(c.oid, 'pg_class') as note
+        from pg_catalog.pg_class c
+       where c.relnamespace = 'public'::regnamespace and c.relname = object_name and c.relkind in ('v', 'm')
+    loop
+      continue when found_one.note like 'visit-pacer:%';
+      insert into public.visit_pacer_replaced (name, definition)
+      values (object_name, pg_catalog.format('create view public.%I as %s', object_name, pg_catalog.pg_get_viewdef(found_one.oid)));
+      raise notice 'visit-pacer: the view public.% was there; its text is kept in visit_pacer_replaced', object_name;
+      execute pg_catalog.format('drop %s public.%I', case found_one.relkind when 'm' then 'materialized view' else 'view' end, object_name);
+    end loop;
+    return;
+  end if;
+  for found_one in
+    select p.oid, p.oid::regprocedure as signature, pg_catalog.obj_description(p.oid, 'pg_proc') as note, p.prokind,
+           pg_catalog.pg_get_function_identity_arguments(p.oid) as arguments, pg_catalog.pg_get_function_result(p.oid) as result
+      from pg_catalog.pg_proc p
+     where p.pronamespace = 'public'::regnamespace and p.proname = object_name
+  loop
+    ours := coalesce(found_one.note like 'visit-pacer:%', false);
+    if not ours then
+      insert into public.visit_pacer_replaced (name, definition)
+      values (object_name, case when found_one.prokind = 'a' then found_one.signature::text else pg_catalog.pg_get_functiondef(found_one.oid) end);
+      raise notice 'visit-pacer: the function % was there; its text is kept in visit_pacer_replaced', found_one.signature;
+    end if;
+    if not ours or found_one.arguments is distinct from arguments or found_one.result is distinct from result then
+      execute pg_catalog.format('drop %s %s', case found_one.prokind when 'p' then 'procedure' when 'a' then 'aggregate' else 'function' end, found_one.signature);
+    end if;
+  end loop;
+end $$;
+comment on function public.visit_pacer_make_room is 'visit-pacer: used by migrations';
+
+-- Functions and views of ours (their comments begin with "visit-pacer:"): for the owner and service_role, nobody else. Each
+-- file that makes some ends with it, so that none is ever open to the public, also where a later file fails.
+create or replace function public.visit_pacer_keep_private() returns void
+language plpgsql set search_path = '' as $$
+declare
+  made record;
+  r text;
+begin
+  for made in
+    select 'function ' || p.oid::regprocedure as name, 'execute' as right
+      from pg_catalog.pg_proc p
+     where p.pronamespace = 'public'::regnamespace and pg_catalog.obj_description(p.oid, 'pg_proc') like 'visit-pacer:%'
+    union all
+    select 'table ' || c.oid::regclass, 'select'
+      from pg_catalog.pg_class c
+     where c.relnamespace = 'public'::regnamespace and c.relkind = 'v' and pg_catalog.obj_description(c.oid, 'pg_class') like 'visit-pacer:%'
+  loop
+    execute pg_catalog.format('revoke all on %s from public', made.name);
+    foreach r in array array['anon', 'authenticated'] loop
+      if exists (select from pg_catalog.pg_roles where rolname = r) then
+        execute pg_catalog.format('revoke all on %s from %I', made.name, r);
+      end if;
+    end loop;
+    if exists (select from pg_catalog.pg_roles where rolname = 'service_role') then
+      execute pg_catalog.format('grant %s on %s to service_role', made.right, made.name);
+    end if;
+  end loop;
+end $$;
+comment on function public.visit_pacer_keep_private is 'visit-pacer: used by migrations';
+
+-- Whole microseconds since the Unix epoch, exact (extract() gives a numeric since PostgreSQL 14).
+create or replace function public.visit_pacer_micros(at timestamptz) returns numeric
+language sql immutable strict parallel safe as $$ select extract(epoch from at) * 1000000 $$;
+comment on function public.visit_pacer_micros is 'visit-pacer: microseconds since the Unix epoch';
+
+create or replace function public.visit_pacer_unit_seconds(time_period text) returns numeric
+language sql immutable parallel safe as $$
+  select case time_period when 'second' then 1.0 when 'minute' then 60.0 when 'hour' then 3600.0 when 'day' then 86400.0 end
+$$;
+comment on function public.visit_pacer_unit_seconds is 'visit-pacer: length of a time_period; null for an unknown one';
+
+-- Why a row cannot be paced, or null. Each rule is one line; src/domain/distribution.rs has the same rules, and a test holds the two together.
+create or replace function public.visit_pacer_invalid_rate(visits_per_unit numeric, time_period text) returns text
+language sql immutable parallel safe as $$
+  select case
+    when public.visit_pacer_unit_seconds(time_period) is null
+      then format('time_period is %s; use ''second'', ''minute'', ''hour'' or ''day''', coalesce(quote_literal(time_period), 'null'))
+    when visits_per_unit is null then 'visits_per_unit is null; use a number of visits, 0 or more'
+    when visits_per_unit = 'NaN' or visits_per_unit in ('Infinity', '-Infinity') or visits_per_unit < 0
+      then format('visits_per_unit is %s; use a number of visits, 0 or more', visits_per_unit)
+    when scale(trim_scale(visits_per_unit)) > 9 then format('visits_per_unit is %s; use at most 9 decimals', visits_per_unit)
+    when visits_per_unit > 1000000 * public.visit_pacer_unit_seconds(time_period)
+      then format('visits_per_unit is %s a %s; use at most 1000000 visits a second', visits_per_unit, time_period)
+  end
+$$;
+create or replace function public.visit_pacer_invalid_total(total_visits numeric) returns text
+language sql immutable parallel safe as $$
+  select case
+    when total_visits is null then 'total_visits is null; use a whole number of visits, 0 or more'
+    when total_visits = 'NaN' or total_visits in ('Infinity', '-Infinity') or total_visits < 0 or total_visits <> trunc(total_visits)
+      then format('total_visits is %s; use a whole number of visits, 0 or more', total_visits)
+    when total_visits > 1000000000000000 then format('total_visits is %s; use at most 1000000000000000 (10^15)', total_visits)
+  end
+$$;
+create or replace function public.visit_pacer_invalid_window(start_time timestamptz, end_time timestamptz) returns text
+language sql immutable parallel safe as $$
+  select case
+    when start_time < '2000-01-01 00:00:00+00' or start_time >= '2200-01-01 00:00:00+00'
+      then format('start_time is %s; use a time between the years 2000 and 2200', start_time)
+    when end_time < '2000-01-01 00:00:00+00' or end_time >= '2200-01-01 00:00:00+00'
+      then format('end_time is %s; use a time between the years 2000 and 2200, or null for no end', end_time)
+    when end_time <= start_time then format('end_time %s is not after start_time %s; move one of the two', end_time, start_time)
+  end
+$$;
+create or replace function public.visit_pacer_invalid_catch_up(catch_up numeric) returns text
+language sql immutable parallel safe as $$
+  select case
+    when catch_up = 'NaN' or catch_up < 1 or catch_up > 1000 or scale(trim_scale(catch_up)) > 3
+      then format('catch_up is %s; use a number from 1 to 1000 with at most 3 decimals, or null for the default', catch_up)
+  end
+$$;
+create or replace function public.visit_pacer_invalid(total_visits numeric, visits_per_unit numeric, time_period text,
+  start_time timestamptz, end_time timestamptz, catch_up numeric) returns text
+language sql immutable parallel safe as $$
+  select coalesce(public.visit_pacer_invalid_total(total_visits), public.visit_pacer_invalid_rate(visits_per_unit, time_period),
+                  public.visit_pacer_invalid_window(start_time, end_time), public.visit_pacer_invalid_catch_up(catch_up))
+$$;
+comment on function public.visit_pacer_invalid_rate is 'visit-pacer: why a rate cannot be paced, or null';
+comment on function public.visit_pacer_invalid_total is 'visit-pacer: why a total cannot be paced, or null';
+comment on function public.visit_pacer_invalid_window is 'visit-pacer: why a window cannot be paced, or null';
+comment on function public.visit_pacer_invalid_catch_up is 'visit-pacer: why a catch_up cannot be used, or null';
+comment on function public.visit_pacer_invalid is 'visit-pacer: why a row cannot be paced, or null';
+
+-- The curve at a moment, in units of 1/86,400,000,000 visit: visits_per_unit × (86400 / unit) × microseconds are finite
+-- decimals, so nothing is ever rounded and any number of edits loses nothing. Only for a valid row.
+create or replace function public.visit_pacer_curve(anchor_units numeric, anchor_at timestamptz, is_active boolean, total_visits numeric,
+  visits_per_unit numeric, time_period text, start_time timestamptz, end_time timestamptz, at timestamptz) returns numeric
+language sql immutable parallel safe as $$
+  select case
+    when anchor_units is null or anchor_at is null then null   -- not initialised; greatest() and least() pass over nulls
+    when is_active is not true or start_time is null then anchor_units
+    else greatest(anchor_units, least(total_visits * 86400000000, anchor_units
+      + visits_per_unit * trunc(86400 / public.visit_pacer_unit_seconds(time_period))
+        * greatest(0, public.visit_pacer_micros(least(at, end_time)) - public.visit_pacer_micros(greatest(anchor_at, start_time)))))
+  end
+$$;
+comment on function public.visit_pacer_curve is 'visit-pacer: the curve at a moment, in units of 1/86,400,000,000 visit';
+
+-- Whole visits that are due at a curve value: visit k is due when the curve reaches k - 1/2. div() is exact.
+create or replace function public.visit_pacer_due(curve_units numeric, total_visits numeric) returns bigint
+language sql immutable parallel safe as $$ select least(total_visits, div(2 * curve_units + 86400000000, 172800000000))::bigint $$;
+comment on function public.visit_pacer_due is 'visit-pacer: whole visits that are due at a curve value';
+
+-- A database-made version number: the microseconds of the clock, and always above the one before.
+create or replace function public.visit_pacer_next_version(previous bigint, at timestamptz) returns bigint
+language sql immutable parallel safe as $$ select greatest(coalesce(previous, 0) + 1, public.visit_pacer_micros(at)::bigint) $$;
+comment on function public.visit_pacer_next_version is 'visit-pacer: the next config_version of a row';
+
+create or replace function public.visit_pacer_refuse(reason text) returns void
+language plpgsql immutable as $$
+begin
+  if reason is not null then
+    raise exception using errcode = 'check_violation', message = 'visit_distribution: ' || split_part(reason, '; ', 1),
+      hint = split_part(reason, '; ', 2);
+  end if;
+end $$;
+comment on function public.visit_pacer_refuse is 'visit-pacer: raises 23514 with a hint, where there is a reason';
+
+-- The first progress of a row. The past is closed: what it says is distributed and is not stored by us is its baseline.
+create or replace function public.visit_pacer_first_progress(distribution uuid, total_distributed numeric, total_visits numeric)
+returns bigint language plpgsql security definer set search_path = '' as $$
+declare
+  claimed constant bigint := trunc(case
+    when total_distributed > 0 and total_distributed < 'Infinity' then least(total_distributed, greatest(total_visits, 0), 1000000000000000)
+    else 0 end);
+  stored bigint;
+  highest bigint;
+  kept bigint;
+begin
+  select count(*), coalesce(max(s.visit_number), 0) into stored, highest
+    from public.store_visits s where s.distribution_id = distribution;
+  insert into public.visit_distribution_progress as p (distribution_id, distributed, last_number, baseline)
+  values (distribution, greatest(claimed, stored), greatest(claimed, stored, highest), greatest(claimed - stored, 0))
+  on conflict do nothing;
+  select p.distributed into kept from public.visit_distribution_progress p where p.distribution_id = distribution;
+  return kept;
+end $$;
+comment on function public.visit_pacer_first_progress is 'visit-pacer: makes the progress of a row that has none';
+
+-- The one trigger through which every edit passes. It compares values, so that other triggers may have changed columns before it.
+create or replace function public.visit_pacer_before_edit() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  now_at constant timestamptz := clock_timestamp();
+  pace_edited boolean;
+  catch_up_edited boolean;
+begin
+  if tg_op = 'INSERT' then
+    perform public.visit_pacer_refuse(public.visit_pacer_invalid(new.total_visits::numeric, new.visits_per_unit::numeric,
+      new.time_period::text, new.start_time::timestamptz, new.end_time::timestamptz, new.catch_up));
+    new.anchor_units := 0;
+    new.anchor_at := coalesce(new.start_time::timestamptz, now_at);
+    new.config_version := public.visit_pacer_next_version(null, now_at);
+    new.changed_xid := pg_current_xact_id();
+    new.total_distributed := coalesce((select p.distributed from public.visit_distribution_progress p where p.distribution_id = new.id), 0);
+    return new;
+  end if;
+
+  if new.id is distinct from old.id then
+    perform public.visit_pacer_refuse('the id of a row cannot change; insert a new row and delete this one');
+  end if;
+  new.anchor_units := old.anchor_units;
+  new.anchor_at := old.anchor_at;
+  new.config_version := old.config_version;
+  new.changed_xid := old.changed_xid;
+  pace_edited := (new.is_active, new.total_visits, new.time_period, new.visits_per_unit, new.start_time, new.end_time, new.partner_id)
+    is distinct from (old.is_active, old.total_visits, old.time_period, old.visits_per_unit, old.start_time, old.end_time, old.partner_id);
+  catch_up_edited := new.catch_up is distinct from old.catch_up;
+  if not (pace_edited or catch_up_edited or old.anchor_at is null) then
+    return new;
+  end if;
+
+  -- Only what is being written is checked: an old bad row can still be paused, repaired or deleted.
+  if new.total_visits is distinct from old.total_visits then
+    perform public.visit_pacer_refuse(public.visit_pacer_invalid_total(new.total_visits::numeric));
+  end if;
+  if (new.visits_per_unit, new.time_period) is distinct from (old.visits_per_unit, old.time_period) then
+    perform public.visit_pacer_refuse(public.visit_pacer_invalid_rate(new.visits_per_unit::numeric, new.time_period::text));
+  end if;
+  if (new.start_time, new.end_time) is distinct from (old.start_time, old.end_time) then
+    perform public.visit_pacer_refuse(public.visit_pacer_invalid_window(new.start_time::timestamptz, new.end_time::timestamptz));
+  end if;
+  if catch_up_edited then
+    perform public.visit_pacer_refuse(public.visit_pacer_invalid_catch_up(new.catch_up));
+  end if;
+
+  if old.anchor_at is null then
+    -- A row that was there before this trigger: the curve begins now, with what the row says is distributed.
+    new.anchor_units := 86400000000 * public.visit_pacer_first_progress(old.id, old.total_distributed::numeric, old.total_visits::numeric);
+    new.anchor_at := now_at;
+  elsif pace_edited then
+    -- The past stays as it was: the old row's curve, as it is at this moment, is where the new one begins.
+    if public.visit_pacer_invalid(old.total_visits::numeric, old.visits_per_unit::numeric, old.time_period::text,
+         old.start_time::timestamptz, old.end_time::timestamptz, null) is null then
+      new.anchor_units := public.visit_pacer_curve(old.anchor_units, old.anchor_at, old.is_active, old.total_visits::numeric,
+        old.visits_per_unit::numeric, old.time_period::text, old.start_time::timestamptz, old.end_time::timestamptz, now_at);
+    end if;
+    new.anchor_at := now_at;
+  end if;
+  new.config_version := public.visit_pacer_next_version(old.config_version, now_at);
+  new.changed_xid := pg_current_xact_id();
+  if pace_edited and new.updated_at is not distinct from old.updated_at then
+    new.updated_at := now_at;
+  end if;
+  if old.is_active and new.is_active is not true then
+    new.total_distributed := coalesce((select p.distributed from public.visit_distribution_progress p where p.distribution_id = new.id),
+                                      new.total_distributed);
+  end if;
+  return new;
+end $$;
+comment on function public.visit_pacer_before_edit is 'visit-pacer: checks an edit, and anchors the curve at its moment';
+
+create or replace function public.visit_pacer_after_insert() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  insert into public.visit_distribution_progress (distribution_id) values (new.id) on conflict do nothing;
+  return null;
+end $$;
+comment on function public.visit_pacer_after_insert is 'visit-pacer: gives a new row its progress, or continues what is there';
+
+-- Triggers fire in the order of their names; this one is meant to be the last. ALWAYS: also under session_replication_role = replica.
+create or replace trigger zzz_visit_pacer_before_edit before insert or update on public.visit_distribution
+  for each row execute function public.visit_pacer_before_edit();
+create or replace trigger zzz_visit_pacer_after_insert after insert on public.visit_distribution
+  for each row execute function public.visit_pacer_after_insert();
+alter table public.visit_distribution
+  enable always trigger zzz_visit_pacer_before_edit,
+  enable always trigger zzz_visit_pacer_after_insert;
+
+-- Rows that no trigger has seen: called here for the rows that were there, and by every sync for what came in while triggers were
+-- off. Rows that somebody holds are left for the next time.
+create or replace function public.visit_pacer_initialise() returns bigint
+language plpgsql set search_path = '' as $$
+declare
+  touched bigint;
+begin
+  with unseen as (
+    select v.id from public.visit_distribution v where v.anchor_at is null order by v.id for no key update skip locked)
+  update public.visit_distribution v set is_active = v.is_active from unseen where v.id = unseen.id;  -- the trigger does the rest
+  get diagnostics touched = row_count;
+  with unseen as (
+    select v.id, v.total_distributed, v.total_visits from public.visit_distribution v
+     where not exists (select from public.visit_distribution_progress p where p.distribution_id = v.id)
+     order by v.id for no key update skip locked)
+  select touched + count(public.visit_pacer_first_progress(u.id, u.total_distributed::numeric, u.total_visits::numeric))
+    into touched from unseen u;
+  return touched;
+end $$;
+comment on function public.visit_pacer_initialise is 'visit-pacer: anchors rows that no trigger has seen';
+
+select public.visit_pacer_initialise();
+select public.visit_pacer_keep_private();
+
+insert into public.visit_pacer_migrations (version) values ('20261122000300') on conflict do nothing;

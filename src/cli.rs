@@ -1,0 +1,94 @@
+//! The command line: one file per subcommand, the exit codes, the log.
+//!
+//! Exit codes: 0 done, 1 failed, 2 usage, 78 (`EX_CONFIG`) a setting missing or malformed, the schema missing or old, or
+//! the login or the database refused.
+
+pub mod admin;
+pub mod demo;
+pub mod log;
+pub mod migrate;
+pub mod run;
+pub mod status;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::postgres::fault::Fault;
+use crate::postgres::link::Database;
+use crate::runtime::serve::Unfit;
+use crate::settings::{Environment, SettingError};
+
+/// Stores planned visits at an exact pace, beside Supabase; edits of visit_distribution drive it.
+///
+/// The visits that it stores are synthetic and labelled with the distribution that they belong to.
+#[derive(Parser)]
+#[command(name = "visit-pacer", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a local Postgres and Realtime with sample rows, and the agent beside them
+    Demo(demo::Args),
+    /// Run the agent
+    #[command(after_help = run::ENVIRONMENT)]
+    Run(run::Args),
+    /// Bring the schema: the files of `migrations/` that the database does not have yet
+    Migrate(migrate::Args),
+    /// Show where each distribution stands
+    Status(status::Args),
+    /// Make the counters agree with the visits that are stored
+    Sync(admin::SyncArgs),
+    /// Pause distributions, or everything
+    Pause(admin::WhichArgs),
+    /// Let distributions go on, or everything
+    Resume(admin::WhichArgs),
+}
+
+/// Runs what the command line asks for.
+pub async fn run(cli: Cli) -> ExitCode {
+    let outcome = match cli.command {
+        Command::Demo(args) => demo::run(args).await,
+        Command::Run(args) => run::run(args).await,
+        Command::Migrate(args) => migrate::run(args).await,
+        Command::Status(args) => status::run(args).await,
+        Command::Sync(args) => admin::sync(args).await,
+        Command::Pause(args) => admin::pause(args).await,
+        Command::Resume(args) => admin::resume(args).await,
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::failure(&format!("{error:#}"));
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    const FAILED: u8 = 1;
+    const EX_CONFIG: u8 = 78;
+    let refused = matches!(error.downcast_ref(), Some(Fault::Login(_)));
+    if error.is::<SettingError>() || error.is::<Unfit>() || refused { EX_CONFIG } else { FAILED }
+}
+
+/// A connection for a command that asks once.
+async fn connect() -> anyhow::Result<sqlx::PgConnection> {
+    let database: Database = Environment::load()?.database()?;
+    Ok(database.connect().await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

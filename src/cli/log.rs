@@ -1,0 +1,31 @@
+//! The log, on standard error: for people on a terminal and elsewhere one plain line an event.
+
+use std::io::IsTerminal as _;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+
+/// What is logged unless `VISIT_PACER_LOG` says otherwise (the syntax of `RUST_LOG`).
+const DEFAULT: &str = "info";
+
+/// Starts the log.
+pub fn init(writer: BoxMakeWriter, ansi: bool) {
+    let filter = EnvFilter::try_from_env("VISIT_PACER_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer)
+        .with_ansi(ansi)
+        .with_target(false)
+        .init();
+}
+
+/// Starts the log on standard error.
+pub fn init_stderr() {
+    init(BoxMakeWriter::new(std::io::stderr), std::io::stderr().is_terminal());
+}
+
+/// The one line in which a command says why it failed.
+#[expect(clippy::print_stderr, reason = "the command line's own voice")]
+pub fn failure(text: &str) {
+    eprintln!("error: {text}");
+}

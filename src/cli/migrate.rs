@@ -1,0 +1,33 @@
+//! `visit-pacer migrate`: brings the schema.
+
+use super::connect;
+use crate::postgres::fault::Fault;
+use crate::postgres::migrations::{self, MIGRATIONS};
+
+/// Flags of `migrate`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Print the SQL of all files and change nothing
+    #[arg(long)]
+    print: bool,
+}
+
+/// Applies what is missing, or prints everything.
+#[expect(clippy::print_stdout, reason = "the command's output")]
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    if args.print {
+        for file in MIGRATIONS {
+            println!("-- {}\nbegin;\n{}\ncommit;\n", file.name, file.sql.trim_end());
+        }
+        return Ok(());
+    }
+    let mut connection = connect().await?;
+    let applied = migrations::apply(&mut connection).await.map_err(Fault::from)?;
+    for name in &applied {
+        println!("applied {name}");
+    }
+    if applied.is_empty() {
+        println!("nothing to do: the schema is complete");
+    }
+    Ok(())
+}

@@ -1,0 +1,414 @@
+//! The protocol of one client's socket: joins, leaves, tokens, heartbeats. No socket, no clock, no SQL.
+//!
+//! Owns the channels that the client has joined. A frame goes in with the time; steps for the
+//! connection come out, to be carried out in order. Subscriptions are only asked for here: whether a
+//! table exists is found out in `changes.rs`, which answers with a [`Push`].
+//!
+//! Invariants: every join has a generation of its own, and a push of an older generation is dropped;
+//! a channel whose token has expired is closed; what is not understood is ignored, never fatal.
+
+use std::{collections::HashMap, sync::Arc};
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    binding::{Binding, Target},
+    frame::{Incoming, Outgoing, Version},
+};
+use crate::demo::jwt::{self, Claims, JwtError};
+use crate::domain::secret::Secret;
+
+/// As the real server's `max_channels_per_client`.
+const MAX_CHANNELS: usize = 100;
+
+/// What a client may do, and until when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// The Postgres role.
+    pub role: String,
+    /// Seconds since the Unix epoch; none for opaque keys, which do not expire.
+    pub expires_at: Option<i64>,
+}
+
+impl Grant {
+    fn still_valid(&self, now: i64) -> Result<Self, JwtError> {
+        match self.expires_at.map(|expires_at| now.saturating_sub(expires_at)) {
+            Some(seconds_ago) if seconds_ago >= 0 => Err(JwtError::Expired { seconds_ago }),
+            _ => Ok(self.clone()),
+        }
+    }
+}
+
+impl From<Claims> for Grant {
+    fn from(claims: Claims) -> Self {
+        Self { role: claims.role, expires_at: Some(claims.expires_at) }
+    }
+}
+
+/// What the connection has to do next.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// Send this text frame.
+    Send(String),
+    /// Hold the whole socket for the delay of a refused join, then send this text frame.
+    SendDelayed(String),
+    /// Ask for the changes of these targets.
+    Subscribe(Wanted),
+    /// Stop the changes of this generation.
+    Unsubscribe(u64),
+}
+
+/// A subscription that a join asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The join.
+    pub generation: u64,
+    /// The role whose rights count.
+    pub role: String,
+    /// What is asked for; never empty.
+    pub targets: Vec<Target>,
+}
+
+/// News of a subscription, for the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Push {
+    /// The join that it belongs to.
+    pub generation: u64,
+    /// What happened.
+    pub news: News,
+}
+
+/// See [`Push`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// The subscription works.
+    Subscribed,
+    /// The subscription failed, with the real server's message.
+    Failed(String),
+    /// A row changed.
+    Changed {
+        /// The event's `data`, as JSON text.
+        data: Arc<str>,
+        /// The bindings that matched.
+        ids: Arc<[u32]>,
+    },
+}
+
+/// The protocol state of one socket.
+pub struct Session {
+    version: Version,
+    secret: Secret,
+    grant: Grant,
+    channels: HashMap<String, Channel>,
+}
+
+struct Channel {
+    generation: u64,
+    join_ref: Value,
+    grant: Grant,
+    token: Option<Secret>,
+    targets: Vec<Target>,
+}
+
+/// Why a join is refused, in the real server's words.
+struct Refusal(String);
+
+impl Session {
+    /// A socket that was opened with a key that grants `grant`.
+    pub fn new(version: Version, secret: Secret, grant: Grant) -> Self {
+        Self { version, secret, grant, channels: HashMap::new() }
+    }
+
+    /// Takes a text frame at `now` (seconds since the Unix epoch). `next_generation` is drawn from
+    /// once a join.
+    pub fn receive(
+        &mut self,
+        text: &str,
+        now: i64,
+        next_generation: impl FnOnce() -> u64,
+    ) -> Vec<Step> {
+        let Some(frame) = self.version.read(text) else { return Vec::new() };
+        match (frame.topic.as_str(), frame.event.as_str()) {
+            ("phoenix", "heartbeat") => vec![self.reply(&frame, Ok(json!({})))],
+            (topic, "phx_join") if topic.starts_with("realtime:") => {
+                self.join(&frame, now, next_generation)
+            }
+            (_, "phx_leave") => self.leave(&frame),
+            (topic, event) if self.channels.contains_key(topic) => match event {
+                "access_token" => self.refresh(&frame, now),
+                _ => vec![self.reply(&frame, Err(unsupported(event)))],
+            },
+            _ => vec![self.reply(&frame, Err("unmatched topic".to_owned()))],
+        }
+    }
+
+    /// The text frame that tells the client of `push`; none when its channel is gone.
+    pub fn push(&self, push: &Push) -> Option<String> {
+        let (topic, channel) =
+            self.channels.iter().find(|(_, channel)| channel.generation == push.generation)?;
+        Some(match &push.news {
+            News::Subscribed => self.system(topic, channel, Ok("Subscribed to PostgreSQL")),
+            News::Failed(message) => self.system(topic, channel, Err(message)),
+            News::Changed { data, ids } => self.version.write(&Outgoing {
+                join_ref: Value::Null,
+                reference: Value::Null,
+                topic: topic.clone(),
+                event: "postgres_changes",
+                payload: format!(r#"{{"data":{data},"ids":{}}}"#, json!(**ids)),
+            }),
+        })
+    }
+
+    /// When the next token expires, in seconds since the Unix epoch.
+    pub fn next_expiry(&self) -> Option<i64> {
+        self.channels.values().filter_map(|channel| channel.grant.expires_at).min()
+    }
+
+    /// Closes the channels whose token has expired at `now`.
+    pub fn expire(&mut self, now: i64) -> Vec<Step> {
+        let expired: Vec<(String, i64)> = self
+            .channels
+            .iter()
+            .filter_map(|(topic, channel)| Some((topic.clone(), channel.grant.expires_at?)))
+            .filter(|(_, expires_at)| *expires_at <= now)
+            .collect();
+        expired
+            .into_iter()
+            .flat_map(|(topic, expires_at)| {
+                let seconds_ago = now.saturating_sub(expires_at);
+                self.fail(&topic, &JwtError::Expired { seconds_ago }.to_string())
+            })
+            .collect()
+    }
+
+    fn join(&mut self, frame: &Incoming, now: i64, next_generation: impl FnOnce() -> u64) -> Vec<Step> {
+        let (bindings, presence, grant, token) = match self.admit(frame, now) {
+            Ok(admitted) => admitted,
+            Err(Refusal(reason)) => {
+                let Step::Send(text) = self.reply(frame, Err(reason)) else { return Vec::new() };
+                return vec![Step::SendDelayed(text)];
+            }
+        };
+        let listed: Vec<String> = bindings.iter().map(Binding::described).collect();
+        let payload = format!(
+            r#"{{"status":"ok","response":{{"postgres_changes":[{}]}}}}"#,
+            listed.join(",")
+        );
+        let mut steps = vec![Step::Send(self.version.write(&Outgoing {
+            join_ref: frame.join_ref.clone(),
+            reference: frame.reference.clone(),
+            topic: frame.topic.clone(),
+            event: "phx_reply",
+            payload,
+        }))];
+        if let Some(old) = self.channels.remove(&frame.topic) {
+            steps.push(Step::Send(self.closed(&frame.topic, &old)));
+            steps.push(Step::Unsubscribe(old.generation));
+        }
+        let targets: Result<Vec<Target>, String> = bindings.iter().map(Binding::target).collect();
+        let channel = Channel {
+            generation: next_generation(),
+            join_ref: frame.join_ref.clone(),
+            grant,
+            token,
+            targets: targets.clone().unwrap_or_default(),
+        };
+        if presence {
+            steps.push(Step::Send(self.version.write(&Outgoing {
+                join_ref: channel.join_ref.clone(),
+                reference: Value::Null,
+                topic: frame.topic.clone(),
+                event: "presence_state",
+                payload: "{}".to_owned(),
+            })));
+        }
+        if let Err(message) = targets {
+            steps.push(Step::Send(self.system(&frame.topic, &channel, Err(&message))));
+        }
+        steps.extend(channel.wanted().map(Step::Subscribe));
+        self.channels.insert(frame.topic.clone(), channel);
+        steps
+    }
+
+    /// What a join asks for: its bindings, whether presence is on, its rights and its token.
+    fn admit(
+        &self,
+        frame: &Incoming,
+        now: i64,
+    ) -> Result<(Vec<Binding>, bool, Grant, Option<Secret>), Refusal> {
+        let name = frame.topic.strip_prefix("realtime:").unwrap_or_default();
+        if name.is_empty() {
+            return Err(Refusal("TopicNameRequired: You must provide a topic name".to_owned()));
+        }
+        if !self.channels.contains_key(&frame.topic) && self.channels.len() >= MAX_CHANNELS {
+            return Err(Refusal("ChannelRateLimitReached: Too many channels".to_owned()));
+        }
+        let payload = frame.payload.as_object().ok_or_else(|| {
+            let payload = match &frame.payload {
+                Value::Null => "nil".to_owned(),
+                other => other.to_string(),
+            };
+            Refusal(format!("UnknownErrorOnChannel: expected params to be a :map, got: `{payload}`"))
+        })?;
+        let token = payload.get("access_token").and_then(Value::as_str);
+        let token = token.filter(|token| !token.starts_with("sb_"));
+        let grant = match token {
+            None => self.grant.still_valid(now),
+            Some(token) => jwt::verify(&self.secret, token, now).map(Grant::from),
+        };
+        let grant = grant.map_err(|error| refused_token(&error))?;
+        let (bindings, presence) = read_config(name, payload.get("config"))?;
+        Ok((bindings, presence, grant, token.map(Secret::new)))
+    }
+
+    fn leave(&mut self, frame: &Incoming) -> Vec<Step> {
+        let mut steps = vec![self.reply(frame, Ok(json!({})))];
+        if let Some(channel) = self.channels.remove(&frame.topic) {
+            steps.push(Step::Send(self.closed(&frame.topic, &channel)));
+            steps.push(Step::Unsubscribe(channel.generation));
+        }
+        steps
+    }
+
+    /// A new token for a channel: no reply; the subscription is made again under it.
+    fn refresh(&mut self, frame: &Incoming, now: i64) -> Vec<Step> {
+        let token = frame.payload.get("access_token").and_then(Value::as_str);
+        let Some(token) = token.filter(|token| !token.starts_with("sb_")) else { return Vec::new() };
+        let Some(channel) = self.channels.get_mut(&frame.topic) else { return Vec::new() };
+        if channel.token.as_ref().is_some_and(|known| known.expose() == token) {
+            return Vec::new();
+        }
+        match jwt::verify(&self.secret, token, now) {
+            Ok(claims) => {
+                channel.grant = claims.into();
+                channel.token = Some(Secret::new(token));
+                channel.wanted().map(Step::Subscribe).into_iter().collect()
+            }
+            Err(JwtError::Signature) => self.fail(&frame.topic, ":signature_error"),
+            Err(error) => self.fail(&frame.topic, &error.to_string()),
+        }
+    }
+
+    /// Ends a channel for a reason that concerns the channel, not its subscription.
+    fn fail(&mut self, topic: &str, message: &str) -> Vec<Step> {
+        let Some(channel) = self.channels.remove(topic) else { return Vec::new() };
+        vec![
+            Step::Send(self.system_of(topic, &channel, "system", Err(message))),
+            Step::Send(self.closed(topic, &channel)),
+            Step::Unsubscribe(channel.generation),
+        ]
+    }
+
+    fn reply(&self, frame: &Incoming, outcome: Result<Value, String>) -> Step {
+        let payload = match outcome {
+            Ok(response) => json!({ "status": "ok", "response": response }),
+            Err(reason) => json!({ "status": "error", "response": { "reason": reason } }),
+        };
+        let join_ref = match self.channels.get(&frame.topic) {
+            Some(channel) => channel.join_ref.clone(),
+            None => frame.join_ref.clone(),
+        };
+        Step::Send(self.version.write(&Outgoing {
+            join_ref,
+            reference: frame.reference.clone(),
+            topic: frame.topic.clone(),
+            event: "phx_reply",
+            payload: payload.to_string(),
+        }))
+    }
+
+    fn system(&self, topic: &str, channel: &Channel, outcome: Result<&str, &str>) -> String {
+        self.system_of(topic, channel, "postgres_changes", outcome)
+    }
+
+    fn system_of(
+        &self,
+        topic: &str,
+        channel: &Channel,
+        extension: &str,
+        outcome: Result<&str, &str>,
+    ) -> String {
+        let (status, message) = match outcome {
+            Ok(message) => ("ok", message),
+            Err(message) => ("error", message),
+        };
+        let name = topic.strip_prefix("realtime:").unwrap_or(topic);
+        let payload = format!(
+            r#"{{"message":{},"status":"{status}","extension":"{extension}","channel":{}}}"#,
+            Value::from(message),
+            Value::from(name),
+        );
+        self.version.write(&Outgoing {
+            join_ref: channel.join_ref.clone(),
+            reference: Value::Null,
+            topic: topic.to_owned(),
+            event: "system",
+            payload,
+        })
+    }
+
+    fn closed(&self, topic: &str, channel: &Channel) -> String {
+        self.version.write(&Outgoing {
+            join_ref: channel.join_ref.clone(),
+            reference: channel.join_ref.clone(),
+            topic: topic.to_owned(),
+            event: "phx_close",
+            payload: "{}".to_owned(),
+        })
+    }
+}
+
+impl Channel {
+    fn wanted(&self) -> Option<Wanted> {
+        (!self.targets.is_empty()).then(|| Wanted {
+            generation: self.generation,
+            role: self.grant.role.clone(),
+            targets: self.targets.clone(),
+        })
+    }
+}
+
+fn read_config(name: &str, config: Option<&Value>) -> Result<(Vec<Binding>, bool), Refusal> {
+    let Some(config) = config else {
+        return Ok((vec![binding_of_topic(name)], false));
+    };
+    let config = config.as_object().ok_or_else(|| {
+        Refusal("UnknownErrorOnChannel: no function clause matching in Access.get/3".to_owned())
+    })?;
+    if config.get("private") == Some(&Value::Bool(true)) {
+        return Err(Refusal(unsupported("a private channel")));
+    }
+    let presence = config.get("presence").and_then(|presence| presence.get("enabled"));
+    let listed = config.get("postgres_changes").and_then(Value::as_array);
+    let bindings = listed.into_iter().flatten().map(|params| match params {
+        Value::Object(params) => Ok(Binding::new(params.clone())),
+        other => Err(Refusal(format!(
+            "UnknownErrorOnChannel: expected a map, got:\n\n    {other}\n"
+        ))),
+    });
+    Ok((bindings.collect::<Result<_, _>>()?, presence == Some(&Value::Bool(true))))
+}
+
+/// The protocol before there was a `config`: the topic says `schema[:table[:filter]]`.
+fn binding_of_topic(name: &str) -> Binding {
+    let keys = ["schema", "table", "filter"].map(ToOwned::to_owned);
+    let params: Map<String, Value> =
+        keys.into_iter().zip(name.splitn(3, ':').map(Value::from)).collect();
+    Binding::new(params)
+}
+
+fn refused_token(error: &JwtError) -> Refusal {
+    let code = match error {
+        JwtError::Malformed => "MalformedJWT",
+        JwtError::Signature => "JwtSignatureError",
+        JwtError::MissingClaims | JwtError::Expired { .. } => "InvalidJWTToken",
+    };
+    Refusal(format!("{code}: {error}"))
+}
+
+fn unsupported(what: &str) -> String {
+    format!("NotSupported: this development server has postgres_changes only, not `{what}`")
+}
+
+#[cfg(test)]
+mod tests;

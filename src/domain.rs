@@ -1,0 +1,23 @@
+//! The pure core: what is due, when, and what to do about everything that happens. No clock, socket, file or SQL here;
+//! time, randomness and the outside world arrive as parameters.
+//!
+//! Read in this order: [`distribution`] (a row, parsed once), [`curve`] (the exact number of visits that should exist),
+//! [`bucket`] (how fast a backlog drains), [`timetable`] (which row fires when, and the batch), [`moments`] and [`visit`]
+//! (what a visit looks like), [`agent`] (the state machine over all of it).
+
+pub mod agent;
+pub mod batch;
+pub mod bucket;
+pub mod clock;
+pub mod curve;
+pub mod decimal;
+pub mod distribution;
+pub mod echo;
+pub mod limits;
+pub mod moments;
+pub mod proof;
+pub mod retry;
+pub mod secret;
+pub mod time;
+pub mod timetable;
+pub mod visit;

@@ -1,0 +1,253 @@
+//! A row of `visit_distribution`, parsed and validated once. A row that cannot be paced does not construct, and says why.
+//!
+//! The rules are those of `visit_pacer_invalid()` in the migrations; a test holds the two against each other.
+
+use thiserror::Error;
+use uuid::Uuid;
+
+use super::curve::Curve;
+use super::decimal::{DecimalError, parse_scaled};
+use super::time::DbTime;
+
+/// Decimals of `visits_per_unit`.
+const RATE_DECIMALS: u32 = 9;
+/// Decimals of `catch_up`.
+const CATCH_UP_DECIMALS: u32 = 3;
+/// The greatest rate, in visits a second.
+const MAX_VISITS_PER_SECOND: i128 = 1_000_000;
+/// The greatest `total_visits`.
+const MAX_TOTAL: i128 = 1_000_000_000_000_000;
+/// 2000-01-01 and 2200-01-01, in microseconds since the Unix epoch.
+const YEAR_2000_US: i64 = 946_684_800_000_000;
+const YEAR_2200_US: i64 = 7_258_118_400_000_000;
+
+/// A row as the database gives it: values that a user may have made anything of are text.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RawRow {
+    /// `id`
+    pub id: Uuid,
+    /// `partner_id`
+    pub partner_id: Option<Uuid>,
+    /// `config_version`; null where no trigger has seen the row.
+    pub config_version: Option<i64>,
+    /// `is_active`
+    pub is_active: Option<bool>,
+    /// `total_visits`, as text.
+    pub total_visits: Option<String>,
+    /// `visits_per_unit`, as text.
+    pub visits_per_unit: Option<String>,
+    /// `time_period`
+    pub time_period: Option<String>,
+    /// `start_time`: microseconds since the Unix epoch as text, or `infinity`.
+    pub start_time: Option<String>,
+    /// `end_time`, likewise.
+    pub end_time: Option<String>,
+    /// `catch_up`, as text.
+    pub catch_up: Option<String>,
+    /// `anchor_units`, as text.
+    pub anchor_units: Option<String>,
+    /// `anchor_at`: microseconds since the Unix epoch as text.
+    pub anchor_at: Option<String>,
+}
+
+/// So many visits, at such a rate, in such a window, for a partner.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Distribution {
+    /// `id`
+    pub id: Uuid,
+    /// `partner_id`
+    pub partner_id: Uuid,
+    /// `config_version`: moves with every edit that matters to the pace.
+    pub version: i64,
+    /// Whether it is running; a null is not.
+    pub active: bool,
+    /// Units per microsecond while it is running: see [`Curve`].
+    pub slope: i128,
+    /// The curve, flat where the row is not active.
+    pub curve: Curve,
+    /// Thousandths; `None`: the control row's.
+    pub catch_up_milli: Option<i64>,
+}
+
+/// Why a row cannot be paced: what was found, what was expected.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Error)]
+#[error("{0}")]
+pub struct Invalid(String);
+
+impl Distribution {
+    /// Parses a row.
+    pub fn parse(row: &RawRow) -> Result<Self, Invalid> {
+        let total = parse_total(row.total_visits.as_deref())?;
+        let slope = parse_slope(row.visits_per_unit.as_deref(), row.time_period.as_deref())?;
+        let start = parse_moment("start_time", row.start_time.as_deref())?;
+        let end = parse_moment("end_time", row.end_time.as_deref())?;
+        if let (Some(start), Some(end)) = (start, end)
+            && end <= start
+        {
+            return Err(Invalid("end_time is not after start_time; move one of the two".to_owned()));
+        }
+        let catch_up_milli = parse_catch_up(row.catch_up.as_deref())?;
+        let partner_id = row
+            .partner_id
+            .ok_or_else(|| Invalid("partner_id is null; name the partner".to_owned()))?;
+        let uninitialised = || Invalid("not anchored yet; the next sync anchors it".to_owned());
+        let version = row.config_version.ok_or_else(uninitialised)?;
+        let anchor = row
+            .anchor_units
+            .as_deref()
+            .and_then(|text| parse_scaled(text, RATE_DECIMALS).ok())
+            .ok_or_else(uninitialised)?;
+        let anchor_at = row
+            .anchor_at
+            .as_deref()
+            .and_then(|text| text.parse().ok().map(DbTime::from_micros))
+            .ok_or_else(uninitialised)?;
+        let active = row.is_active.unwrap_or(false);
+        let curve = Curve {
+            anchor,
+            slope: if active { slope } else { 0 },
+            from: start.map(|start| start.max(anchor_at)),
+            to: end,
+            total,
+        };
+        Ok(Self { id: row.id, partner_id, version, active, slope, curve, catch_up_milli })
+    }
+}
+
+fn parse_total(text: Option<&str>) -> Result<i64, Invalid> {
+    let wanted = "use a whole number of visits, 0 or more";
+    let text = text.ok_or_else(|| Invalid(format!("total_visits is null; {wanted}")))?;
+    let too_many = || Invalid(format!("total_visits is {text}; use at most 1000000000000000 (10^15)"));
+    match parse_scaled(text, 0) {
+        Ok(total) if total < 0 => Err(Invalid(format!("total_visits is {text}; {wanted}"))),
+        Ok(total) if total > MAX_TOTAL => Err(too_many()),
+        Ok(total) => i64::try_from(total).map_err(|_| too_many()),
+        Err(DecimalError::TooLarge) => Err(too_many()),
+        Err(DecimalError::NotFinite | DecimalError::TooManyDecimals) => {
+            Err(Invalid(format!("total_visits is {text}; {wanted}")))
+        }
+    }
+}
+
+/// Units per microsecond: `visits_per_unit × 86400 / unit`, in billionths.
+fn parse_slope(rate: Option<&str>, period: Option<&str>) -> Result<i128, Invalid> {
+    let unit_seconds: i128 = match period {
+        Some("second") => 1,
+        Some("minute") => 60,
+        Some("hour") => 3_600,
+        Some("day") => 86_400,
+        Some(_) | None => {
+            let found = period.map_or_else(|| "null".to_owned(), |period| format!("'{period}'"));
+            return Err(Invalid(format!(
+                "time_period is {found}; use 'second', 'minute', 'hour' or 'day'"
+            )));
+        }
+    };
+    let wanted = "use a number of visits, 0 or more";
+    let text = rate.ok_or_else(|| Invalid(format!("visits_per_unit is null; {wanted}")))?;
+    let too_fast = || Invalid(format!("visits_per_unit is {text}; use at most 1000000 visits a second"));
+    let nano = match parse_scaled(text, RATE_DECIMALS) {
+        Ok(nano) if nano >= 0 => nano,
+        Ok(_) | Err(DecimalError::NotFinite) => {
+            return Err(Invalid(format!("visits_per_unit is {text}; {wanted}")));
+        }
+        Err(DecimalError::TooManyDecimals) => {
+            return Err(Invalid(format!("visits_per_unit is {text}; use at most 9 decimals")));
+        }
+        Err(DecimalError::TooLarge) => return Err(too_fast()),
+    };
+    if nano > MAX_VISITS_PER_SECOND * unit_seconds * 1_000_000_000 {
+        return Err(too_fast());
+    }
+    Ok(nano * (86_400 / unit_seconds))
+}
+
+fn parse_moment(column: &str, text: Option<&str>) -> Result<Option<DbTime>, Invalid> {
+    let Some(text) = text else { return Ok(None) };
+    match text.parse() {
+        Ok(micros) if (YEAR_2000_US..YEAR_2200_US).contains(&micros) => {
+            Ok(Some(DbTime::from_micros(micros)))
+        }
+        Ok(_) | Err(_) => Err(Invalid(format!(
+            "{column} is out of range; use a time between the years 2000 and 2200"
+        ))),
+    }
+}
+
+/// Parses a `catch_up` into thousandths; `None` stays `None`.
+fn parse_catch_up(text: Option<&str>) -> Result<Option<i64>, Invalid> {
+    let Some(text) = text else { return Ok(None) };
+    parse_scaled(text, CATCH_UP_DECIMALS)
+        .ok()
+        .and_then(|milli| i64::try_from(milli).ok())
+        .filter(|milli| (1_000..=1_000_000).contains(milli))
+        .map(Some)
+        .ok_or_else(|| {
+            Invalid(format!("catch_up is {text}; use a number from 1 to 1000 with at most 3 decimals"))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row() -> RawRow {
+        RawRow {
+            id: Uuid::from_u128(1),
+            partner_id: Some(Uuid::from_u128(2)),
+            config_version: Some(7),
+            is_active: Some(true),
+            total_visits: Some("600".to_owned()),
+            visits_per_unit: Some("3600".to_owned()),
+            time_period: Some("minute".to_owned()),
+            start_time: Some("1800000000000000".to_owned()),
+            end_time: Some("1800000010000000".to_owned()),
+            catch_up: None,
+            anchor_units: Some("0".to_owned()),
+            anchor_at: Some("1800000000000000".to_owned()),
+        }
+    }
+
+    fn why(change: impl FnOnce(&mut RawRow)) -> String {
+        let mut row = row();
+        change(&mut row);
+        Distribution::parse(&row).expect_err("the row is bad").to_string()
+    }
+
+    #[test]
+    fn a_good_row_is_a_curve() {
+        let parsed = Distribution::parse(&row()).expect("valid");
+        assert_eq!(parsed.curve.due(DbTime::from_micros(1_800_000_010_000_000)), 600);
+    }
+
+    #[test]
+    fn each_bad_value_says_what_was_found_and_what_to_use() {
+        assert!(why(|r| r.total_visits = Some("NaN".to_owned())).starts_with("total_visits is NaN; use a whole number"));
+        assert!(why(|r| r.total_visits = Some("-1".to_owned())).contains("is -1"));
+        assert!(why(|r| r.total_visits = None).contains("null"));
+        assert!(why(|r| r.total_visits = Some("1000000000000001".to_owned())).contains("10^15"));
+        assert!(why(|r| r.visits_per_unit = Some("Infinity".to_owned())).contains("0 or more"));
+        assert!(why(|r| r.visits_per_unit = Some("0.0000000001".to_owned())).contains("9 decimals"));
+        assert!(why(|r| r.visits_per_unit = Some("60000001".to_owned())).contains("at most 1000000 visits a second"));
+        assert!(why(|r| r.time_period = Some("week".to_owned())).contains("'second', 'minute', 'hour' or 'day'"));
+        assert!(why(|r| r.start_time = Some("infinity".to_owned())).contains("start_time"));
+        assert!(why(|r| r.end_time = Some("1800000000000000".to_owned())).contains("not after start_time"));
+        assert!(why(|r| r.catch_up = Some("0.5".to_owned())).contains("from 1 to 1000"));
+        assert!(why(|r| r.config_version = None).contains("next sync"));
+    }
+
+    #[test]
+    fn a_rate_or_a_total_of_zero_is_valid_a_null_start_never_starts_and_a_null_is_active_is_inactive() {
+        let mut still = row();
+        still.visits_per_unit = Some("0".to_owned());
+        still.total_visits = Some("0".to_owned());
+        assert!(Distribution::parse(&still).is_ok());
+        let mut never = row();
+        never.start_time = None;
+        let parsed = Distribution::parse(&never).expect("valid");
+        assert_eq!(parsed.curve.due(DbTime::from_micros(i64::MAX)), 0);
+        let mut unset = row();
+        unset.is_active = None;
+        assert!(!Distribution::parse(&unset).expect("valid").active);
+    }
+}

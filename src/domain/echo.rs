@@ -1,0 +1,189 @@
+//! The echo budget: which rows' `total_distributed` is written back now.
+//!
+//! Each write to `visit_distribution` is an event for every Realtime subscriber of the table, so running rows are written
+//! back every five seconds at the most and at a bounded rate for all together, oldest first. Rows that are finished are
+//! written back at once, beside that bound.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use uuid::Uuid;
+
+use super::bucket::RateBucket;
+use super::limits::{COMPLETIONS_PER_SECOND, ROWS_PER_WRITE_BACK, WRITE_BACK_EVERY};
+use super::time::Mono;
+
+/// See the module.
+#[derive(Debug)]
+pub struct EchoBudget {
+    running: RateBucket,
+    finished: RateBucket,
+    last: BTreeMap<Uuid, Mono>,
+    stale: BTreeMap<Uuid, Mono>,
+    by_age: BTreeSet<(Mono, Uuid)>,
+    stale_finished: BTreeSet<Uuid>,
+}
+
+/// What a row's own column is, against what is stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Column {
+    /// It says what is stored.
+    Right,
+    /// It is behind, and the row runs on.
+    Stale,
+    /// It is behind, and no more visits will come.
+    StaleFinished,
+}
+
+impl EchoBudget {
+    /// A full budget of so many millionths of a write-back a second.
+    pub fn new(per_second_micro: i64, now: Mono) -> Self {
+        Self {
+            running: RateBucket::write_backs(per_second_micro, now),
+            finished: RateBucket::visits(COMPLETIONS_PER_SECOND, now),
+            last: BTreeMap::new(),
+            stale: BTreeMap::new(),
+            by_age: BTreeSet::new(),
+            stale_finished: BTreeSet::new(),
+        }
+    }
+
+    /// The budget of the control row.
+    pub fn set_rate(&mut self, per_second_micro: i64, now: Mono) {
+        self.running.set_rate(per_second_micro, now);
+    }
+
+    /// A row's column is now so.
+    pub fn note(&mut self, id: Uuid, column: Column, now: Mono) {
+        if column != Column::Stale
+            && let Some(due) = self.stale.remove(&id)
+        {
+            self.by_age.remove(&(due, id));
+        }
+        if column != Column::StaleFinished {
+            self.stale_finished.remove(&id);
+        }
+        match column {
+            Column::Right => {}
+            Column::Stale => {
+                if !self.stale.contains_key(&id) {
+                    let due = self.last.get(&id).map_or(now, |last| last.plus(WRITE_BACK_EVERY));
+                    self.stale.insert(id, due);
+                    self.by_age.insert((due, id));
+                }
+            }
+            Column::StaleFinished => {
+                self.stale_finished.insert(id);
+            }
+        }
+    }
+
+    /// The row is gone.
+    pub fn forget(&mut self, id: Uuid, now: Mono) {
+        self.note(id, Column::Right, now);
+        self.last.remove(&id);
+    }
+
+    /// The rows to write back now. They are taken out; the answer's [`Self::note`] puts back what is still stale.
+    pub fn take(&mut self, now: Mono) -> Vec<Uuid> {
+        let room = |held: i64| usize::try_from(held).unwrap_or(0).min(ROWS_PER_WRITE_BACK);
+        let finished: Vec<Uuid> =
+            self.stale_finished.iter().take(room(self.finished.holds(now))).copied().collect();
+        let ages: Vec<(Mono, Uuid)> = self
+            .by_age
+            .iter()
+            .take_while(|(due, _)| *due <= now)
+            .take(room(self.running.holds(now)))
+            .copied()
+            .collect();
+        self.finished.take(i64::try_from(finished.len()).unwrap_or(i64::MAX));
+        self.running.take(i64::try_from(ages.len()).unwrap_or(i64::MAX));
+        let mut taken = finished;
+        for id in &taken {
+            self.stale_finished.remove(id);
+        }
+        for (due, id) in ages {
+            self.by_age.remove(&(due, id));
+            self.stale.remove(&id);
+            taken.push(id);
+        }
+        for id in &taken {
+            self.last.insert(*id, now);
+        }
+        taken
+    }
+
+    /// When the next row may be written back.
+    pub fn next_deadline(&mut self, now: Mono) -> Option<Mono> {
+        let at = |micros: i64| Mono::from_micros(now.as_micros().saturating_add(micros));
+        let finished = (!self.stale_finished.is_empty())
+            .then(|| self.finished.micros_until_token(now).map(at))
+            .flatten();
+        let oldest = self.by_age.first().map(|(due, _)| *due);
+        let running =
+            oldest.and_then(|due| Some(due.max(at(self.running.micros_until_token(now)?))));
+        finished.into_iter().chain(running).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(ms: i64) -> Mono {
+        Mono::from_micros(ms * 1_000)
+    }
+
+    /// Runs `rows` rows that are always stale for `seconds`, and counts the write-backs of each.
+    fn run(rows: u128, seconds: i64) -> BTreeMap<Uuid, Vec<Mono>> {
+        let mut budget = EchoBudget::new(200_000, ms(0));
+        let mut written: BTreeMap<Uuid, Vec<Mono>> = BTreeMap::new();
+        for tick in 0..seconds * 10 {
+            let now = ms(tick * 100);
+            for row in 0..rows {
+                budget.note(Uuid::from_u128(row), Column::Stale, now);
+            }
+            for id in budget.take(now) {
+                written.entry(id).or_default().push(now);
+            }
+        }
+        written
+    }
+
+    #[test]
+    fn one_row_is_written_back_every_five_seconds() {
+        let written = run(1, 600);
+        let times = &written[&Uuid::from_u128(0)];
+        assert!(times.windows(2).all(|pair| pair[1].since(pair[0]) >= WRITE_BACK_EVERY));
+        assert!((115..=121).contains(&times.len()), "{}", times.len());
+    }
+
+    #[test]
+    fn a_thousand_rows_share_one_write_back_in_five_seconds_after_a_burst_of_twenty_oldest_first() {
+        let written = run(1_000, 600);
+        let total: usize = written.values().map(Vec::len).sum();
+        assert!((139..=141).contains(&total), "20 + 600 s × 0.2/s, not {total}");
+        assert!(written.values().all(|times| times.len() == 1), "nobody twice before everybody once");
+    }
+
+    #[test]
+    fn finished_rows_go_at_once_ten_a_second_beside_the_budget() {
+        let mut budget = EchoBudget::new(200_000, ms(0));
+        for row in 0..25 {
+            budget.note(Uuid::from_u128(row), Column::StaleFinished, ms(0));
+        }
+        assert_eq!(budget.take(ms(0)).len(), 10);
+        assert_eq!(budget.take(ms(10)).len(), 0);
+        assert_eq!(budget.next_deadline(ms(10)), Some(ms(100)));
+        assert_eq!(budget.take(ms(1_000)).len(), 10);
+        assert_eq!(budget.take(ms(2_000)).len(), 5);
+        assert_eq!(budget.next_deadline(ms(2_000)), None);
+    }
+
+    #[test]
+    fn a_row_whose_column_is_right_is_not_written() {
+        let mut budget = EchoBudget::new(200_000, ms(0));
+        budget.note(Uuid::from_u128(1), Column::Stale, ms(0));
+        budget.note(Uuid::from_u128(1), Column::Right, ms(1));
+        assert!(budget.take(ms(2)).is_empty());
+    }
+}

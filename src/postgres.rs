@@ -1,0 +1,12 @@
+//! All SQL in the program. Nothing here decides anything: it runs statements and says what came of them.
+//!
+//! [`link`] is a connection that comes back; [`fault`] says what an error means; [`rows`] reads, [`batches`] writes,
+//! [`chores`] does the keeper's work, [`migrations`] brings the schema, [`admin`] serves the command line.
+
+pub mod admin;
+pub mod batches;
+pub mod chores;
+pub mod fault;
+pub mod link;
+pub mod migrations;
+pub mod rows;

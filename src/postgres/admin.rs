@@ -1,0 +1,175 @@
+//! What the command line asks: status, pause and resume, sync.
+
+use sqlx::{PgConnection, Row as _};
+use uuid::Uuid;
+
+/// One row of the view `visit_distribution_status`, with what helps a reader.
+#[derive(Clone, PartialEq, Debug, serde::Serialize)]
+pub struct StatusRow {
+    /// `id`
+    pub id: Uuid,
+    /// `partner_id`
+    pub partner_id: Option<Uuid>,
+    /// The partner's name, where the user's table has one.
+    pub partner: Option<String>,
+    /// `status`
+    pub status: String,
+    /// `reason`
+    pub reason: Option<String>,
+    /// `visits_per_unit` and `time_period`, in words.
+    pub pace: Option<String>,
+    /// `total_visits`
+    pub total_visits: Option<i64>,
+    /// `due`
+    pub due: Option<i64>,
+    /// `distributed`
+    pub distributed: Option<i64>,
+    /// `backlog`
+    pub backlog: Option<i64>,
+    /// `purged`
+    pub purged: Option<i64>,
+    /// `baseline`
+    pub baseline: Option<i64>,
+    /// `missing`
+    pub missing: Option<i64>,
+    /// `last_visit_at`, in UTC.
+    pub last_visit_at: Option<String>,
+    /// `completes_at`, in UTC.
+    pub completes_at: Option<String>,
+}
+
+/// Rows that one look returns at the most.
+pub const STATUS_ROWS_MAX: i64 = 10_000;
+
+/// The status of the rows, the ones that run first.
+pub async fn status(connection: &mut PgConnection) -> Result<Vec<StatusRow>, sqlx::Error> {
+    const STATUS: &str = r#"
+      select s.id, s.partner_id, to_jsonb(p) ->> 'name' as partner, s.status, s.reason,
+             v.visits_per_unit::text || ' a ' || v.time_period::text as pace,
+             case when s.total_visits between 0 and 1000000000000000 then trunc(s.total_visits)::bigint end as total_visits,
+             s.due, s.distributed, s.backlog, s.purged, s.baseline, s.missing,
+             to_char(s.last_visit_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as last_visit_at,
+             to_char(s.completes_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') as completes_at
+        from public.visit_distribution_status s
+        join public.visit_distribution v on v.id = s.id
+        left join public.partners p on p.id = s.partner_id
+       order by array_position(array['behind','invalid','draining','active','scheduled','paused','ended','completed'], s.status),
+                v.created_at desc, s.id
+       limit $1"#;
+    let rows = sqlx::query(STATUS).bind(STATUS_ROWS_MAX).fetch_all(connection).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(StatusRow {
+                id: row.try_get("id")?,
+                partner_id: row.try_get("partner_id")?,
+                partner: row.try_get("partner")?,
+                status: row.try_get("status")?,
+                reason: row.try_get("reason")?,
+                pace: row.try_get("pace")?,
+                total_visits: row.try_get("total_visits")?,
+                due: row.try_get("due")?,
+                distributed: row.try_get("distributed")?,
+                backlog: row.try_get("backlog")?,
+                purged: row.try_get("purged")?,
+                baseline: row.try_get("baseline")?,
+                missing: row.try_get("missing")?,
+                last_visit_at: row.try_get("last_visit_at")?,
+                completes_at: row.try_get("completes_at")?,
+            })
+        })
+        .collect()
+}
+
+/// An agent as it was last seen.
+#[derive(Clone, PartialEq, Debug, serde::Serialize)]
+pub struct AgentRow {
+    /// Host and process.
+    pub name: String,
+    /// Seconds since its last beat.
+    pub seen_seconds_ago: f64,
+    /// `live`, or why not.
+    pub realtime: Option<String>,
+    /// Rows in its schedule.
+    pub rows: i64,
+    /// Its version.
+    pub version: Option<String>,
+}
+
+/// The agents that were seen within the last minute.
+pub async fn agents(connection: &mut PgConnection) -> Result<Vec<AgentRow>, sqlx::Error> {
+    let rows = sqlx::query(
+        "select name, extract(epoch from clock_timestamp() - seen_at)::float8 as seen, realtime, rows_known, version
+           from public.visit_pacer_agents where seen_at > clock_timestamp() - interval '1 minute' order by started_at, id",
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(AgentRow {
+                name: row.try_get("name")?,
+                seen_seconds_ago: row.try_get("seen")?,
+                realtime: row.try_get("realtime")?,
+                rows: row.try_get("rows_known")?,
+                version: row.try_get("version")?,
+            })
+        })
+        .collect()
+}
+
+/// Sets `is_active` of these rows; returns the ids that were there.
+pub async fn set_active(
+    connection: &mut PgConnection,
+    ids: &[Uuid],
+    active: bool,
+) -> Result<Vec<Uuid>, sqlx::Error> {
+    sqlx::query_scalar("update public.visit_distribution set is_active = $2 where id = any ($1) returning id")
+        .bind(ids)
+        .bind(active)
+        .fetch_all(connection)
+        .await
+}
+
+/// Sets the control row's `paused`; returns how many visits are owed by all rows together.
+pub async fn set_paused(connection: &mut PgConnection, paused: bool) -> Result<i64, sqlx::Error> {
+    sqlx::query("update public.visit_pacer_control set paused = $1")
+        .bind(paused)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query_scalar("select coalesce(sum(backlog), 0)::bigint from public.visit_distribution_status")
+        .fetch_one(connection)
+        .await
+}
+
+/// One line of `sync_distribution_counts()`.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct SyncRow {
+    /// `distribution_id`
+    pub distribution_id: Uuid,
+    /// `counted_before`
+    pub counted_before: Option<i64>,
+    /// `counted_now`
+    pub counted_now: Option<i64>,
+    /// `missing`
+    pub missing: Option<i64>,
+    /// `message`
+    pub message: Option<String>,
+}
+
+/// Makes the counters agree with what is stored.
+pub async fn sync(connection: &mut PgConnection, lower: bool) -> Result<Vec<SyncRow>, sqlx::Error> {
+    let rows = sqlx::query("select * from public.sync_distribution_counts(lower => $1)")
+        .bind(lower)
+        .fetch_all(connection)
+        .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(SyncRow {
+                distribution_id: row.try_get("distribution_id")?,
+                counted_before: row.try_get("counted_before")?,
+                counted_now: row.try_get("counted_now")?,
+                missing: row.try_get("missing")?,
+                message: row.try_get("message")?,
+            })
+        })
+        .collect()
+}

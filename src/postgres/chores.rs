@@ -1,0 +1,182 @@
+//! The keeper's statements: everything beside reading rows and storing visits.
+
+use sqlx::{PgConnection, Row as _};
+use uuid::Uuid;
+
+use crate::domain::agent::{Finding, Published, WrittenBack};
+use crate::domain::decimal::parse_scaled;
+use crate::domain::time::DbTime;
+use crate::domain::timetable::Control;
+
+/// Who this process is: new at each start.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// Random.
+    pub id: Uuid,
+    /// For people: the host's name and the process id.
+    pub name: String,
+}
+
+/// What this agent says of itself at each beat.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SelfReport {
+    /// `live`, or why not.
+    pub realtime: String,
+    /// Rows in its schedule.
+    pub rows: i64,
+}
+
+const BEAT: &str = "
+  with beat as (
+    insert into public.visit_pacer_agents as a (id, name, version, realtime, rows_known) values ($1, $2, $3, $4, $5)
+    on conflict (id) do update set seen_at = clock_timestamp(), realtime = excluded.realtime, rows_known = excluded.rows_known
+  ), gone as (
+    delete from public.visit_pacer_agents where seen_at < clock_timestamp() - interval '1 day' and id <> $1
+  )
+  select paused, catch_up::text as catch_up, echo_budget::text as echo_budget,
+         least(extract(epoch from give_up_after) * 1000000, 9000000000000000)::bigint as give_up_after,
+         (extract(epoch from clock_timestamp()) * 1000000)::bigint as clock
+    from public.visit_pacer_control";
+
+/// Is seen, and reads the control row.
+pub async fn beat(
+    connection: &mut PgConnection,
+    identity: &Identity,
+    report: &SelfReport,
+) -> Result<(Control, DbTime), sqlx::Error> {
+    let row = sqlx::query(BEAT)
+        .bind(identity.id)
+        .bind(&identity.name)
+        .bind(env!("CARGO_PKG_VERSION"))
+        .bind(&report.realtime)
+        .bind(report.rows)
+        .fetch_one(connection)
+        .await?;
+    let scaled = |name: &str, decimals: u32, otherwise: i64| {
+        row.try_get::<String, _>(name).map(|text| {
+            parse_scaled(&text, decimals).ok().and_then(|v| i64::try_from(v).ok()).unwrap_or(otherwise)
+        })
+    };
+    let usual = Control::default();
+    let control = Control {
+        paused: row.try_get("paused")?,
+        catch_up_milli: scaled("catch_up", 3, usual.catch_up_milli)?,
+        give_up_after_us: row.try_get("give_up_after")?,
+        echo_budget_micro: scaled("echo_budget", 6, usual.echo_budget_micro)?,
+    };
+    Ok((control, DbTime::from_micros(row.try_get("clock")?)))
+}
+
+/// Is seen no more.
+pub async fn goodbye(connection: &mut PgConnection, identity: &Identity) -> Result<(), sqlx::Error> {
+    sqlx::query("delete from public.visit_pacer_agents where id = $1")
+        .bind(identity.id)
+        .execute(connection)
+        .await
+        .map(|_| ())
+}
+
+/// Writes `total_distributed` and `last_distribution` of these rows back, where they are behind. Rows that somebody holds
+/// are left out.
+pub async fn write_back(
+    connection: &mut PgConnection,
+    ids: &[Uuid],
+) -> Result<Vec<WrittenBack>, sqlx::Error> {
+    const WRITE_BACK: &str = "
+      with held as materialized (
+        select v.id, p.distributed, v.total_distributed is distinct from p.distributed as changed
+          from public.visit_distribution v join public.visit_distribution_progress p on p.distribution_id = v.id
+         where v.id = any ($1) for no key update of v skip locked
+      ), written as (
+        update public.visit_distribution v
+           set total_distributed = held.distributed, last_distribution = clock_timestamp()
+          from held where held.changed and v.id = held.id
+      )
+      select id, distributed, changed from held";
+    let rows = sqlx::query(WRITE_BACK).bind(ids).fetch_all(connection).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(WrittenBack {
+                id: row.try_get("id")?,
+                distributed: row.try_get("distributed")?,
+                changed: row.try_get("changed")?,
+            })
+        })
+        .collect()
+}
+
+/// Touches the canary, so that an event of it must follow.
+pub async fn touch_canary(connection: &mut PgConnection, by: &Identity) -> Result<(), sqlx::Error> {
+    sqlx::query("update public.visit_pacer_canary set touched_at = clock_timestamp(), touched_by = $1")
+        .bind(by.id)
+        .execute(connection)
+        .await
+        .map(|_| ())
+}
+
+/// Anchors rows that no trigger has seen; says how many.
+pub async fn initialise(connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
+    let rows: i64 =
+        sqlx::query_scalar("select public.visit_pacer_initialise()").fetch_one(connection).await?;
+    Ok(u64::try_from(rows).unwrap_or(0))
+}
+
+/// Compares these rows' counters with what is stored. Only a row that differs is locked, and counted again.
+pub async fn reconcile(
+    connection: &mut PgConnection,
+    ids: &[Uuid],
+) -> Result<Vec<Finding>, sqlx::Error> {
+    let differing: Vec<Uuid> = sqlx::query_scalar("select * from public.visit_pacer_uncounted($1)")
+        .bind(ids)
+        .fetch_all(&mut *connection)
+        .await?;
+    let mut findings = Vec::new();
+    for id in differing {
+        let row = sqlx::query("select * from public.visit_pacer_reconcile_row($1, false)")
+            .bind(id)
+            .fetch_optional(&mut *connection)
+            .await?;
+        if let Some(row) = row {
+            let (before, now): (i64, i64) =
+                (row.try_get("counted_before")?, row.try_get("counted_now")?);
+            findings.push(Finding {
+                id,
+                missing: row.try_get("missing")?,
+                changed: before != now,
+                message: row.try_get("message")?,
+            });
+        }
+    }
+    Ok(findings)
+}
+
+/// Keeps the reason why a row's insert fails, for whoever looks.
+pub async fn mark_invalid(
+    connection: &mut PgConnection,
+    id: Uuid,
+    why: &str,
+) -> Result<(), sqlx::Error> {
+    const MARK: &str = "
+      with held as materialized (
+        select v.id from public.visit_distribution v where v.id = $1 for no key update skip locked)
+      update public.visit_distribution_progress p set invalid_reason = $2, invalid_at = clock_timestamp()
+        from held where p.distribution_id = held.id";
+    sqlx::query(MARK).bind(id).bind(why).execute(connection).await.map(|_| ())
+}
+
+/// Which tables Realtime publishes.
+pub async fn published(connection: &mut PgConnection) -> Result<Published, sqlx::Error> {
+    let tables: Vec<String> = sqlx::query_scalar(
+        "select tablename::text from pg_publication_tables
+          where pubname = 'supabase_realtime' and schemaname = 'public'
+            and tablename in ('visit_distribution', 'visit_pacer_canary', 'store_visits')",
+    )
+    .fetch_all(connection)
+    .await?;
+    let has = |name: &str| tables.iter().any(|table| table == name);
+    Ok(Published {
+        distributions: has("visit_distribution"),
+        canary: has("visit_pacer_canary"),
+        visits: has("store_visits"),
+    })
+}

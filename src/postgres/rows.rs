@@ -1,0 +1,118 @@
+//! Reads rows with their progress. A user may have made anything of a row, so its values come as text and are parsed by
+//! the core; nothing that is in a table can make this fail.
+
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row as _};
+use uuid::Uuid;
+
+use crate::domain::batch::Progress;
+use crate::domain::bucket::Bucket;
+use crate::domain::distribution::RawRow;
+use crate::domain::time::DbTime;
+use crate::domain::timetable::RowRead;
+use crate::domain::visit::PagePath;
+
+/// Page paths that are read at the most.
+const PAGE_PATHS_MAX: i64 = 100_000;
+
+/// `$1`: the ids, or null for every row.
+const READ: &str = "
+  select v.id, v.partner_id, v.config_version, v.is_active, v.total_visits::numeric::text as total_visits,
+         v.visits_per_unit::numeric::text as visits_per_unit, v.time_period::text as time_period,
+         case when isfinite(v.start_time) then trunc(extract(epoch from v.start_time::timestamptz) * 1000000)::text
+              else v.start_time::text end as start_time,
+         case when isfinite(v.end_time) then trunc(extract(epoch from v.end_time::timestamptz) * 1000000)::text
+              else v.end_time::text end as end_time,
+         v.catch_up::text as catch_up, v.anchor_units::text as anchor_units,
+         trunc(extract(epoch from v.anchor_at) * 1000000)::text as anchor_at,
+         v.total_distributed::numeric::text as total_distributed,
+         p.distribution_id is not null as has_progress, p.distributed, p.last_number,
+         (extract(epoch from p.last_visited_at) * 1000000)::bigint as last_visited_at,
+         p.bucket_units::text as bucket_units, (extract(epoch from p.bucket_at) * 1000000)::bigint as bucket_at,
+         p.invalid_reason, (extract(epoch from clock_timestamp()) * 1000000)::bigint as clock
+    from public.visit_distribution v
+    left join public.visit_distribution_progress p on p.distribution_id = v.id
+   where $1::uuid[] is null or v.id = any ($1)";
+
+/// Rows, and what the database's clock said meanwhile.
+pub struct Rows {
+    /// In no order.
+    pub rows: Vec<RowRead>,
+    /// See [`clock`].
+    pub db: DbTime,
+}
+
+/// Reads the rows of these ids, or all.
+pub async fn read(connection: &mut PgConnection, ids: Option<&[Uuid]>) -> Result<Rows, sqlx::Error> {
+    let found = sqlx::query(READ).bind(ids).fetch_all(&mut *connection).await?;
+    let db = match found.first() {
+        Some(row) => DbTime::from_micros(row.try_get("clock")?),
+        None => clock(connection).await?,
+    };
+    let rows = found.iter().map(row).collect::<Result<_, _>>()?;
+    Ok(Rows { rows, db })
+}
+
+/// What the database's clock says.
+pub async fn clock(connection: &mut PgConnection) -> Result<DbTime, sqlx::Error> {
+    sqlx::query_scalar("select (extract(epoch from clock_timestamp()) * 1000000)::bigint")
+        .fetch_one(connection)
+        .await
+        .map(DbTime::from_micros)
+}
+
+/// The catalogue that page paths are drawn from.
+pub async fn page_paths(connection: &mut PgConnection) -> Result<Vec<PagePath>, sqlx::Error> {
+    let rows = sqlx::query(
+        "select path, trunc(weight * 1000000)::bigint as parts, partner_id from public.visit_page_paths \
+         order by path, partner_id limit $1",
+    )
+    .bind(PAGE_PATHS_MAX)
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let parts: i64 = row.try_get("parts")?;
+            Ok(PagePath {
+                path: row.try_get("path")?,
+                weight_parts: u64::try_from(parts).unwrap_or(0),
+                partner: row.try_get("partner_id")?,
+            })
+        })
+        .collect()
+}
+
+fn row(row: &PgRow) -> Result<RowRead, sqlx::Error> {
+    let time = |name| row.try_get::<Option<i64>, _>(name).map(|at| at.map(DbTime::from_micros));
+    let written: Option<String> = row.try_get("total_distributed")?;
+    let progress = if row.try_get("has_progress")? {
+        let units: Option<String> = row.try_get("bucket_units")?;
+        Some(Progress {
+            distributed: row.try_get("distributed")?,
+            last_number: row.try_get("last_number")?,
+            bucket: Bucket::from_columns(units.as_deref(), time("bucket_at")?),
+            last_visited_at: time("last_visited_at")?,
+            invalid: row.try_get("invalid_reason")?,
+        })
+    } else {
+        None
+    };
+    Ok(RowRead {
+        row: RawRow {
+            id: row.try_get("id")?,
+            partner_id: row.try_get("partner_id")?,
+            config_version: row.try_get("config_version")?,
+            is_active: row.try_get("is_active")?,
+            total_visits: row.try_get("total_visits")?,
+            visits_per_unit: row.try_get("visits_per_unit")?,
+            time_period: row.try_get("time_period")?,
+            start_time: row.try_get("start_time")?,
+            end_time: row.try_get("end_time")?,
+            catch_up: row.try_get("catch_up")?,
+            anchor_units: row.try_get("anchor_units")?,
+            anchor_at: row.try_get("anchor_at")?,
+        },
+        progress,
+        written: written.and_then(|text| text.parse().ok()),
+    })
+}

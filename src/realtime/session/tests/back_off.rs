@@ -1,0 +1,116 @@
+//! Ends of the socket, and the delays between attempts.
+
+use super::*;
+
+#[test]
+fn a_socket_that_ends_is_opened_again() {
+    let mut bench = Bench::live();
+    bench.input(Input::Closed {
+        reason: "code 1012".to_owned(),
+    });
+    let actions = bench.take();
+    assert!(matches!(
+        actions.as_slice(),
+        [
+            Action::Close,
+            Action::Emit(FeedEvent::Down(Down {
+                class: DownClass::Network,
+                ..
+            }))
+        ]
+    ));
+    assert_eq!(bench.tick(), "open a socket again");
+    assert_eq!(bench.take(), [Action::Dial]);
+    bench.input(Input::Opened);
+    assert_eq!(refs_of(&bench.frames(), "phx_join"), ["2"]);
+}
+
+#[test]
+fn failures_to_connect_are_spaced_ever_wider_up_to_thirty_seconds_and_never_end() {
+    let mut bench = Bench::new();
+    bench.draw = u32::MAX;
+    let mut delays = Vec::new();
+    for _ in 0..100 {
+        bench.take();
+        bench.input(Input::DialFailed {
+            class: DownClass::Network,
+            reason: "refused".to_owned(),
+        });
+        delays.push(bench.down().retry_in.as_secs());
+        bench.tick();
+    }
+    assert_eq!(delays.get(..6), Some([2, 4, 8, 16, 30, 30].as_slice()));
+    assert_eq!(delays.last(), Some(&30));
+}
+
+#[test]
+fn a_refused_key_is_tried_again_slowly_up_to_five_minutes_and_never_given_up() {
+    let mut bench = Bench::new();
+    bench.draw = u32::MAX;
+    let mut delays = Vec::new();
+    for _ in 0..20 {
+        bench.take();
+        bench.input(Input::DialFailed {
+            class: DownClass::Key,
+            reason: "HTTP 401".to_owned(),
+        });
+        delays.push(bench.down().retry_in.as_secs());
+        bench.tick();
+    }
+    assert_eq!(delays.get(..6), Some([10, 20, 40, 80, 160, 300].as_slice()));
+    assert_eq!(delays.last(), Some(&300));
+}
+
+#[test]
+fn the_back_off_is_jittered_down_to_its_floor() {
+    let mut bench = Bench::new();
+    bench.draw = 0;
+    for _ in 0..10 {
+        bench.take();
+        bench.input(Input::DialFailed {
+            class: DownClass::Network,
+            reason: "refused".to_owned(),
+        });
+        assert_eq!(bench.down().retry_in, ORDINARY_BACK_OFF.0);
+        bench.tick();
+    }
+}
+
+#[test]
+fn the_back_off_is_reset_when_live_and_not_before() {
+    let mut bench = Bench::new();
+    bench.draw = u32::MAX;
+    let mut retry_in = Vec::new();
+    for is_live in [false, false, true, false] {
+        bench.input(Input::Opened);
+        let join = refs_of(&bench.frames(), "phx_join").concat();
+        bench.receive(&join_ok(&join));
+        if is_live {
+            bench.receive(&subscribed(&join));
+        }
+        bench.take();
+        bench.input(Input::Closed {
+            reason: "gone".to_owned(),
+        });
+        retry_in.push(bench.down().retry_in.as_secs());
+        bench.tick();
+        bench.take();
+    }
+    assert_eq!(retry_in, [2, 4, 2, 4]);
+}
+
+#[test]
+fn a_socket_that_ends_during_a_slow_back_off_does_not_shorten_it() {
+    let mut bench = Bench::opened();
+    bench.take();
+    bench.receive(&join_refused(
+        "1",
+        "ClientJoinRateLimitReached: Too many joins per second",
+    ));
+    let refused = bench.down();
+    assert_eq!(refused.class, DownClass::Quota);
+    bench.input(Input::Closed {
+        reason: "code 1001".to_owned(),
+    });
+    assert_eq!(bench.down().retry_in, refused.retry_in);
+}

@@ -1,0 +1,323 @@
+//! The one loop. Its branches only say what happened; the core decides; what it asks for goes to the lanes and the feed.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::clock::Clock;
+use super::lanes::{self, Answers};
+use super::snapshot::Snapshot;
+use super::words;
+use crate::domain::agent::{Action, Agent, Chore, Counters, Input, News, Published, Stored, What};
+use crate::domain::batch::Batch;
+use crate::domain::proof::Verdict;
+use crate::domain::time::Mono;
+use crate::observe::Metrics;
+use crate::postgres::chores::Identity;
+use crate::postgres::link::{Database, Link};
+use crate::realtime::{Change, Down, DownClass, FeedCommand, FeedConfig, FeedEvent, Table, feed};
+
+/// The tables that are followed; the canary only where it is published.
+pub const DISTRIBUTIONS: &str = "visit_distribution";
+/// See [`DISTRIBUTIONS`].
+pub const CANARY: &str = "visit_pacer_canary";
+
+/// Answers and events that may wait for the loop.
+const WAITING: usize = 256;
+/// How often the snapshot is taken anew.
+const SNAPSHOT_EVERY: Duration = Duration::from_secs(1);
+/// How often the log sums up.
+const SUMMARY_EVERY: Duration = Duration::from_secs(60);
+/// What a stop may take until the batch in hand is answered, and again until everybody has said goodbye.
+const STOP_WITHIN: Duration = Duration::from_secs(4);
+
+/// What an agent needs.
+pub struct Config {
+    /// Where the table is.
+    pub database: Database,
+    /// Where Realtime is, and what to follow there.
+    pub feed: FeedConfig,
+    /// The bound of the whole agent.
+    pub max_visits_per_second: u32,
+    /// Who it is.
+    pub identity: Identity,
+    /// Where time comes from.
+    pub clock: Clock,
+}
+
+/// What others see of it.
+pub struct Windows {
+    /// The state.
+    pub snapshot: watch::Sender<Snapshot>,
+    /// The measurements.
+    pub metrics: Metrics,
+}
+
+/// The tables to follow.
+pub fn bindings(canary: bool) -> Vec<Table> {
+    let names = if canary { &[DISTRIBUTIONS, CANARY][..] } else { &[DISTRIBUTIONS][..] };
+    names.iter().map(|name| Table::new("public", *name)).collect()
+}
+
+/// Runs the agent until `shutdown` is cancelled; fails only when one of its own tasks does.
+pub async fn run(config: Config, windows: Windows, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let seed = config.identity.id.as_u64_pair().0;
+    let now = config.clock.now();
+    let mut driver = Driver::new(Agent::new(config.max_visits_per_second, seed, now), &config, windows);
+    let stopped = driver.follow(&shutdown).await;
+    driver.end().await;
+    stopped
+}
+
+struct Driver {
+    agent: Agent,
+    clock: Clock,
+    windows: Windows,
+    inputs: mpsc::Receiver<Input>,
+    events: mpsc::Receiver<FeedEvent>,
+    lanes: Option<LaneJobs>,
+    commands: mpsc::Sender<FeedCommand>,
+    feed_shutdown: CancellationToken,
+    tasks: JoinSet<&'static str>,
+    realtime: String,
+    told_down: Option<(DownClass, String)>,
+    next_snapshot: Mono,
+    next_summary: Mono,
+    summed_up: Counters,
+}
+
+struct LaneJobs {
+    batches: mpsc::Sender<Batch>,
+    reads: mpsc::Sender<What>,
+    chores: mpsc::Sender<Chore>,
+}
+
+impl Driver {
+    fn new(agent: Agent, config: &Config, windows: Windows) -> Self {
+        let (answers_in, inputs) = mpsc::channel(WAITING);
+        let (events_in, events) = mpsc::channel(WAITING);
+        let (commands, commands_out) = mpsc::channel(WAITING);
+        let (batches, batches_out) = mpsc::channel(1);
+        let (reads, reads_out) = mpsc::channel(1);
+        let (chores, chores_out) = mpsc::channel(1);
+        let answers = Answers { inputs: answers_in, clock: config.clock };
+        let link = || Link::new(config.database.clone());
+        let feed_shutdown = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        {
+            let (link, answers) = (link(), answers.clone());
+            tasks.spawn(async move {
+                lanes::writer(link, batches_out, answers).await;
+                "writer"
+            });
+        }
+        {
+            let (link, answers) = (link(), answers.clone());
+            tasks.spawn(async move {
+                lanes::reader(link, reads_out, answers).await;
+                "reader"
+            });
+        }
+        {
+            let (link, identity, seen) =
+                (link(), config.identity.clone(), windows.snapshot.subscribe());
+            tasks.spawn(async move {
+                lanes::keeper(link, chores_out, answers, identity, seen).await;
+                "keeper"
+            });
+        }
+        {
+            let (feed_config, shutdown) = (config.feed.clone(), feed_shutdown.clone());
+            tasks.spawn(async move {
+                feed::run(feed_config, commands_out, events_in, shutdown).await;
+                "feed"
+            });
+        }
+        let now = config.clock.now();
+        Self {
+            agent,
+            clock: config.clock,
+            windows,
+            inputs,
+            events,
+            lanes: Some(LaneJobs { batches, reads, chores }),
+            commands,
+            feed_shutdown,
+            tasks,
+            realtime: "connecting".to_owned(),
+            told_down: None,
+            next_snapshot: now,
+            next_summary: now.plus(SUMMARY_EVERY),
+            summed_up: Counters::default(),
+        }
+    }
+
+    async fn follow(&mut self, shutdown: &CancellationToken) -> anyhow::Result<()> {
+        let mut stop_by = None;
+        loop {
+            self.carry_out();
+            let now = self.clock.now();
+            self.show(now);
+            if let Some(by) = stop_by
+                && (self.agent.is_idle() || now >= by)
+            {
+                return Ok(());
+            }
+            let tick = self.agent.next_deadline(now).map_or(self.next_snapshot, |(at, _)| at.min(self.next_snapshot));
+            let input = tokio::select! {
+                biased;
+                input = self.inputs.recv() => input.context("all lanes have ended")?,
+                () = shutdown.cancelled(), if stop_by.is_none() => {
+                    stop_by = Some(self.clock.now().plus(STOP_WITHIN));
+                    Input::Stop
+                }
+                Some(ended) = self.tasks.join_next() => {
+                    let name = ended.context("a task of the agent panicked")?;
+                    anyhow::bail!("the {name} ended by itself");
+                }
+                Some(event) = self.events.recv() => match self.news(event) {
+                    Some(news) => Input::News(news),
+                    None => continue,
+                },
+                () = sleep_until(self.clock.instant(tick)) => Input::Tick,
+            };
+            self.handle(input);
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        let now = self.clock.now();
+        if let Input::Stored(Stored::Rows(stored), Some(trip)) = &input
+            && let (Some(batch), Some(db)) = (self.agent.storing(), self.agent.db_time(now))
+        {
+            let late = batch
+                .rows
+                .iter()
+                .filter(|row| stored.contains(&row.id))
+                .map(|row| db.micros_since(row.at))
+                .max();
+            let took = trip.received.since(trip.sent);
+            self.windows.metrics.stored(late.unwrap_or(0), took);
+        }
+        self.agent.handle(input, now);
+    }
+
+    /// Hands the core's actions to who carries them out. A lane has one job at a time, so there is always room.
+    fn carry_out(&mut self) {
+        while let Some(action) = self.agent.poll_action() {
+            let Some(lanes) = &self.lanes else { return };
+            let taken = match action {
+                Action::Store(batch) => lanes.batches.try_send(batch).is_ok(),
+                Action::Read(what) => lanes.reads.try_send(what).is_ok(),
+                Action::Keep(chore) => lanes.chores.try_send(chore).is_ok(),
+                Action::Revive(Verdict::Rejoin) => {
+                    self.command(FeedCommand::Rejoin("no echo within 10 s".to_owned()))
+                }
+                Action::Revive(Verdict::Reopen) => {
+                    self.command(FeedCommand::Reopen("no echo within 10 s, again".to_owned()))
+                }
+                Action::Follow(Published { canary, .. }) => {
+                    self.command(FeedCommand::Bindings(bindings(canary)))
+                        && self.command(FeedCommand::Rejoin("the publication changed".to_owned()))
+                }
+                Action::Tell(notice) => {
+                    words::tell(&notice);
+                    true
+                }
+            };
+            debug_assert!(taken, "a lane has one job at a time, and the feed few commands");
+        }
+    }
+
+    fn command(&self, command: FeedCommand) -> bool {
+        self.commands.try_send(command).is_ok()
+    }
+
+    /// What an event of the feed means to the core.
+    fn news(&mut self, event: FeedEvent) -> Option<News> {
+        match event {
+            FeedEvent::Live => {
+                if self.realtime != "live" {
+                    info!("Realtime is live");
+                }
+                self.realtime = "live".to_owned();
+                self.told_down = None;
+                Some(News::Live)
+            }
+            FeedEvent::Down(down) => {
+                self.went_down(&down);
+                Some(if down.class == DownClass::Table { News::Unfollowed } else { News::Down })
+            }
+            FeedEvent::Changed(change) => changed(&change),
+            FeedEvent::Lost(why) => {
+                info!(reason = %why, "a Realtime event cannot be told apart; reading the table");
+                Some(News::Unclear)
+            }
+        }
+    }
+
+    fn went_down(&mut self, down: &Down) {
+        let told = std::mem::replace(&mut self.told_down, Some((down.class, down.reason.clone())));
+        if down.class != DownClass::Asked && told != self.told_down {
+            warn!("Realtime is not live: {down}; pacing goes on");
+        }
+        self.realtime = down.to_string();
+    }
+
+    /// Publishes the state, and sums up in the log.
+    fn show(&mut self, now: Mono) {
+        if now < self.next_snapshot {
+            return;
+        }
+        self.next_snapshot = now.plus(SNAPSHOT_EVERY);
+        let mut snapshot = Snapshot {
+            at: Some(now),
+            counters: self.agent.counters(),
+            health: self.agent.health(),
+            paused: self.agent.paused(),
+            realtime: self.realtime.clone(),
+            rows: self.agent.rows(),
+            ..Snapshot::default()
+        };
+        snapshot.count(&self.agent.look_at_all(now));
+        if now >= self.next_summary {
+            self.next_summary = now.plus(SUMMARY_EVERY);
+            info!(
+                visits = snapshot.counters.visits - self.summed_up.visits,
+                rows = snapshot.rows,
+                running = self.agent.running(),
+                backlog = snapshot.backlog,
+                realtime = %snapshot.realtime,
+                "the last minute"
+            );
+            self.summed_up = snapshot.counters;
+        }
+        // Nobody need look.
+        let _seen = self.windows.snapshot.send(snapshot).is_ok();
+    }
+
+    /// Closes channel and connections: dropping the lanes' job queues ends them.
+    async fn end(&mut self) {
+        self.feed_shutdown.cancel();
+        self.lanes = None;
+        let ending = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(STOP_WITHIN, ending).await.is_err() {
+            warn!("not everybody said goodbye in time; leaving anyway");
+            self.tasks.shutdown().await;
+        }
+    }
+}
+
+fn changed(change: &Change) -> Option<News> {
+    match (change.table.name.as_str(), change.id) {
+        (CANARY, _) => Some(News::Canary),
+        (DISTRIBUTIONS, Some(id)) if change.damage.is_none() => Some(News::Row(id, change.config_version)),
+        (DISTRIBUTIONS, _) => Some(News::Unclear),
+        _ => None,
+    }
+}

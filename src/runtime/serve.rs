@@ -1,0 +1,197 @@
+//! One agent from start to stop: the web pages first, so that it can be asked why it is not ready; then a look at the
+//! database, which is waited for where it does not answer; then the loop.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context as _;
+use rand::random;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::clock::Clock;
+use super::driver::{self, Config, Windows, bindings};
+use super::snapshot::Snapshot;
+use crate::domain::limits::{DATABASE_RETRY_MAX, DATABASE_RETRY_MIN};
+use crate::domain::retry::Retry;
+use crate::observe::{Metrics, Readings};
+use crate::postgres::chores::Identity;
+use crate::postgres::fault::Fault;
+use crate::postgres::link::{Database, PoolerError, within};
+use crate::postgres::migrations;
+use crate::realtime::{Endpoint, FeedConfig};
+use crate::web::{self, Pages};
+
+/// What to serve.
+pub struct Service {
+    /// Where the table is.
+    pub database: Database,
+    /// Where Realtime is.
+    pub endpoint: Endpoint,
+    /// The bound of the whole agent.
+    pub max_visits_per_second: u32,
+    /// Where `/healthz`, `/readyz` and `/metrics` are.
+    pub listener: TcpListener,
+    /// Where the state is shown.
+    pub snapshot: watch::Sender<Snapshot>,
+}
+
+/// Why an agent cannot work with what it was given: exit code 78.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfit {
+    /// The database refuses us at the first connect.
+    #[error("{place} refuses the login: {why}; check user, password and database in DATABASE_URL")]
+    Login {
+        /// Host, port and database.
+        place: String,
+        /// In the database's words.
+        why: String,
+    },
+    /// The schema is missing or old.
+    #[error("the schema of {place} is {state}; run: visit-pacer migrate")]
+    Schema {
+        /// Host, port and database.
+        place: String,
+        /// `missing`, or which files it lacks.
+        state: String,
+    },
+    /// A transaction pooler.
+    #[error(transparent)]
+    Pooler(PoolerError),
+}
+
+/// Runs an agent until `shutdown` is cancelled.
+pub async fn serve(service: Service, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let clock = Clock::start();
+    let waiting_for = Arc::new(Mutex::new("starting".to_owned()));
+    let seen = service.snapshot.subscribe();
+    let metrics = Metrics::new(readings(seen.clone(), clock));
+    let pages = pages(seen, clock, metrics.clone(), Arc::clone(&waiting_for));
+    let mut web = JoinSet::new();
+    let web_shutdown = CancellationToken::new();
+    web.spawn(web::serve(service.listener, pages, web_shutdown.clone()));
+
+    let fit = preflight(&service.database, &waiting_for, &shutdown).await?;
+    if fit == Course::Goes {
+        if service.database.is_unverified() {
+            warn!("the connection to {} is not verified; add ?sslmode=verify-full&sslrootcert=FILE to DATABASE_URL", service.database.place());
+        }
+        let config = Config {
+            feed: FeedConfig { endpoint: service.endpoint, bindings: bindings(true) },
+            database: service.database,
+            max_visits_per_second: service.max_visits_per_second,
+            identity: identity(),
+            clock,
+        };
+        driver::run(config, Windows { snapshot: service.snapshot, metrics }, shutdown).await?;
+        info!("stopped");
+    }
+    web_shutdown.cancel();
+    web.shutdown().await;
+    Ok(())
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Course {
+    Goes,
+    Stops,
+}
+
+/// Waits for the database, and refuses one that cannot be worked with.
+async fn preflight(
+    database: &Database,
+    waiting_for: &Mutex<String>,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Course> {
+    let mut retry = Retry::new(DATABASE_RETRY_MIN, DATABASE_RETRY_MAX);
+    let mut told = false;
+    loop {
+        let why = match look(database).await {
+            Ok(()) => return Ok(Course::Goes),
+            Err(Look::Unfit(unfit)) => return Err(unfit.into()),
+            Err(Look::Away(why)) => why,
+        };
+        if !told {
+            warn!(reason = %why, "cannot work with {} yet; trying again", database.place());
+            told = true;
+        }
+        *waiting_for.lock().unwrap_or_else(PoisonError::into_inner) = format!("waiting for the database: {why}");
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(Course::Stops),
+            () = tokio::time::sleep(retry.next(random())) => {}
+        }
+    }
+}
+
+enum Look {
+    Unfit(Unfit),
+    Away(String),
+}
+
+async fn look(database: &Database) -> Result<(), Look> {
+    let place = database.place();
+    let sort = |fault: Fault| match fault {
+        Fault::Login(why) => Look::Unfit(Unfit::Login { place: place.clone(), why }),
+        Fault::Away(_) | Fault::Data(_) | Fault::Busy(_) | Fault::Schema(_) => Look::Away(fault.to_string()),
+    };
+    let mut connection = database.connect().await.map_err(sort)?;
+    let missing = within(migrations::missing(&mut connection)).await.map_err(sort)?;
+    if !missing.is_empty() {
+        let state = if missing.len() == migrations::MIGRATIONS.len() {
+            "missing".to_owned()
+        } else {
+            let names: Vec<&str> = missing.iter().map(|file| file.name).collect();
+            format!("old: it lacks {}", names.join(", "))
+        };
+        return Err(Look::Unfit(Unfit::Schema { place, state }));
+    }
+    match database.refuse_transaction_pooler().await {
+        Ok(()) => Ok(()),
+        Err(PoolerError::Fault(fault)) => Err(sort(fault)),
+        Err(pooler @ PoolerError::TransactionPooler { .. }) => Err(Look::Unfit(Unfit::Pooler(pooler))),
+    }
+}
+
+fn identity() -> Identity {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "agent".to_owned(), |name| name.trim().to_owned());
+    Identity { id: Uuid::from_u128(random()), name: format!("{host}:{}", std::process::id()) }
+}
+
+fn readings(seen: watch::Receiver<Snapshot>, clock: Clock) -> impl Fn() -> Readings + Send + Sync {
+    move || seen.borrow().readings(clock.now())
+}
+
+fn pages(
+    seen: watch::Receiver<Snapshot>,
+    clock: Clock,
+    metrics: Metrics,
+    waiting_for: Arc<Mutex<String>>,
+) -> Pages {
+    let turned = seen.clone();
+    Pages {
+        loop_age: Arc::new(move || turned.borrow().at.map(|at| clock.now().since(at))),
+        unready: Arc::new(move || {
+            let snapshot = seen.borrow();
+            if snapshot.at.is_none() {
+                return vec![waiting_for.lock().unwrap_or_else(PoisonError::into_inner).clone()];
+            }
+            snapshot.unready(clock.now())
+        }),
+        metrics,
+    }
+}
+
+/// Resolves when the process is asked to stop: SIGTERM, or Ctrl-C.
+pub async fn asked_to_stop() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        pressed = tokio::signal::ctrl_c() => pressed.context("listen for Ctrl-C")?,
+    }
+    Ok(())
+}
