@@ -7,21 +7,21 @@
 
 -- Curve units per microsecond. A visit is 86,400,000,000 units, whatever the time_period: finite decimals.
 create or replace function public.visit_pacer_slope(visits_per_unit numeric, time_period text) returns numeric
-language sql immutable parallel safe as $$
+language sql stable parallel safe as $$
   select visits_per_unit * trunc(86400 / public.visit_pacer_unit_seconds(time_period))
 $$;
 comment on function public.visit_pacer_slope is 'visit-pacer: curve units per microsecond';
 
 -- Quotient of two numbers that are not negative, rounded up. Exact: div() and mod() are.
 create or replace function public.visit_pacer_ceil(dividend numeric, divisor numeric) returns numeric
-language sql immutable parallel safe as $$ select div(dividend, divisor) + sign(mod(dividend, divisor)) $$;
+language sql stable parallel safe as $$ select div(dividend, divisor) + sign(mod(dividend, divisor)) $$;
 comment on function public.visit_pacer_ceil is 'visit-pacer: an exact quotient, rounded up';
 
 -- Level of a row's bucket at a moment, in curve units: it fills at catch_up × rate, and holds one second of that (rounded up
 -- to whole visits) and one visit. Never filled yet: full. A moment before the last one fills nothing.
 create or replace function public.visit_pacer_bucket(bucket_units numeric, bucket_at timestamptz, slope numeric, catch_up numeric,
   at timestamptz) returns numeric
-language sql immutable parallel safe as $$
+language sql stable parallel safe as $$
   select least((public.visit_pacer_ceil(catch_up * slope * 1000000, 86400000000) + 1) * 86400000000,
     case when bucket_at is not null   -- least() passes over a null
       then bucket_units + catch_up * slope * greatest(0, public.visit_pacer_micros(at) - public.visit_pacer_micros(bucket_at)) end)

@@ -72,7 +72,11 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     const FAILED: u8 = 1;
     const EX_CONFIG: u8 = 78;
     let refused = matches!(error.downcast_ref(), Some(Fault::Login(_)));
-    if error.is::<SettingError>() || error.is::<Unfit>() || refused { EX_CONFIG } else { FAILED }
+    if error.is::<SettingError>() || error.is::<Unfit>() || refused {
+        EX_CONFIG
+    } else {
+        FAILED
+    }
 }
 
 /// A connection for a command that asks once.

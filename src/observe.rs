@@ -40,9 +40,17 @@ impl Metrics {
             "From the instant that a batch was due at to its answer",
             lateness.clone(),
         );
-        registry.register("batch_duration_seconds", "Round trip of a batch's statement", duration.clone());
+        registry.register(
+            "batch_duration_seconds",
+            "Round trip of a batch's statement",
+            duration.clone(),
+        );
         registry.register_collector(Box::new(Scrape(Box::new(readings))));
-        Self { registry: Arc::new(registry), lateness, duration }
+        Self {
+            registry: Arc::new(registry),
+            lateness,
+            duration,
+        }
     }
 
     /// A batch was stored so many microseconds after its instant, and took so long.
@@ -74,15 +82,24 @@ impl Collector for Scrape {
         let readings = (self.0)();
         for (name, help, value) in &readings.counters {
             let counter = ConstCounter::new(*value);
-            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+            counter.encode(encoder.encode_descriptor(
+                name,
+                help,
+                None,
+                counter.metric_type(),
+            )?)?;
         }
         for (name, help, value) in &readings.gauges {
             let gauge = ConstGauge::new(*value);
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
         let gauge = ConstGauge::new(0_i64);
-        let mut family =
-            encoder.encode_descriptor("distributions", "Rows by status", None, gauge.metric_type())?;
+        let mut family = encoder.encode_descriptor(
+            "distributions",
+            "Rows by status",
+            None,
+            gauge.metric_type(),
+        )?;
         for (status, rows) in &readings.by_status {
             let labels = [("status", *status)];
             ConstGauge::new(*rows).encode(family.encode_family(&labels)?)?;

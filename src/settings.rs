@@ -29,34 +29,57 @@ pub struct Environment {
 
 impl Environment {
     /// This process's environment, and the `.env` of the current folder where there is one.
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that reads the environment"
+    )]
     pub fn load() -> Result<Self, SettingError> {
         let process = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
-        Ok(Self { process, file: read_env_file(Path::new(".env"))? })
+        Ok(Self {
+            process,
+            file: read_env_file(Path::new(".env"))?,
+        })
     }
 
     /// From given values: for tests.
     pub fn of(process: &[(&str, &str)], file: &[(&str, &str)]) -> Self {
         let map = |pairs: &[(&str, &str)]| {
-            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+            pairs
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect()
         };
-        Self { process: map(process), file: map(file) }
+        Self {
+            process: map(process),
+            file: map(file),
+        }
     }
 
     /// A flag's value where it was given, else that of its environment name, `VISIT_PACER_<FLAG>`.
-    pub fn flag<T: std::str::FromStr>(&self, given: Option<T>, flag: &str, otherwise: T) -> Result<T, SettingError> {
+    pub fn flag<T: std::str::FromStr>(
+        &self,
+        given: Option<T>,
+        flag: &str,
+        otherwise: T,
+    ) -> Result<T, SettingError> {
         if let Some(value) = given {
             return Ok(value);
         }
         let name = format!("VISIT_PACER_{}", flag.to_uppercase().replace('-', "_"));
-        let found = self.process.get(&name).or_else(|| self.file.get(&name)).filter(|text| !text.is_empty());
+        let found = self
+            .process
+            .get(&name)
+            .or_else(|| self.file.get(&name))
+            .filter(|text| !text.is_empty());
         match found {
             None => Ok(otherwise),
-            Some(text) => text
-                .parse()
-                .map_err(|_| SettingError(format!("{name} is '{text}', which cannot be read; see `visit-pacer help run`"))),
+            Some(text) => text.parse().map_err(|_| {
+                SettingError(format!(
+                    "{name} is '{text}', which cannot be read; see `visit-pacer help run`"
+                ))
+            }),
         }
     }
 
@@ -65,7 +88,9 @@ impl Environment {
         for source in [&self.process, &self.file] {
             let mut found: Option<(&str, &String)> = None;
             for name in names {
-                let Some(value) = source.get(*name).filter(|value| !value.trim().is_empty()) else { continue };
+                let Some(value) = source.get(*name).filter(|value| !value.trim().is_empty()) else {
+                    continue;
+                };
                 match found {
                     Some((other, first)) if first != value => {
                         return Err(SettingError(format!(
@@ -84,9 +109,8 @@ impl Environment {
     }
 
     fn required(&self, names: &[&str], what: &str) -> Result<String, SettingError> {
-        self.one_of(names)?.ok_or_else(|| {
-            SettingError(format!("{} is not set; {what}", names.join(" or ")))
-        })
+        self.one_of(names)?
+            .ok_or_else(|| SettingError(format!("{} is not set; {what}", names.join(" or "))))
     }
 
     /// Where the database is.
@@ -108,13 +132,17 @@ impl Environment {
         let url = match self.one_of(REALTIME_URL)? {
             Some(url) => url,
             None => {
-                let base = self.required(SUPABASE_URL, "it is the project's URL, such as https://REF.supabase.co")?;
+                let base = self.required(
+                    SUPABASE_URL,
+                    "it is the project's URL, such as https://REF.supabase.co",
+                )?;
                 websocket_url(&base)
                     .map_err(|error| SettingError(format!("SUPABASE_URL: {error}")))?
                     .to_string()
             }
         };
-        Endpoint::new(&url, key).map_err(|error| SettingError(format!("REALTIME_URL or SUPABASE_URL: {error}")))
+        Endpoint::new(&url, key)
+            .map_err(|error| SettingError(format!("REALTIME_URL or SUPABASE_URL: {error}")))
     }
 }
 
@@ -127,7 +155,11 @@ fn read_env_file(path: &Path) -> Result<BTreeMap<String, String>, SettingError> 
     lines
         .collect::<Result<_, _>>()
         // The error would repeat the line, and the line may hold a key.
-        .map_err(|_| SettingError(".env has a line that is not NAME=value; quote values that have spaces".to_owned()))
+        .map_err(|_| {
+            SettingError(
+                ".env has a line that is not NAME=value; quote values that have spaces".to_owned(),
+            )
+        })
 }
 
 #[cfg(test)]
@@ -141,13 +173,24 @@ mod tests {
     #[test]
     fn two_names_of_one_setting_with_different_values_are_refused_naming_both() {
         let environment = Environment::of(
-            &[("DATABASE_URL", "postgres://a@h/d"), ("SUPABASE_DB_URL", "postgres://b@h/d")],
+            &[
+                ("DATABASE_URL", "postgres://a@h/d"),
+                ("SUPABASE_DB_URL", "postgres://b@h/d"),
+            ],
             &[],
         );
         let text = error(environment.database());
-        assert!(text.contains("DATABASE_URL") && text.contains("SUPABASE_DB_URL") && !text.contains("@h"), "{text}");
+        assert!(
+            text.contains("DATABASE_URL")
+                && text.contains("SUPABASE_DB_URL")
+                && !text.contains("@h"),
+            "{text}"
+        );
         let same = Environment::of(
-            &[("DATABASE_URL", "postgres://a@h/d"), ("SUPABASE_DB_URL", "postgres://a@h/d")],
+            &[
+                ("DATABASE_URL", "postgres://a@h/d"),
+                ("SUPABASE_DB_URL", "postgres://a@h/d"),
+            ],
             &[],
         );
         assert!(same.database().is_ok());
@@ -157,11 +200,23 @@ mod tests {
     fn a_flag_goes_before_the_environment_and_the_environment_before_the_file() {
         let environment = Environment::of(
             &[("VISIT_PACER_MAX_VISITS_PER_SECOND", "7")],
-            &[("VISIT_PACER_MAX_VISITS_PER_SECOND", "8"), ("VISIT_PACER_LISTEN", "127.0.0.1:1")],
+            &[
+                ("VISIT_PACER_MAX_VISITS_PER_SECOND", "8"),
+                ("VISIT_PACER_LISTEN", "127.0.0.1:1"),
+            ],
         );
-        assert_eq!(environment.flag(Some(6_u32), "max-visits-per-second", 5), Ok(6));
-        assert_eq!(environment.flag(None, "max-visits-per-second", 5_u32), Ok(7));
-        assert_eq!(environment.flag(None, "listen", "x".to_owned()), Ok("127.0.0.1:1".to_owned()));
+        assert_eq!(
+            environment.flag(Some(6_u32), "max-visits-per-second", 5),
+            Ok(6)
+        );
+        assert_eq!(
+            environment.flag(None, "max-visits-per-second", 5_u32),
+            Ok(7)
+        );
+        assert_eq!(
+            environment.flag(None, "listen", "x".to_owned()),
+            Ok("127.0.0.1:1".to_owned())
+        );
         assert_eq!(environment.flag(None, "else", 5_u32), Ok(5));
     }
 
@@ -169,9 +224,16 @@ mod tests {
     fn what_is_missing_or_malformed_is_named_and_no_secret_repeated() {
         let nothing = Environment::of(&[], &[]);
         assert!(error(nothing.database()).contains("SUPABASE_DB_URL or DATABASE_URL is not set"));
-        assert!(error(nothing.realtime()).contains("SUPABASE_SECRET_KEY or SUPABASE_SERVICE_ROLE_KEY is not set"));
+        assert!(
+            error(nothing.realtime())
+                .contains("SUPABASE_SECRET_KEY or SUPABASE_SERVICE_ROLE_KEY is not set")
+        );
         let odd = Environment::of(&[("DATABASE_URL", "mysql://u:hunter2@h/d")], &[]);
         let text = error(odd.database());
-        assert!(text.contains("postgres://user:password@host:port/database") && !text.contains("hunter2"), "{text}");
+        assert!(
+            text.contains("postgres://user:password@host:port/database")
+                && !text.contains("hunter2"),
+            "{text}"
+        );
     }
 }

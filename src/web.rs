@@ -33,13 +33,19 @@ const LOOP_HANGS_AFTER: Duration = Duration::from_secs(15);
 
 /// A listener, bound, so that its address is known.
 pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("listen on {address}; use --listen with another address, or port 0 for any free one"))
+    TcpListener::bind(address).await.with_context(|| {
+        format!(
+            "listen on {address}; use --listen with another address, or port 0 for any free one"
+        )
+    })
 }
 
 /// Serves until it is told to stop.
-pub async fn serve(listener: TcpListener, pages: Pages, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    pages: Pages,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let router = Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
@@ -53,9 +59,11 @@ pub async fn serve(listener: TcpListener, pages: Pages, shutdown: CancellationTo
 
 async fn healthz(State(pages): State<Pages>) -> Response {
     match (pages.loop_age)() {
-        Some(age) if age > LOOP_HANGS_AFTER => {
-            (StatusCode::SERVICE_UNAVAILABLE, format!("the loop has not turned for {} s\n", age.as_secs())).into_response()
-        }
+        Some(age) if age > LOOP_HANGS_AFTER => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("the loop has not turned for {} s\n", age.as_secs()),
+        )
+            .into_response(),
         Some(_) | None => "ok\n".into_response(),
     }
 }
@@ -65,10 +73,18 @@ async fn readyz(State(pages): State<Pages>) -> Response {
     if reasons.is_empty() {
         return "ready\n".into_response();
     }
-    (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", reasons.join("; "))).into_response()
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        format!("not ready: {}\n", reasons.join("; ")),
+    )
+        .into_response()
 }
 
 async fn metrics(State(pages): State<Pages>) -> Response {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, OPEN_METRICS)], pages.metrics.render()).into_response()
+    (
+        [(header::CONTENT_TYPE, OPEN_METRICS)],
+        pages.metrics.render(),
+    )
+        .into_response()
 }

@@ -32,7 +32,9 @@ pub struct SyncArgs {
 pub async fn pause(args: WhichArgs) -> anyhow::Result<()> {
     let mut connection = connect().await?;
     if args.all {
-        admin::set_paused(&mut connection, true).await.map_err(Fault::from)?;
+        admin::set_paused(&mut connection, true)
+            .await
+            .map_err(Fault::from)?;
         println!("paused everything; `visit-pacer resume --all` goes on");
         return Ok(());
     }
@@ -44,7 +46,9 @@ pub async fn pause(args: WhichArgs) -> anyhow::Result<()> {
 pub async fn resume(args: WhichArgs) -> anyhow::Result<()> {
     let mut connection = connect().await?;
     if args.all {
-        let owed = admin::set_paused(&mut connection, false).await.map_err(Fault::from)?;
+        let owed = admin::set_paused(&mut connection, false)
+            .await
+            .map_err(Fault::from)?;
         println!("everything goes on; {owed} visits are owed and drain at each row's catch_up");
         return Ok(());
     }
@@ -57,13 +61,22 @@ async fn set_active(
     ids: &[Uuid],
     active: bool,
 ) -> anyhow::Result<()> {
-    let found = admin::set_active(connection, ids, active).await.map_err(Fault::from)?;
+    let found = admin::set_active(connection, ids, active)
+        .await
+        .map_err(Fault::from)?;
     for id in &found {
         println!("{} {id}", if active { "resumed" } else { "paused" });
     }
-    let unknown: Vec<String> =
-        ids.iter().filter(|id| !found.contains(id)).map(Uuid::to_string).collect();
-    ensure!(unknown.is_empty(), "no distribution has the id {}", unknown.join(", "));
+    let unknown: Vec<String> = ids
+        .iter()
+        .filter(|id| !found.contains(id))
+        .map(Uuid::to_string)
+        .collect();
+    ensure!(
+        unknown.is_empty(),
+        "no distribution has the id {}",
+        unknown.join(", ")
+    );
     Ok(())
 }
 
@@ -71,7 +84,9 @@ async fn set_active(
 #[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn sync(args: SyncArgs) -> anyhow::Result<()> {
     let mut connection = connect().await?;
-    let rows = admin::sync(&mut connection, args.lower).await.map_err(Fault::from)?;
+    let rows = admin::sync(&mut connection, args.lower)
+        .await
+        .map_err(Fault::from)?;
     for row in &rows {
         println!(
             "{}  {} -> {}  {}",

@@ -76,7 +76,10 @@ async fn with_stack(stack: &Stack, listener: TcpListener, args: &Args) -> anyhow
         write_private(path, &env_file(stack, listen))?;
     }
     info!("Postgres is ready: psql '{}'", stack.database_url());
-    info!("Realtime (a stand-in for development) is ready at {}", stack.realtime.supabase_url());
+    info!(
+        "Realtime (a stand-in for development) is ready at {}",
+        stack.realtime.supabase_url()
+    );
     let shutdown = CancellationToken::new();
     let agent = async {
         if args.stack_only {
@@ -105,7 +108,11 @@ async fn with_stack(stack: &Stack, listener: TcpListener, args: &Args) -> anyhow
     agent.await
 }
 
-fn service(stack: &Stack, listener: TcpListener, snapshot: watch::Sender<Snapshot>) -> anyhow::Result<Service> {
+fn service(
+    stack: &Stack,
+    listener: TcpListener,
+    snapshot: watch::Sender<Snapshot>,
+) -> anyhow::Result<Service> {
     let url = websocket_url(&stack.realtime.supabase_url())?;
     Ok(Service {
         database: Database::from_url(&Secret::new(stack.database_url()))?,
@@ -123,7 +130,9 @@ async fn listener(asked: Option<SocketAddr>) -> anyhow::Result<TcpListener> {
     }
     match TcpListener::bind(LISTEN).await {
         Ok(listener) => Ok(listener),
-        Err(_taken) => TcpListener::bind("127.0.0.1:0").await.context("listen on a free port of 127.0.0.1"),
+        Err(_taken) => TcpListener::bind("127.0.0.1:0")
+            .await
+            .context("listen on a free port of 127.0.0.1"),
     }
 }
 
@@ -145,6 +154,8 @@ fn duration(text: &str) -> anyhow::Result<Duration> {
         Some(number) => (number, 1),
         None => (text, 1),
     };
-    let number: u64 = number.parse().map_err(|_| anyhow!("use a number with s, m or h, such as 90s or 5m"))?;
+    let number: u64 = number
+        .parse()
+        .map_err(|_| anyhow!("use a number with s, m or h, such as 90s or 5m"))?;
     Ok(Duration::from_secs(number.saturating_mul(seconds)))
 }

@@ -10,7 +10,8 @@ const DEFAULT: &str = "info";
 
 /// Starts the log.
 pub fn init(writer: BoxMakeWriter, ansi: bool) {
-    let filter = EnvFilter::try_from_env("VISIT_PACER_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT));
+    let filter =
+        EnvFilter::try_from_env("VISIT_PACER_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(writer)
@@ -21,7 +22,10 @@ pub fn init(writer: BoxMakeWriter, ansi: bool) {
 
 /// Starts the log on standard error.
 pub fn init_stderr() {
-    init(BoxMakeWriter::new(std::io::stderr), std::io::stderr().is_terminal());
+    init(
+        BoxMakeWriter::new(std::io::stderr),
+        std::io::stderr().is_terminal(),
+    );
 }
 
 /// The one line in which a command says why it failed.

@@ -17,12 +17,18 @@ pub struct Args {
 pub async fn run(args: Args) -> anyhow::Result<()> {
     if args.print {
         for file in MIGRATIONS {
-            println!("-- {}\nbegin;\n{}\ncommit;\n", file.name, file.sql.trim_end());
+            println!(
+                "-- {}\nbegin;\n{}\ncommit;\n",
+                file.name,
+                file.sql.trim_end()
+            );
         }
         return Ok(());
     }
     let mut connection = connect().await?;
-    let applied = migrations::apply(&mut connection).await.map_err(Fault::from)?;
+    let applied = migrations::apply(&mut connection)
+        .await
+        .map_err(Fault::from)?;
     for name in &applied {
         println!("applied {name}");
     }

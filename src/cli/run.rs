@@ -55,7 +55,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     );
     let shutdown = CancellationToken::new();
     let (snapshot, _unseen) = watch::channel(Snapshot::default());
-    let service = Service { database, endpoint, max_visits_per_second, listener, snapshot };
+    let service = Service {
+        database,
+        endpoint,
+        max_visits_per_second,
+        listener,
+        snapshot,
+    };
     let serving = serve(service, shutdown.clone());
     tokio::pin!(serving);
     tokio::select! {

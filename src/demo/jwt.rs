@@ -72,21 +72,38 @@ pub fn verify(secret: &Secret, token: &str, now: i64) -> Result<Claims, JwtError
     let (header, claims) = signed.split_once('.').ok_or(JwtError::Malformed)?;
     let header: Header = decode(header)?;
     let claims: Value = decode(claims)?;
-    let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| JwtError::Malformed)?;
+    let signature = URL_SAFE_NO_PAD
+        .decode(signature)
+        .map_err(|_| JwtError::Malformed)?;
     if header.alg != "HS256" {
         return Err(JwtError::Malformed);
     }
-    mac(secret, signed).verify_slice(&signature).map_err(|_| JwtError::Signature)?;
-    let role = claims.get("role").and_then(Value::as_str).ok_or(JwtError::MissingClaims)?;
-    let expires_at = claims.get("exp").and_then(Value::as_i64).ok_or(JwtError::MissingClaims)?;
+    mac(secret, signed)
+        .verify_slice(&signature)
+        .map_err(|_| JwtError::Signature)?;
+    let role = claims
+        .get("role")
+        .and_then(Value::as_str)
+        .ok_or(JwtError::MissingClaims)?;
+    let expires_at = claims
+        .get("exp")
+        .and_then(Value::as_i64)
+        .ok_or(JwtError::MissingClaims)?;
     if expires_at <= now {
-        return Err(JwtError::Expired { seconds_ago: now.saturating_sub(expires_at) });
+        return Err(JwtError::Expired {
+            seconds_ago: now.saturating_sub(expires_at),
+        });
     }
-    Ok(Claims { role: role.to_owned(), expires_at })
+    Ok(Claims {
+        role: role.to_owned(),
+        expires_at,
+    })
 }
 
 fn decode<T: for<'de> Deserialize<'de>>(part: &str) -> Result<T, JwtError> {
-    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| JwtError::Malformed)?;
+    let bytes = URL_SAFE_NO_PAD
+        .decode(part)
+        .map_err(|_| JwtError::Malformed)?;
     serde_json::from_slice(&bytes).map_err(|_| JwtError::Malformed)
 }
 
@@ -110,7 +127,10 @@ mod tests {
     #[test]
     fn a_minted_token_is_valid_until_the_second_it_expires() {
         let token = mint(&secret(), "service_role", NOW + 60);
-        let claims = Claims { role: "service_role".to_owned(), expires_at: NOW + 60 };
+        let claims = Claims {
+            role: "service_role".to_owned(),
+            expires_at: NOW + 60,
+        };
         assert_eq!(verify(&secret(), &token, NOW), Ok(claims.clone()));
         assert_eq!(verify(&secret(), &token, NOW + 59), Ok(claims));
         let expired = |seconds_ago| Err(JwtError::Expired { seconds_ago });
@@ -124,7 +144,10 @@ mod tests {
         let token = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.\
             eyJyb2xlIjoiYW5vbiIsImV4cCI6MjAwMDAwMDAwMH0.uUY0e2VK9RvBIi3GqOvRDICDSlp8_9lcbY-sX9UnUPQ";
         let secret = Secret::new("super-secret-jwt-token-with-at-least-32-characters-long");
-        let claims = Claims { role: "anon".to_owned(), expires_at: 2_000_000_000 };
+        let claims = Claims {
+            role: "anon".to_owned(),
+            expires_at: 2_000_000_000,
+        };
         assert_eq!(verify(&secret, token, NOW), Ok(claims));
     }
 
@@ -136,7 +159,10 @@ mod tests {
         let claims = token.split('.').nth(1).expect("three parts");
         let mut parts: Vec<&str> = anon.split('.').collect();
         parts[1] = claims;
-        assert_eq!(verify(&secret(), &parts.join("."), NOW), Err(JwtError::Signature));
+        assert_eq!(
+            verify(&secret(), &parts.join("."), NOW),
+            Err(JwtError::Signature)
+        );
     }
 
     #[test]
@@ -157,8 +183,21 @@ mod tests {
 
     #[test]
     fn what_is_no_token_is_malformed() {
-        for text in ["", "abc", "a.b", "a.b.c", "..", "e30.e30.", "sb_secret_abc", "é.é.é"] {
-            assert_eq!(verify(&secret(), text, NOW), Err(JwtError::Malformed), "{text}");
+        for text in [
+            "",
+            "abc",
+            "a.b",
+            "a.b.c",
+            "..",
+            "e30.e30.",
+            "sb_secret_abc",
+            "é.é.é",
+        ] {
+            assert_eq!(
+                verify(&secret(), text, NOW),
+                Err(JwtError::Malformed),
+                "{text}"
+            );
         }
     }
 }

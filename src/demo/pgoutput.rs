@@ -190,7 +190,10 @@ pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
                 committed_at: reader.time("commit")?,
             }
         }
-        b'O' => Message::Origin { commit_lsn: reader.u64("origin")?, name: reader.text("origin")? },
+        b'O' => Message::Origin {
+            commit_lsn: reader.u64("origin")?,
+            name: reader.text("origin")?,
+        },
         b'R' => Message::Relation(reader.relation()?),
         b'Y' => Message::Type {
             oid: reader.u32("type")?,
@@ -200,16 +203,27 @@ pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
         b'I' => {
             let relation = reader.u32("insert")?;
             reader.expect(b'N', "insert")?;
-            Message::Insert { relation, new: reader.tuple()? }
+            Message::Insert {
+                relation,
+                new: reader.tuple()?,
+            }
         }
         b'U' => reader.update()?,
         b'D' => {
             let relation = reader.u32("delete")?;
             let tag = reader.u8("delete")?;
-            Message::Delete { relation, old: reader.old_tuple(tag, "delete")? }
+            Message::Delete {
+                relation,
+                old: reader.old_tuple(tag, "delete")?,
+            }
         }
         b'T' => reader.truncate()?,
-        tag => return Err(DecodeError::UnknownTag { what: "message", tag }),
+        tag => {
+            return Err(DecodeError::UnknownTag {
+                what: "message",
+                tag,
+            });
+        }
     };
     match reader.rest.len() {
         0 => Ok(message),
@@ -224,7 +238,10 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], DecodeError> {
-        let (head, rest) = self.rest.split_first_chunk().ok_or(DecodeError::Truncated(what))?;
+        let (head, rest) = self
+            .rest
+            .split_first_chunk()
+            .ok_or(DecodeError::Truncated(what))?;
         self.rest = rest;
         Ok(*head)
     }
@@ -246,7 +263,10 @@ impl<'a> Reader<'a> {
     }
 
     fn bytes(&mut self, length: usize, what: &'static str) -> Result<&'a [u8], DecodeError> {
-        let split = self.rest.split_at_checked(length).ok_or(DecodeError::Truncated(what))?;
+        let split = self
+            .rest
+            .split_at_checked(length)
+            .ok_or(DecodeError::Truncated(what))?;
         self.rest = split.1;
         Ok(split.0)
     }
@@ -285,10 +305,17 @@ impl<'a> Reader<'a> {
             b'n' => ReplicaIdentity::Nothing,
             b'f' => ReplicaIdentity::Full,
             b'i' => ReplicaIdentity::Index,
-            tag => return Err(DecodeError::UnknownTag { what: "replica identity", tag }),
+            tag => {
+                return Err(DecodeError::UnknownTag {
+                    what: "replica identity",
+                    tag,
+                });
+            }
         };
         let count = self.u16("relation")?;
-        let columns = (0..count).map(|_| self.column()).collect::<Result<_, _>>()?;
+        let columns = (0..count)
+            .map(|_| self.column())
+            .collect::<Result<_, _>>()?;
         Ok(Relation {
             oid,
             namespace: namespace.to_owned(),
@@ -303,7 +330,11 @@ impl<'a> Reader<'a> {
         let name = self.text("column")?.to_owned();
         let type_oid = self.u32("column")?;
         self.u32("column type modifier")?;
-        Ok(Column { in_identity: flags & 1 == 1, name, type_oid })
+        Ok(Column {
+            in_identity: flags & 1 == 1,
+            name,
+            type_oid,
+        })
     }
 
     fn update(&mut self) -> Result<Message<'a>, DecodeError> {
@@ -316,7 +347,11 @@ impl<'a> Reader<'a> {
                 Some(old)
             }
         };
-        Ok(Message::Update { relation, old, new: self.tuple()? })
+        Ok(Message::Update {
+            relation,
+            old,
+            new: self.tuple()?,
+        })
     }
 
     fn old_tuple(&mut self, tag: u8, what: &'static str) -> Result<OldTuple<'a>, DecodeError> {
@@ -338,9 +373,12 @@ impl<'a> Reader<'a> {
             b'u' => Ok(Value::UnchangedToast),
             b't' => {
                 let length = self.u32("value")?;
-                let length = usize::try_from(length).map_err(|_| DecodeError::Truncated("value"))?;
+                let length =
+                    usize::try_from(length).map_err(|_| DecodeError::Truncated("value"))?;
                 let text = self.bytes(length, "value")?;
-                str::from_utf8(text).map(Value::Text).map_err(|_| DecodeError::NotUtf8("value"))
+                str::from_utf8(text)
+                    .map(Value::Text)
+                    .map_err(|_| DecodeError::NotUtf8("value"))
             }
             tag => Err(DecodeError::UnknownTag { what: "value", tag }),
         }
@@ -349,7 +387,9 @@ impl<'a> Reader<'a> {
     fn truncate(&mut self) -> Result<Message<'a>, DecodeError> {
         let count = self.u32("truncate")?;
         self.u8("truncate options")?;
-        let relations = (0..count).map(|_| self.u32("truncate")).collect::<Result<_, _>>()?;
+        let relations = (0..count)
+            .map(|_| self.u32("truncate"))
+            .collect::<Result<_, _>>()?;
         Ok(Message::Truncate { relations })
     }
 }

@@ -134,7 +134,12 @@ impl RealtimeServer {
         let options = Arc::new(options);
         let (addr, running) = listen(options.listen, &options, &faults).await?;
         tracing::info!(%addr, "realtime stand-in for development, not for production: listening");
-        Ok(Self { options, addr, faults, running: Some(running) })
+        Ok(Self {
+            options,
+            addr,
+            faults,
+            running: Some(running),
+        })
     }
 
     /// Where it listens.
@@ -180,7 +185,9 @@ impl RealtimeServer {
     }
 
     async fn end(&mut self, severance: Severance) {
-        let Some(Running { stop, tasks }) = self.running.take() else { return };
+        let Some(Running { stop, tasks }) = self.running.take() else {
+            return;
+        };
         drop(stop);
         tasks.close();
         self.faults.drop_connections(severance);
@@ -203,15 +210,27 @@ async fn listen(
     let listener = TcpListener::bind(addr)
         .await
         .with_context(|| format!("the Realtime stand-in cannot listen on {addr}; is it taken?"))?;
-    let addr = listener.local_addr().context("the listener has no address")?;
+    let addr = listener
+        .local_addr()
+        .context("the listener has no address")?;
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let (requests, receiver) = mpsc::channel(REQUEST_QUEUE);
     let changes = Changes::new(Arc::clone(options), faults.clone(), receiver);
     tasks.spawn(stop.clone().run_until_cancelled_owned(changes.run()));
-    let context = Context { options: Arc::clone(options), faults: faults.clone(), requests };
+    let context = Context {
+        options: Arc::clone(options),
+        faults: faults.clone(),
+        requests,
+    };
     let accepting = accept(listener, context, tasks.clone(), stop.clone());
     tasks.spawn(stop.clone().run_until_cancelled_owned(accepting));
-    Ok((addr, Running { stop: stop.drop_guard(), tasks }))
+    Ok((
+        addr,
+        Running {
+            stop: stop.drop_guard(),
+            tasks,
+        },
+    ))
 }
 
 async fn accept(

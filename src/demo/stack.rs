@@ -64,7 +64,11 @@ impl Stack {
         })
         .await?;
         match Self::beside(&mut postgres, &options).await {
-            Ok((realtime, key)) => Ok(Self { postgres, realtime, key }),
+            Ok((realtime, key)) => Ok(Self {
+                postgres,
+                realtime,
+                key,
+            }),
             Err(error) => {
                 postgres.stop(StopMode::Fast).await?;
                 Err(error)
@@ -76,10 +80,14 @@ impl Stack {
         postgres: &mut PostgresServer,
         options: &Options,
     ) -> anyhow::Result<(RealtimeServer, Secret)> {
-        let mut connection = PgConnection::connect_with(&postgres.connect_options(DATABASE)).await?;
+        let mut connection =
+            PgConnection::connect_with(&postgres.connect_options(DATABASE)).await?;
         prepare(&mut connection).await?;
         if options.sample {
-            sqlx::raw_sql(SAMPLE).execute(&mut connection).await.context("insert the sample rows")?;
+            sqlx::raw_sql(SAMPLE)
+                .execute(&mut connection)
+                .await
+                .context("insert the sample rows")?;
         }
         connection.close().await?;
         let secret = kept_secret(&options.data_dir.join("jwt-secret"))?;
@@ -102,8 +110,13 @@ impl Stack {
 
 /// Makes Supabase's roles and our schema.
 pub async fn prepare(connection: &mut PgConnection) -> anyhow::Result<()> {
-    sqlx::raw_sql(ROLES).execute(&mut *connection).await.context("create Supabase's roles")?;
-    migrations::apply(connection).await.context("apply the migrations")?;
+    sqlx::raw_sql(ROLES)
+        .execute(&mut *connection)
+        .await
+        .context("create Supabase's roles")?;
+    migrations::apply(connection)
+        .await
+        .context("apply the migrations")?;
     Ok(())
 }
 
@@ -113,7 +126,11 @@ pub fn service_key(jwt_secret: &Secret) -> Secret {
 }
 
 /// A Realtime server for a database, on a port of 127.0.0.1; where that is taken, on any free one.
-pub async fn realtime(database_url: &str, port: u16, jwt_secret: Secret) -> anyhow::Result<RealtimeServer> {
+pub async fn realtime(
+    database_url: &str,
+    port: u16,
+    jwt_secret: Secret,
+) -> anyhow::Result<RealtimeServer> {
     let options = |port| {
         let listen = SocketAddr::from(([127, 0, 0, 1], port));
         realtime_server::Options::new(listen, database_url, jwt_secret.clone())
@@ -129,7 +146,11 @@ fn kept_secret(path: &Path) -> anyhow::Result<Secret> {
     match std::fs::read_to_string(path) {
         Ok(text) if text.len() >= 32 => Ok(Secret::new(text.trim())),
         Ok(_) | Err(_) => {
-            let text = format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
+            let text = format!(
+                "{:032x}{:032x}",
+                rand::random::<u128>(),
+                rand::random::<u128>()
+            );
             write_private(path, &text)?;
             Ok(Secret::new(text))
         }
@@ -141,8 +162,12 @@ pub fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
     use std::io::Write as _;
     let fresh = path.with_extension("new");
     let written = || -> std::io::Result<()> {
-        let mut file =
-            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&fresh)?;
         file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;

@@ -267,7 +267,11 @@ struct Lane {
 
 impl Lane {
     fn new(now: Mono) -> Self {
-        Self { busy: false, not_before: now, retry: Retry::new(DATABASE_RETRY_MIN, DATABASE_RETRY_MAX) }
+        Self {
+            busy: false,
+            not_before: now,
+            retry: Retry::new(DATABASE_RETRY_MIN, DATABASE_RETRY_MAX),
+        }
     }
 
     fn free(&self, now: Mono) -> bool {
@@ -354,7 +358,10 @@ impl Agent {
             control_known: false,
             stopping: false,
             counters: Counters::default(),
-            health: Health { down_since: Some(now), ..Health::default() },
+            health: Health {
+                down_since: Some(now),
+                ..Health::default()
+            },
         }
     }
 
@@ -386,8 +393,13 @@ impl Agent {
         let sync = after(&self.reader, self.next_sync);
         let read = self.wanted_at.and_then(|at| after(&self.reader, at));
         let beat = after(&self.keeper, self.next_beat);
-        let echo = self.echo.next_deadline(now).and_then(|at| after(&self.keeper, at));
-        let reconcile = self.next_reconciliation.and_then(|at| after(&self.keeper, at));
+        let echo = self
+            .echo
+            .next_deadline(now)
+            .and_then(|at| after(&self.keeper, at));
+        let reconcile = self
+            .next_reconciliation
+            .and_then(|at| after(&self.keeper, at));
         [
             (fire, "a row fires"),
             (sync, "full sync"),
@@ -419,7 +431,9 @@ impl Agent {
 
     /// All rows as they stand; nothing before the first round trip.
     pub fn look_at_all(&self, now: Mono) -> Vec<Look> {
-        self.clock.at(now).map_or_else(Vec::new, |db| self.timetable.look_at_all(db).collect())
+        self.clock
+            .at(now)
+            .map_or_else(Vec::new, |db| self.timetable.look_at_all(db).collect())
     }
 
     /// Rows known.
@@ -485,7 +499,9 @@ impl Agent {
     // ---- what is answered ----------------------------------------------------------------------
 
     fn read(&mut self, answer: Result<(Vec<RowRead>, Trip), String>, now: Mono) {
-        let Some((what, began)) = self.reading.take() else { return };
+        let Some((what, began)) = self.reading.take() else {
+            return;
+        };
         match answer {
             Ok((rows, trip)) => {
                 self.reader.succeeded();
@@ -505,7 +521,9 @@ impl Agent {
     }
 
     fn apply(&mut self, what: &What, rows: Vec<RowRead>, began: Stamp, now: Mono) {
-        let Some(db_now) = self.clock.at(now) else { return };
+        let Some(db_now) = self.clock.at(now) else {
+            return;
+        };
         let first = self.health.synced_at.is_none();
         let empty = rows.is_empty();
         let mut seen = BTreeSet::new();
@@ -522,7 +540,11 @@ impl Agent {
         }
         let absent = match what {
             What::All => self.timetable.unseen_by(&seen, began),
-            What::Rows(ids) => ids.iter().filter(|id| !seen.contains(id)).copied().collect(),
+            What::Rows(ids) => ids
+                .iter()
+                .filter(|id| !seen.contains(id))
+                .copied()
+                .collect(),
         };
         for id in absent {
             if self.timetable.apply(id, None, began, db_now) == Applied::Removed {
@@ -547,8 +569,11 @@ impl Agent {
     /// Changes that a sync had to find although Realtime should have told of them. A TRUNCATE is never told, so an empty
     /// table proves nothing against it.
     fn repairs(&mut self, changed: &[Uuid], excused: bool, now: Mono) {
-        let missed: Vec<Uuid> =
-            changed.iter().filter(|id| !self.wanted.contains(id)).copied().collect();
+        let missed: Vec<Uuid> = changed
+            .iter()
+            .filter(|id| !self.wanted.contains(id))
+            .copied()
+            .collect();
         if excused || missed.is_empty() || !self.health.caught_up {
             return;
         }
@@ -575,11 +600,15 @@ impl Agent {
     }
 
     fn stored(&mut self, stored: Stored, trip: Option<Trip>, now: Mono) {
-        let Some(batch) = self.storing.take() else { return };
+        let Some(batch) = self.storing.take() else {
+            return;
+        };
         if let Some(trip) = trip {
             self.trip(trip, now);
         }
-        let Some(db_now) = self.clock.at(now) else { return };
+        let Some(db_now) = self.clock.at(now) else {
+            return;
+        };
         match stored {
             Stored::Rows(ids) => {
                 self.writer.succeeded();
@@ -617,8 +646,12 @@ impl Agent {
     fn count_stored(&mut self, batch: &Batch, ids: &BTreeSet<Uuid>, now: Mono) {
         self.counters.batches += 1;
         self.health.stored_at = Some(now);
-        let visits: i64 =
-            batch.rows.iter().filter(|row| ids.contains(&row.id)).map(super::batch::BatchRow::visits).sum();
+        let visits: i64 = batch
+            .rows
+            .iter()
+            .filter(|row| ids.contains(&row.id))
+            .map(super::batch::BatchRow::visits)
+            .sum();
         self.counters.visits += u64::try_from(visits).unwrap_or(0);
     }
 
@@ -642,7 +675,9 @@ impl Agent {
                 return;
             }
         };
-        let Some(db_now) = self.clock.at(now) else { return };
+        let Some(db_now) = self.clock.at(now) else {
+            return;
+        };
         match kept {
             Kept::Beat(control) => self.control(control, db_now, now),
             Kept::WroteBack(rows) => {
@@ -680,7 +715,11 @@ impl Agent {
 
     fn publication(&mut self, published: Published) {
         if self.published != Some(published) {
-            let as_wished = Published { distributions: true, canary: true, visits: false };
+            let as_wished = Published {
+                distributions: true,
+                canary: true,
+                visits: false,
+            };
             if published != as_wished {
                 self.tell(Notice::Published(published));
             }
@@ -724,14 +763,18 @@ impl Agent {
         if self.health.synced_at.is_none() || !self.control_known {
             return None;
         }
-        self.timetable.next_deadline().and_then(|at| self.clock.mono_of(at))
+        self.timetable
+            .next_deadline()
+            .and_then(|at| self.clock.mono_of(at))
     }
 
     fn give_out_storing(&mut self, now: Mono) {
         if !self.writer.free(now) || self.fires_at().is_none_or(|at| at > now) {
             return;
         }
-        let Some(db_now) = self.clock.at(now) else { return };
+        let Some(db_now) = self.clock.at(now) else {
+            return;
+        };
         let available = self.visits.holds(now);
         if let Some(batch) = self.timetable.plan(db_now, available) {
             self.visits.take(batch.visits());
@@ -801,7 +844,11 @@ impl Agent {
             let moved = std::mem::take(&mut self.moved);
             if self.next_full_reconciliation <= now {
                 self.next_full_reconciliation = now.plus(RECONCILE_RESTING_EVERY);
-                self.to_reconcile = self.look_at_all(now).into_iter().map(|look| look.id).collect();
+                self.to_reconcile = self
+                    .look_at_all(now)
+                    .into_iter()
+                    .map(|look| look.id)
+                    .collect();
             } else {
                 self.to_reconcile = moved.into_iter().collect();
             }
@@ -810,7 +857,10 @@ impl Agent {
         let mut slice = Vec::new();
         let mut visits = 0;
         while let Some(id) = self.to_reconcile.front() {
-            let distributed = self.timetable.look(*id, db_now).map_or(0, |look| look.distributed);
+            let distributed = self
+                .timetable
+                .look(*id, db_now)
+                .map_or(0, |look| look.distributed);
             visits += distributed;
             let full = slice.len() >= ROWS_PER_RECONCILIATION || visits > VISITS_PER_RECONCILIATION;
             if full && !slice.is_empty() {
@@ -833,7 +883,9 @@ impl Agent {
 
     /// Follows from where a row stands now: whether it is set aside, and whether its own column is right.
     fn take_note(&mut self, id: Uuid, db_now: DbTime, now: Mono) {
-        let Some(look) = self.timetable.look(id, db_now) else { return };
+        let Some(look) = self.timetable.look(id, db_now) else {
+            return;
+        };
         match look.reason {
             Some(why) if self.set_aside.insert(id) => self.tell(Notice::SetAside(id, why)),
             None if self.set_aside.remove(&id) => self.tell(Notice::Mended(id)),

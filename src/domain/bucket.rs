@@ -23,8 +23,12 @@ impl BucketRule {
     pub fn new(slope: i128, catch_up_milli: i64) -> Self {
         let refill_per_micro = slope * i128::from(catch_up_milli);
         let per_second = refill_per_micro * i128::from(SECOND_US);
-        let visits = per_second.div_euclid(VISIT * MILLI) + i128::from(per_second % (VISIT * MILLI) != 0);
-        Self { refill_per_micro, capacity: (visits + 1) * VISIT * MILLI }
+        let visits =
+            per_second.div_euclid(VISIT * MILLI) + i128::from(per_second % (VISIT * MILLI) != 0);
+        Self {
+            refill_per_micro,
+            capacity: (visits + 1) * VISIT * MILLI,
+        }
     }
 }
 
@@ -39,12 +43,15 @@ impl Bucket {
     /// From `bucket_units` (as text) and `bucket_at`; what cannot be read is a full bucket.
     pub fn from_columns(units: Option<&str>, at: Option<DbTime>) -> Self {
         let level = units.and_then(|text| parse_scaled(text, LEVEL_DECIMALS).ok());
-        Self { state: level.zip(at) }
+        Self {
+            state: level.zip(at),
+        }
     }
 
     /// `bucket_units` as text.
     pub fn units_column(&self) -> Option<String> {
-        self.state.map(|(level, _)| format_scaled(level, LEVEL_DECIMALS))
+        self.state
+            .map(|(level, _)| format_scaled(level, LEVEL_DECIMALS))
     }
 
     /// `bucket_at`.
@@ -62,13 +69,17 @@ impl Bucket {
     pub fn taken(&self, rule: &BucketRule, visits: i64, at: DbTime) -> Self {
         let left = (self.level(rule, at) - i128::from(visits) * VISIT * MILLI).max(0);
         let at = self.state.map_or(at, |(_, before)| before.max(at));
-        Self { state: Some((left, at)) }
+        Self {
+            state: Some((left, at)),
+        }
     }
 
     fn level(&self, rule: &BucketRule, at: DbTime) -> i128 {
         self.state.map_or(rule.capacity, |(level, since)| {
             let elapsed = i128::from(at.micros_since(since).max(0));
-            level.saturating_add(rule.refill_per_micro.saturating_mul(elapsed)).min(rule.capacity)
+            level
+                .saturating_add(rule.refill_per_micro.saturating_mul(elapsed))
+                .min(rule.capacity)
         })
     }
 }
@@ -88,7 +99,12 @@ impl RateBucket {
     /// A full bucket of `burst` tokens that refills at `per_second_micro` millionths of a token a second.
     pub fn new(per_second_micro: i64, burst: i64, now: Mono) -> Self {
         let burst = burst.max(1).saturating_mul(MICRO);
-        Self { micro_tokens_per_second: per_second_micro.max(0), burst, level: burst, at: now }
+        Self {
+            micro_tokens_per_second: per_second_micro.max(0),
+            burst,
+            level: burst,
+            at: now,
+        }
     }
 
     /// For visits of the whole agent: one second's worth at once at the most.
@@ -115,7 +131,10 @@ impl RateBucket {
 
     /// Takes tokens that it was seen to hold.
     pub fn take(&mut self, tokens: i64) {
-        self.level = self.level.saturating_sub(tokens.saturating_mul(MICRO)).max(0);
+        self.level = self
+            .level
+            .saturating_sub(tokens.saturating_mul(MICRO))
+            .max(0);
     }
 
     /// How long until it holds a token, in microseconds; `None` if it never refills.
@@ -203,7 +222,9 @@ mod tests {
     #[test]
     fn the_level_survives_the_database_exactly() {
         let rule = BucketRule::new(per_second(1) / 7, 1_337);
-        let bucket = Bucket::default().taken(&rule, 1, at(3)).taken(&rule, 0, at(777_777));
+        let bucket = Bucket::default()
+            .taken(&rule, 1, at(3))
+            .taken(&rule, 0, at(777_777));
         let read = Bucket::from_columns(bucket.units_column().as_deref(), bucket.at_column());
         assert_eq!(read, bucket);
     }

@@ -91,12 +91,19 @@ mod tests {
         // The true offset is 1000 s; the server reads its clock anywhere within the round trip.
         let mut clock = DbClock::default();
         for (sent, read, received) in [(0, 5, 40), (100, 139, 140), (200, 200, 203)] {
-            assert_eq!(sample(&mut clock, sent, 1_000_000 + read, received), Stepped::No);
+            assert_eq!(
+                sample(&mut clock, sent, 1_000_000 + read, received),
+                Stepped::No
+            );
             let estimate = clock.at(Mono::from_micros(ms(received))).expect("sampled");
             assert!(estimate <= DbTime::from_micros(ms(1_000_000 + received)));
         }
         let estimate = clock.at(Mono::from_micros(ms(300))).expect("sampled");
-        assert_eq!(estimate, DbTime::from_micros(ms(1_000_000 + 299)), "late by the best bound");
+        assert_eq!(
+            estimate,
+            DbTime::from_micros(ms(1_000_000 + 299)),
+            "late by the best bound"
+        );
     }
 
     #[test]
@@ -104,9 +111,15 @@ mod tests {
         let mut clock = DbClock::default();
         sample(&mut clock, 0, 1_000_000, 1);
         assert_eq!(sample(&mut clock, 1_000, 401_000, 1_001), Stepped::Yes);
-        assert_eq!(clock.at(Mono::from_micros(ms(1_001))), Some(DbTime::from_micros(ms(401_000))));
+        assert_eq!(
+            clock.at(Mono::from_micros(ms(1_001))),
+            Some(DbTime::from_micros(ms(401_000)))
+        );
         assert_eq!(sample(&mut clock, 2_000, 9_402_000, 2_001), Stepped::Yes);
-        assert_eq!(clock.at(Mono::from_micros(ms(2_001))), Some(DbTime::from_micros(ms(9_402_000))));
+        assert_eq!(
+            clock.at(Mono::from_micros(ms(2_001))),
+            Some(DbTime::from_micros(ms(9_402_000)))
+        );
     }
 
     #[test]

@@ -31,10 +31,14 @@ pub struct Curve {
 impl Curve {
     /// The curve's value at a moment, in units.
     pub fn units(&self, at: DbTime) -> i128 {
-        let Some(from) = self.from else { return self.anchor };
+        let Some(from) = self.from else {
+            return self.anchor;
+        };
         let until = self.to.map_or(at, |to| to.min(at));
         let elapsed = i128::from(until.micros_since(from).max(0));
-        let risen = self.anchor.saturating_add(self.slope.saturating_mul(elapsed));
+        let risen = self
+            .anchor
+            .saturating_add(self.slope.saturating_mul(elapsed));
         self.anchor.max(risen.min(i128::from(self.total) * VISIT))
     }
 
@@ -84,7 +88,9 @@ impl Curve {
             Rounding::Up | Rounding::Down => down,
         };
         let micros = i64::try_from(micros).ok()?;
-        from.as_micros().checked_add(micros).map(DbTime::from_micros)
+        from.as_micros()
+            .checked_add(micros)
+            .map(DbTime::from_micros)
     }
 }
 
@@ -125,8 +131,14 @@ mod tests {
     fn visit_k_is_due_when_the_curve_reaches_k_minus_a_half() {
         let sixty_a_second = curve(3_600_000_000_000, 60, 600, 10);
         // m(1) = 1/120 s = 8333.33 µs: the first whole microsecond at which it is due, and the moment rounded down.
-        assert_eq!(sixty_a_second.due_at(1), Some(DbTime::from_micros(T0 + 8_334)));
-        assert_eq!(sixty_a_second.moment(1), Some(DbTime::from_micros(T0 + 8_333)));
+        assert_eq!(
+            sixty_a_second.due_at(1),
+            Some(DbTime::from_micros(T0 + 8_334))
+        );
+        assert_eq!(
+            sixty_a_second.moment(1),
+            Some(DbTime::from_micros(T0 + 8_333))
+        );
         assert_eq!(sixty_a_second.due(DbTime::from_micros(T0 + 8_333)), 0);
         assert_eq!(sixty_a_second.due(DbTime::from_micros(T0 + 8_334)), 1);
         assert_eq!(sixty_a_second.due_at(601), None);

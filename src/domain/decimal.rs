@@ -29,7 +29,9 @@ pub fn parse_scaled(text: &str, decimals: u32) -> Result<i128, DecimalError> {
         return Err(DecimalError::NotFinite);
     }
     let places = u32::try_from(fraction.len()).map_err(|_| DecimalError::TooManyDecimals)?;
-    let missing = decimals.checked_sub(places).ok_or(DecimalError::TooManyDecimals)?;
+    let missing = decimals
+        .checked_sub(places)
+        .ok_or(DecimalError::TooManyDecimals)?;
     let mut value: i128 = 0;
     for digit in whole.bytes().chain(fraction.bytes()) {
         value = value
@@ -75,11 +77,32 @@ mod tests {
 
     #[test]
     fn what_is_not_a_finite_decimal_of_the_scale_is_refused() {
-        for text in ["NaN", "Infinity", "-Infinity", "", ".", "-", "1e5", "+1", "1.2.3", "１"] {
-            assert_eq!(parse_scaled(text, 9), Err(DecimalError::NotFinite), "{text:?}");
+        for text in [
+            "NaN",
+            "Infinity",
+            "-Infinity",
+            "",
+            ".",
+            "-",
+            "1e5",
+            "+1",
+            "1.2.3",
+            "１",
+        ] {
+            assert_eq!(
+                parse_scaled(text, 9),
+                Err(DecimalError::NotFinite),
+                "{text:?}"
+            );
         }
-        assert_eq!(parse_scaled("0.0000000001", 9), Err(DecimalError::TooManyDecimals));
-        assert_eq!(parse_scaled(&"9".repeat(60), 9), Err(DecimalError::TooLarge));
+        assert_eq!(
+            parse_scaled("0.0000000001", 9),
+            Err(DecimalError::TooManyDecimals)
+        );
+        assert_eq!(
+            parse_scaled(&"9".repeat(60), 9),
+            Err(DecimalError::TooLarge)
+        );
     }
 
     proptest! {

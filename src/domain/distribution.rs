@@ -84,7 +84,9 @@ impl Distribution {
         if let (Some(start), Some(end)) = (start, end)
             && end <= start
         {
-            return Err(Invalid("end_time is not after start_time; move one of the two".to_owned()));
+            return Err(Invalid(
+                "end_time is not after start_time; move one of the two".to_owned(),
+            ));
         }
         let catch_up_milli = parse_catch_up(row.catch_up.as_deref())?;
         let partner_id = row
@@ -110,14 +112,26 @@ impl Distribution {
             to: end,
             total,
         };
-        Ok(Self { id: row.id, partner_id, version, active, slope, curve, catch_up_milli })
+        Ok(Self {
+            id: row.id,
+            partner_id,
+            version,
+            active,
+            slope,
+            curve,
+            catch_up_milli,
+        })
     }
 }
 
 fn parse_total(text: Option<&str>) -> Result<i64, Invalid> {
     let wanted = "use a whole number of visits, 0 or more";
     let text = text.ok_or_else(|| Invalid(format!("total_visits is null; {wanted}")))?;
-    let too_many = || Invalid(format!("total_visits is {text}; use at most 1000000000000000 (10^15)"));
+    let too_many = || {
+        Invalid(format!(
+            "total_visits is {text}; use at most 1000000000000000 (10^15)"
+        ))
+    };
     match parse_scaled(text, 0) {
         Ok(total) if total < 0 => Err(Invalid(format!("total_visits is {text}; {wanted}"))),
         Ok(total) if total > MAX_TOTAL => Err(too_many()),
@@ -145,14 +159,20 @@ fn parse_slope(rate: Option<&str>, period: Option<&str>) -> Result<i128, Invalid
     };
     let wanted = "use a number of visits, 0 or more";
     let text = rate.ok_or_else(|| Invalid(format!("visits_per_unit is null; {wanted}")))?;
-    let too_fast = || Invalid(format!("visits_per_unit is {text}; use at most 1000000 visits a second"));
+    let too_fast = || {
+        Invalid(format!(
+            "visits_per_unit is {text}; use at most 1000000 visits a second"
+        ))
+    };
     let nano = match parse_scaled(text, RATE_DECIMALS) {
         Ok(nano) if nano >= 0 => nano,
         Ok(_) | Err(DecimalError::NotFinite) => {
             return Err(Invalid(format!("visits_per_unit is {text}; {wanted}")));
         }
         Err(DecimalError::TooManyDecimals) => {
-            return Err(Invalid(format!("visits_per_unit is {text}; use at most 9 decimals")));
+            return Err(Invalid(format!(
+                "visits_per_unit is {text}; use at most 9 decimals"
+            )));
         }
         Err(DecimalError::TooLarge) => return Err(too_fast()),
     };
@@ -183,7 +203,9 @@ fn parse_catch_up(text: Option<&str>) -> Result<Option<i64>, Invalid> {
         .filter(|milli| (1_000..=1_000_000).contains(milli))
         .map(Some)
         .ok_or_else(|| {
-            Invalid(format!("catch_up is {text}; use a number from 1 to 1000 with at most 3 decimals"))
+            Invalid(format!(
+                "catch_up is {text}; use a number from 1 to 1000 with at most 3 decimals"
+            ))
         })
 }
 
@@ -211,33 +233,53 @@ mod tests {
     fn why(change: impl FnOnce(&mut RawRow)) -> String {
         let mut row = row();
         change(&mut row);
-        Distribution::parse(&row).expect_err("the row is bad").to_string()
+        Distribution::parse(&row)
+            .expect_err("the row is bad")
+            .to_string()
     }
 
     #[test]
     fn a_good_row_is_a_curve() {
         let parsed = Distribution::parse(&row()).expect("valid");
-        assert_eq!(parsed.curve.due(DbTime::from_micros(1_800_000_010_000_000)), 600);
+        assert_eq!(
+            parsed.curve.due(DbTime::from_micros(1_800_000_010_000_000)),
+            600
+        );
     }
 
     #[test]
     fn each_bad_value_says_what_was_found_and_what_to_use() {
-        assert!(why(|r| r.total_visits = Some("NaN".to_owned())).starts_with("total_visits is NaN; use a whole number"));
+        assert!(
+            why(|r| r.total_visits = Some("NaN".to_owned()))
+                .starts_with("total_visits is NaN; use a whole number")
+        );
         assert!(why(|r| r.total_visits = Some("-1".to_owned())).contains("is -1"));
         assert!(why(|r| r.total_visits = None).contains("null"));
         assert!(why(|r| r.total_visits = Some("1000000000000001".to_owned())).contains("10^15"));
         assert!(why(|r| r.visits_per_unit = Some("Infinity".to_owned())).contains("0 or more"));
-        assert!(why(|r| r.visits_per_unit = Some("0.0000000001".to_owned())).contains("9 decimals"));
-        assert!(why(|r| r.visits_per_unit = Some("60000001".to_owned())).contains("at most 1000000 visits a second"));
-        assert!(why(|r| r.time_period = Some("week".to_owned())).contains("'second', 'minute', 'hour' or 'day'"));
+        assert!(
+            why(|r| r.visits_per_unit = Some("0.0000000001".to_owned())).contains("9 decimals")
+        );
+        assert!(
+            why(|r| r.visits_per_unit = Some("60000001".to_owned()))
+                .contains("at most 1000000 visits a second")
+        );
+        assert!(
+            why(|r| r.time_period = Some("week".to_owned()))
+                .contains("'second', 'minute', 'hour' or 'day'")
+        );
         assert!(why(|r| r.start_time = Some("infinity".to_owned())).contains("start_time"));
-        assert!(why(|r| r.end_time = Some("1800000000000000".to_owned())).contains("not after start_time"));
+        assert!(
+            why(|r| r.end_time = Some("1800000000000000".to_owned()))
+                .contains("not after start_time")
+        );
         assert!(why(|r| r.catch_up = Some("0.5".to_owned())).contains("from 1 to 1000"));
         assert!(why(|r| r.config_version = None).contains("next sync"));
     }
 
     #[test]
-    fn a_rate_or_a_total_of_zero_is_valid_a_null_start_never_starts_and_a_null_is_active_is_inactive() {
+    fn a_rate_or_a_total_of_zero_is_valid_a_null_start_never_starts_and_a_null_is_active_is_inactive()
+     {
         let mut still = row();
         still.visits_per_unit = Some("0".to_owned());
         still.total_visits = Some("0".to_owned());

@@ -66,7 +66,10 @@ impl EchoBudget {
             Column::Right => {}
             Column::Stale => {
                 if !self.stale.contains_key(&id) {
-                    let due = self.last.get(&id).map_or(now, |last| last.plus(WRITE_BACK_EVERY));
+                    let due = self
+                        .last
+                        .get(&id)
+                        .map_or(now, |last| last.plus(WRITE_BACK_EVERY));
                     self.stale.insert(id, due);
                     self.by_age.insert((due, id));
                 }
@@ -86,8 +89,12 @@ impl EchoBudget {
     /// The rows to write back now. They are taken out; the answer's [`Self::note`] puts back what is still stale.
     pub fn take(&mut self, now: Mono) -> Vec<Uuid> {
         let room = |held: i64| usize::try_from(held).unwrap_or(0).min(ROWS_PER_WRITE_BACK);
-        let finished: Vec<Uuid> =
-            self.stale_finished.iter().take(room(self.finished.holds(now))).copied().collect();
+        let finished: Vec<Uuid> = self
+            .stale_finished
+            .iter()
+            .take(room(self.finished.holds(now)))
+            .copied()
+            .collect();
         let ages: Vec<(Mono, Uuid)> = self
             .by_age
             .iter()
@@ -95,8 +102,10 @@ impl EchoBudget {
             .take(room(self.running.holds(now)))
             .copied()
             .collect();
-        self.finished.take(i64::try_from(finished.len()).unwrap_or(i64::MAX));
-        self.running.take(i64::try_from(ages.len()).unwrap_or(i64::MAX));
+        self.finished
+            .take(i64::try_from(finished.len()).unwrap_or(i64::MAX));
+        self.running
+            .take(i64::try_from(ages.len()).unwrap_or(i64::MAX));
         let mut taken = finished;
         for id in &taken {
             self.stale_finished.remove(id);
@@ -153,7 +162,11 @@ mod tests {
     fn one_row_is_written_back_every_five_seconds() {
         let written = run(1, 600);
         let times = &written[&Uuid::from_u128(0)];
-        assert!(times.windows(2).all(|pair| pair[1].since(pair[0]) >= WRITE_BACK_EVERY));
+        assert!(
+            times
+                .windows(2)
+                .all(|pair| pair[1].since(pair[0]) >= WRITE_BACK_EVERY)
+        );
         assert!((115..=121).contains(&times.len()), "{}", times.len());
     }
 
@@ -161,8 +174,14 @@ mod tests {
     fn a_thousand_rows_share_one_write_back_in_five_seconds_after_a_burst_of_twenty_oldest_first() {
         let written = run(1_000, 600);
         let total: usize = written.values().map(Vec::len).sum();
-        assert!((139..=141).contains(&total), "20 + 600 s × 0.2/s, not {total}");
-        assert!(written.values().all(|times| times.len() == 1), "nobody twice before everybody once");
+        assert!(
+            (139..=141).contains(&total),
+            "20 + 600 s × 0.2/s, not {total}"
+        );
+        assert!(
+            written.values().all(|times| times.len() == 1),
+            "nobody twice before everybody once"
+        );
     }
 
     #[test]

@@ -76,7 +76,13 @@ mod tests {
     }
 
     fn ten_a_second() -> Curve {
-        Curve { anchor: 0, slope: VISIT / 100_000, from: Some(at(0)), to: None, total: 1_000_000 }
+        Curve {
+            anchor: 0,
+            slope: VISIT / 100_000,
+            from: Some(at(0)),
+            to: None,
+            total: 1_000_000,
+        }
     }
 
     #[test]
@@ -92,21 +98,34 @@ mod tests {
         let curve = ten_a_second();
         let cut = at(600_000_000);
         let moments = visited_at(&curve, 1, 3, Span::of(&curve, None, cut));
-        assert_eq!(moments, vec![at(510_000_000), at(540_000_000), at(570_000_000)]);
+        assert_eq!(
+            moments,
+            vec![at(510_000_000), at(540_000_000), at(570_000_000)]
+        );
     }
 
     #[test]
     fn visits_ahead_of_the_curve_are_spread_up_to_now() {
         let curve = ten_a_second();
         let span = Span::of(&curve, Some(at(950_000)), at(1_000_000));
-        assert_eq!(visited_at(&curve, 11, 4, span), vec![at(960_000), at(970_000), at(980_000), at(990_000)]);
+        assert_eq!(
+            visited_at(&curve, 11, 4, span),
+            vec![at(960_000), at(970_000), at(980_000), at(990_000)]
+        );
     }
 
     #[test]
     fn nothing_is_dated_after_the_end_nor_before_the_last_visit() {
-        let curve = Curve { to: Some(at(1_000_000)), ..ten_a_second() };
+        let curve = Curve {
+            to: Some(at(1_000_000)),
+            ..ten_a_second()
+        };
         let late = Span::of(&curve, Some(at(990_000)), at(9_000_000));
-        assert!(visited_at(&curve, 9, 2, late).iter().all(|m| (at(990_000)..=at(1_000_000)).contains(m)));
+        assert!(
+            visited_at(&curve, 9, 2, late)
+                .iter()
+                .all(|m| (at(990_000)..=at(1_000_000)).contains(m))
+        );
         let passed = Span::of(&curve, Some(at(1_200_000)), at(9_000_000));
         assert_eq!(visited_at(&curve, 9, 2, passed), vec![at(1_200_000); 2]);
     }

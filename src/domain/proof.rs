@@ -72,7 +72,9 @@ impl Proof {
     pub fn wants_canary(&self, now: Mono) -> bool {
         self.live
             && self.written.is_empty()
-            && self.last_proof.is_none_or(|proof| now.since(proof) >= CANARY_EVERY)
+            && self
+                .last_proof
+                .is_none_or(|proof| now.since(proof) >= CANARY_EVERY)
     }
 
     /// The verdict on a channel that has kept silent for too long; the caller acts on it. At most one a minute.
@@ -81,13 +83,20 @@ impl Proof {
         if !self.live || !(overdue(&self.written) || overdue(&self.repaired)) {
             return None;
         }
-        if self.last_verdict.is_some_and(|last| now.since(last) < REJOIN_EVERY) {
+        if self
+            .last_verdict
+            .is_some_and(|last| now.since(last) < REJOIN_EVERY)
+        {
             return None;
         }
         self.last_verdict = Some(now);
         self.unproved_verdicts += 1;
         self.down();
-        Some(if self.unproved_verdicts > 1 { Verdict::Reopen } else { Verdict::Rejoin })
+        Some(if self.unproved_verdicts > 1 {
+            Verdict::Reopen
+        } else {
+            Verdict::Rejoin
+        })
     }
 
     /// When to look again: the next echo's deadline or the next canary.
@@ -96,7 +105,12 @@ impl Proof {
             return None;
         }
         let not_before = self.last_verdict.map(|last| last.plus(REJOIN_EVERY));
-        let awaited = self.written.values().chain(self.repaired.values()).min().copied();
+        let awaited = self
+            .written
+            .values()
+            .chain(self.repaired.values())
+            .min()
+            .copied();
         let canary = self.last_proof.map(|proof| proof.plus(CANARY_EVERY));
         match awaited {
             Some(by) => Some(not_before.map_or(by, |earliest| earliest.max(by))),

@@ -13,8 +13,8 @@ use super::batch::{Batch, BatchRow, Progress};
 use super::bucket::{BucketRule, fair_shares};
 use super::distribution::{Distribution, Invalid, RawRow};
 use super::limits::{
-    FIRE_PERIOD_US, INVALID_RETRY, LOCKED_RETRY_MAX, LOCKED_RETRY_MIN, ROWS_PER_BATCH, ROWS_PER_SLOT,
-    SLOT_US, SLOTS, VISITS_PER_BATCH, VISITS_PER_ROW,
+    FIRE_PERIOD_US, INVALID_RETRY, LOCKED_RETRY_MAX, LOCKED_RETRY_MIN, ROWS_PER_BATCH,
+    ROWS_PER_SLOT, SLOT_US, SLOTS, VISITS_PER_BATCH, VISITS_PER_ROW,
 };
 use super::moments::{Span, visited_at};
 use super::time::{DbTime, micros_of};
@@ -147,10 +147,15 @@ impl Timetable {
 
     /// One row that was read (`None`: it is not there) by a read that began at `began`.
     pub fn apply(&mut self, id: Uuid, read: Option<RowRead>, began: Stamp, now: DbTime) -> Applied {
-        let Some(read) = read else { return self.remove(id, began) };
+        let Some(read) = read else {
+            return self.remove(id, began);
+        };
         let control = self.control;
         let known = self.entries.contains_key(&id);
-        let entry = self.entries.entry(id).or_insert_with(|| Entry::unknown(&control));
+        let entry = self
+            .entries
+            .entry(id)
+            .or_insert_with(|| Entry::unknown(&control));
         let mut applied = Applied::Nothing;
         if began > entry.config_read && (!known || read.row.config_version != entry.version) {
             entry.parsed = Distribution::parse(&read.row);
@@ -226,17 +231,29 @@ impl Timetable {
             } else if share > 0 {
                 self.set_wake(fire.id, Some(fire.at)); // no room in this statement: the next one takes it
             } else {
-                self.stall(fire.id, Stall::AgentBound, fire.at.plus_micros(FIRE_PERIOD_US));
+                self.stall(
+                    fire.id,
+                    Stall::AgentBound,
+                    fire.at.plus_micros(FIRE_PERIOD_US),
+                );
             }
         }
         (!batch.rows.is_empty()).then_some(batch)
     }
 
     /// The batch was answered: these rows of it were stored, the others were refused and must be read again (returned).
-    pub fn answered(&mut self, batch: &Batch, stored: &BTreeSet<Uuid>, at: Stamp, now: DbTime) -> Vec<Uuid> {
+    pub fn answered(
+        &mut self,
+        batch: &Batch,
+        stored: &BTreeSet<Uuid>,
+        at: Stamp,
+        now: DbTime,
+    ) -> Vec<Uuid> {
         let mut refused = Vec::new();
         for row in &batch.rows {
-            let Some(entry) = self.entries.get_mut(&row.id) else { continue };
+            let Some(entry) = self.entries.get_mut(&row.id) else {
+                continue;
+            };
             if stored.contains(&row.id) {
                 entry.progress = row.after.clone();
                 entry.progress_read = at;
@@ -271,7 +288,9 @@ impl Timetable {
     pub fn failed(&mut self, batch: &Batch, why: &str, now: DbTime) -> Option<Uuid> {
         let half = batch.rows.len() / 2;
         for row in &batch.rows {
-            let Some(entry) = self.entries.get_mut(&row.id) else { continue };
+            let Some(entry) = self.entries.get_mut(&row.id) else {
+                continue;
+            };
             entry.hold = Hold::Ready;
             entry.company = Some(half.max(1));
             if half == 0 {
@@ -306,12 +325,16 @@ impl Timetable {
 
     /// A row's state, for whoever looks.
     pub fn look(&self, id: Uuid, now: DbTime) -> Option<Look> {
-        self.entries.get(&id).map(|entry| entry.look(id, &self.control, now))
+        self.entries
+            .get(&id)
+            .map(|entry| entry.look(id, &self.control, now))
     }
 
     /// All rows' states, by id.
     pub fn look_at_all(&self, now: DbTime) -> impl Iterator<Item = Look> + '_ {
-        self.entries.iter().map(move |(id, entry)| entry.look(*id, &self.control, now))
+        self.entries
+            .iter()
+            .map(move |(id, entry)| entry.look(*id, &self.control, now))
     }
 
     /// What was written back of a row is now this.
@@ -423,23 +446,32 @@ impl Timetable {
 
     /// Puts a row into the queue for the next instant at which something of it is due and may be stored.
     fn schedule(&mut self, id: Uuid, now: DbTime) {
-        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
+        };
         let was_running = entry.running;
         entry.running = entry.runs();
         let running = entry.running;
         let give_up_after = self.control.give_up_after_us;
-        let wake = (entry.hold == Hold::Ready).then(|| entry.due_next(give_up_after, now)).flatten().map(|due| {
-            // The latest instant that has passed is early enough: a fire stores all that is due by then.
-            let earliest = now.plus_micros(1 - FIRE_PERIOD_US);
-            let from = entry.not_before.unwrap_or(earliest).max(due).max(earliest);
-            self.spread.at_or_after(id, from)
-        });
+        let wake = (entry.hold == Hold::Ready)
+            .then(|| entry.due_next(give_up_after, now))
+            .flatten()
+            .map(|due| {
+                // The latest instant that has passed is early enough: a fire stores all that is due by then.
+                let earliest = now.plus_micros(1 - FIRE_PERIOD_US);
+                let from = entry.not_before.unwrap_or(earliest).max(due).max(earliest);
+                self.spread.at_or_after(id, from)
+            });
         if wake.is_none_or(|wake| wake > now) && entry.stall != Some(Stall::Bucket) {
             entry.stall = None;
         }
         self.set_wake(id, wake);
         if running != was_running {
-            self.running = if running { self.running + 1 } else { self.running - 1 };
+            self.running = if running {
+                self.running + 1
+            } else {
+                self.running - 1
+            };
             if self.spread.fit(self.running) {
                 self.reschedule_all(now);
             }
@@ -447,7 +479,9 @@ impl Timetable {
     }
 
     fn set_wake(&mut self, id: Uuid, wake: Option<DbTime>) {
-        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
+        };
         if let Some(before) = entry.wake.take() {
             self.queue.remove(&(before, id));
         }
@@ -500,13 +534,21 @@ impl Entry {
         let row = self.parsed.as_ref().ok()?;
         let backlog = row.curve.due(at) - self.progress.distributed;
         let wanted = backlog.min(self.progress.bucket.holds(&self.rule, at));
-        (backlog > 0).then_some(Fire { id, at, backlog, wanted })
+        (backlog > 0).then_some(Fire {
+            id,
+            at,
+            backlog,
+            wanted,
+        })
     }
 
     /// When the next visit is due; `None` if never, or if the time to catch up is over.
     fn due_next(&self, give_up_after_us: i64, now: DbTime) -> Option<DbTime> {
         let row = self.parsed.as_ref().ok().filter(|row| row.active)?;
-        let over = row.curve.to.is_some_and(|to| to.plus_micros(give_up_after_us) <= now);
+        let over = row
+            .curve
+            .to
+            .is_some_and(|to| to.plus_micros(give_up_after_us) <= now);
         if over {
             return None;
         }
@@ -541,7 +583,9 @@ impl Entry {
         look.per_second_nano = row.slope / 86_400;
         let one_second = i64::try_from(row.slope / 86_400 / 1_000_000_000).unwrap_or(i64::MAX);
         let over = curve.to.is_some_and(|to| to <= now);
-        let given_up = curve.to.is_some_and(|to| to.plus_micros(control.give_up_after_us) <= now);
+        let given_up = curve
+            .to
+            .is_some_and(|to| to.plus_micros(control.give_up_after_us) <= now);
         look.status = if look.reason.is_some() {
             Status::Invalid
         } else if done >= curve.total {
@@ -648,12 +692,17 @@ impl Spread {
     /// Fits the slots to so many running rows; says whether that changed them. It shrinks late, so that it does not flap.
     fn fit(&mut self, running: usize) -> bool {
         let enough = |rows_per_slot: usize| {
-            let holds = |slots: &&i64| usize::try_from(**slots).unwrap_or(1) * rows_per_slot >= running;
+            let holds =
+                |slots: &&i64| usize::try_from(**slots).unwrap_or(1) * rows_per_slot >= running;
             Self::STEPS.iter().find(holds).copied().unwrap_or(SLOTS)
         };
         let (grown, shrunk) = (enough(ROWS_PER_SLOT), enough(ROWS_PER_SLOT / 2));
         let before = self.slots;
-        self.slots = if grown > before { grown } else { before.min(shrunk) };
+        self.slots = if grown > before {
+            grown
+        } else {
+            before.min(shrunk)
+        };
         self.slots != before
     }
 
@@ -680,13 +729,20 @@ impl Spread {
 fn rule_of(row: Option<&Distribution>, control: &Control) -> BucketRule {
     row.map_or_else(
         || BucketRule::new(0, 1_000),
-        |row| BucketRule::new(row.slope, row.catch_up_milli.unwrap_or(control.catch_up_milli)),
+        |row| {
+            BucketRule::new(
+                row.slope,
+                row.catch_up_milli.unwrap_or(control.catch_up_milli),
+            )
+        },
     )
 }
 
 fn locked_retry(tries: u32) -> Duration {
     let doublings = tries.saturating_sub(1).min(16);
-    LOCKED_RETRY_MIN.saturating_mul(1 << doublings).min(LOCKED_RETRY_MAX)
+    LOCKED_RETRY_MIN
+        .saturating_mul(1 << doublings)
+        .min(LOCKED_RETRY_MAX)
 }
 
 #[cfg(test)]

@@ -56,7 +56,10 @@ pub async fn status(connection: &mut PgConnection) -> Result<Vec<StatusRow>, sql
        order by array_position(array['behind','invalid','draining','active','scheduled','paused','ended','completed'], s.status),
                 v.created_at desc, s.id
        limit $1"#;
-    let rows = sqlx::query(STATUS).bind(STATUS_ROWS_MAX).fetch_all(connection).await?;
+    let rows = sqlx::query(STATUS)
+        .bind(STATUS_ROWS_MAX)
+        .fetch_all(connection)
+        .await?;
     rows.iter()
         .map(|row| {
             Ok(StatusRow {
@@ -122,11 +125,13 @@ pub async fn set_active(
     ids: &[Uuid],
     active: bool,
 ) -> Result<Vec<Uuid>, sqlx::Error> {
-    sqlx::query_scalar("update public.visit_distribution set is_active = $2 where id = any ($1) returning id")
-        .bind(ids)
-        .bind(active)
-        .fetch_all(connection)
-        .await
+    sqlx::query_scalar(
+        "update public.visit_distribution set is_active = $2 where id = any ($1) returning id",
+    )
+    .bind(ids)
+    .bind(active)
+    .fetch_all(connection)
+    .await
 }
 
 /// Sets the control row's `paused`; returns how many visits are owed by all rows together.
@@ -135,9 +140,11 @@ pub async fn set_paused(connection: &mut PgConnection, paused: bool) -> Result<i
         .bind(paused)
         .execute(&mut *connection)
         .await?;
-    sqlx::query_scalar("select coalesce(sum(backlog), 0)::bigint from public.visit_distribution_status")
-        .fetch_one(connection)
-        .await
+    sqlx::query_scalar(
+        "select coalesce(sum(backlog), 0)::bigint from public.visit_distribution_status",
+    )
+    .fetch_one(connection)
+    .await
 }
 
 /// One line of `sync_distribution_counts()`.

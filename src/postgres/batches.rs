@@ -59,15 +59,24 @@ impl<'a> Columns<'a> {
         self.versions.push(row.version);
         self.last_numbers.push(row.before.last_number);
         self.distributed.push(row.before.distributed);
-        self.bucket_at_before.push(datetime(row.before.bucket.at_column()));
-        self.counts.push(i32::try_from(row.visits()).unwrap_or(i32::MAX));
+        self.bucket_at_before
+            .push(datetime(row.before.bucket.at_column()));
+        self.counts
+            .push(i32::try_from(row.visits()).unwrap_or(i32::MAX));
         self.cuts.push(row.at.to_datetime());
-        self.last_visited_at.push(datetime(row.after.last_visited_at));
+        self.last_visited_at
+            .push(datetime(row.after.last_visited_at));
         self.bucket_units.push(row.after.bucket.units_column());
         self.bucket_at.push(datetime(row.after.bucket.at_column()));
     }
 
-    fn push_visit(&mut self, row: &BatchRow, number: i64, moment: DbTime, generator: &'a Generator) {
+    fn push_visit(
+        &mut self,
+        row: &BatchRow,
+        number: i64,
+        moment: DbTime,
+        generator: &'a Generator,
+    ) {
         let visit = generator.visit(row.id, row.partner_id, number, moment);
         self.visit_rows.push(row.id);
         self.visit_partners.push(row.partner_id);

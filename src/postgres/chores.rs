@@ -54,7 +54,10 @@ pub async fn beat(
         .await?;
     let scaled = |name: &str, decimals: u32, otherwise: i64| {
         row.try_get::<String, _>(name).map(|text| {
-            parse_scaled(&text, decimals).ok().and_then(|v| i64::try_from(v).ok()).unwrap_or(otherwise)
+            parse_scaled(&text, decimals)
+                .ok()
+                .and_then(|v| i64::try_from(v).ok())
+                .unwrap_or(otherwise)
         })
     };
     let usual = Control::default();
@@ -68,7 +71,10 @@ pub async fn beat(
 }
 
 /// Is seen no more.
-pub async fn goodbye(connection: &mut PgConnection, identity: &Identity) -> Result<(), sqlx::Error> {
+pub async fn goodbye(
+    connection: &mut PgConnection,
+    identity: &Identity,
+) -> Result<(), sqlx::Error> {
     sqlx::query("delete from public.visit_pacer_agents where id = $1")
         .bind(identity.id)
         .execute(connection)
@@ -93,7 +99,10 @@ pub async fn write_back(
           from held where held.changed and v.id = held.id
       )
       select id, distributed, changed from held";
-    let rows = sqlx::query(WRITE_BACK).bind(ids).fetch_all(connection).await?;
+    let rows = sqlx::query(WRITE_BACK)
+        .bind(ids)
+        .fetch_all(connection)
+        .await?;
     rows.iter()
         .map(|row| {
             Ok(WrittenBack {
@@ -107,17 +116,20 @@ pub async fn write_back(
 
 /// Touches the canary, so that an event of it must follow.
 pub async fn touch_canary(connection: &mut PgConnection, by: &Identity) -> Result<(), sqlx::Error> {
-    sqlx::query("update public.visit_pacer_canary set touched_at = clock_timestamp(), touched_by = $1")
-        .bind(by.id)
-        .execute(connection)
-        .await
-        .map(|_| ())
+    sqlx::query(
+        "update public.visit_pacer_canary set touched_at = clock_timestamp(), touched_by = $1",
+    )
+    .bind(by.id)
+    .execute(connection)
+    .await
+    .map(|_| ())
 }
 
 /// Anchors rows that no trigger has seen; says how many.
 pub async fn initialise(connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
-    let rows: i64 =
-        sqlx::query_scalar("select public.visit_pacer_initialise()").fetch_one(connection).await?;
+    let rows: i64 = sqlx::query_scalar("select public.visit_pacer_initialise()")
+        .fetch_one(connection)
+        .await?;
     Ok(u64::try_from(rows).unwrap_or(0))
 }
 
@@ -161,7 +173,12 @@ pub async fn mark_invalid(
         select v.id from public.visit_distribution v where v.id = $1 for no key update skip locked)
       update public.visit_distribution_progress p set invalid_reason = $2, invalid_at = clock_timestamp()
         from held where p.distribution_id = held.id";
-    sqlx::query(MARK).bind(id).bind(why).execute(connection).await.map(|_| ())
+    sqlx::query(MARK)
+        .bind(id)
+        .bind(why)
+        .execute(connection)
+        .await
+        .map(|_| ())
 }
 
 /// Which tables Realtime publishes.

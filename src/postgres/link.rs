@@ -52,21 +52,30 @@ impl Database {
         if options.get_port() == 6543 {
             return Err(UrlError::TransactionPooler(session_url(&options)));
         }
-        let options = options.application_name("visit-pacer").disable_statement_logging();
+        let options = options
+            .application_name("visit-pacer")
+            .disable_statement_logging();
         Ok(Self { options })
     }
 
     /// Host, port and database, without user or password.
     pub fn place(&self) -> String {
         let database = self.options.get_database().unwrap_or("postgres");
-        format!("{}:{}/{database}", self.options.get_host(), self.options.get_port())
+        format!(
+            "{}:{}/{database}",
+            self.options.get_host(),
+            self.options.get_port()
+        )
     }
 
     /// Whether the password and the visits would cross a network without a check of who answers.
     pub fn is_unverified(&self) -> bool {
         let local = matches!(self.options.get_host(), "localhost" | "127.0.0.1" | "::1")
             || self.options.get_host().starts_with('/');
-        let verified = matches!(self.options.get_ssl_mode(), PgSslMode::VerifyCa | PgSslMode::VerifyFull);
+        let verified = matches!(
+            self.options.get_ssl_mode(),
+            PgSslMode::VerifyCa | PgSslMode::VerifyFull
+        );
         !local && !verified
     }
 
@@ -79,7 +88,10 @@ impl Database {
         };
         match tokio::time::timeout(CONNECT_TIMEOUT, opening).await {
             Ok(opened) => opened.map_err(Fault::from),
-            Err(_elapsed) => Err(Fault::Away(format!("no connection to {} within 5 s", self.place()))),
+            Err(_elapsed) => Err(Fault::Away(format!(
+                "no connection to {} within 5 s",
+                self.place()
+            ))),
         }
     }
 
@@ -91,9 +103,15 @@ impl Database {
         let mut resting = self.connect().await?;
         let mut holding = self.connect().await?;
         let first = backend(&mut resting).await?;
-        sqlx::raw_sql("begin").execute(&mut holding).await.map_err(Fault::from)?;
+        sqlx::raw_sql("begin")
+            .execute(&mut holding)
+            .await
+            .map_err(Fault::from)?;
         let second = backend(&mut holding).await?;
-        sqlx::raw_sql("rollback").execute(&mut holding).await.map_err(Fault::from)?;
+        sqlx::raw_sql("rollback")
+            .execute(&mut holding)
+            .await
+            .map_err(Fault::from)?;
         // A failed goodbye changes nothing about what was found.
         let _gone = (resting.close().await.is_ok(), holding.close().await.is_ok());
         if first == second {
@@ -128,14 +146,20 @@ pub enum PoolerError {
 async fn backend(connection: &mut PgConnection) -> Result<String, Fault> {
     use sqlx::{Executor as _, Row as _};
     // The simple protocol, in one round trip: a prepared statement could itself be answered by somebody else.
-    let row = connection.fetch_one(sqlx::raw_sql("select pg_backend_pid()::text")).await?;
+    let row = connection
+        .fetch_one(sqlx::raw_sql("select pg_backend_pid()::text"))
+        .await?;
     Ok(row.try_get(0)?)
 }
 
 /// The session-mode URL that belongs to a pooler's, without the password.
 fn session_url(options: &PgConnectOptions) -> String {
     let database = options.get_database().unwrap_or("postgres");
-    format!("postgres://{}:PASSWORD@{}:5432/{database}", options.get_username(), options.get_host())
+    format!(
+        "postgres://{}:PASSWORD@{}:5432/{database}",
+        options.get_username(),
+        options.get_host()
+    )
 }
 
 /// A [`Database`] and, most of the time, a connection to it.
@@ -147,7 +171,10 @@ pub struct Link {
 impl Link {
     /// A link that opens at its first use.
     pub fn new(database: Database) -> Self {
-        Self { database, connection: None }
+        Self {
+            database,
+            connection: None,
+        }
     }
 
     /// The open connection; opens it where there is none.
@@ -155,7 +182,9 @@ impl Link {
         if self.connection.is_none() {
             self.connection = Some(self.database.connect().await?);
         }
-        self.connection.as_mut().ok_or_else(|| Fault::Away("no connection".to_owned()))
+        self.connection
+            .as_mut()
+            .ok_or_else(|| Fault::Away("no connection".to_owned()))
     }
 
     /// Whether the next call finds a connection open.
@@ -193,29 +222,48 @@ mod tests {
     use super::*;
 
     fn error(url: &str) -> UrlError {
-        Database::from_url(&Secret::new(url)).err().expect("refused")
+        Database::from_url(&Secret::new(url))
+            .err()
+            .expect("refused")
     }
 
     #[test]
     fn a_url_that_is_none_is_refused_without_repeating_it() {
-        for url in ["", "db.example.test", "mysql://u:hunter2@h/d", "postgres://u:hunter2@h:port/d"] {
+        for url in [
+            "",
+            "db.example.test",
+            "mysql://u:hunter2@h/d",
+            "postgres://u:hunter2@h:port/d",
+        ] {
             assert!(!error(url).to_string().contains("hunter2"), "{url}");
         }
     }
 
     #[test]
     fn the_transaction_poolers_port_is_refused_and_the_session_url_named() {
-        let text = error("postgres://postgres.ref:hunter2@pooler.example.test:6543/postgres").to_string();
-        assert!(text.contains("postgres://postgres.ref:PASSWORD@pooler.example.test:5432/postgres"), "{text}");
+        let text =
+            error("postgres://postgres.ref:hunter2@pooler.example.test:6543/postgres").to_string();
+        assert!(
+            text.contains("postgres://postgres.ref:PASSWORD@pooler.example.test:5432/postgres"),
+            "{text}"
+        );
         assert!(!text.contains("hunter2"));
     }
 
     #[test]
     fn only_a_local_or_a_verified_connection_is_called_safe() {
-        let unverified = |url: &str| Database::from_url(&Secret::new(url)).expect("a URL").is_unverified();
+        let unverified = |url: &str| {
+            Database::from_url(&Secret::new(url))
+                .expect("a URL")
+                .is_unverified()
+        };
         assert!(unverified("postgres://u:p@db.example.test/postgres"));
-        assert!(unverified("postgres://u:p@db.example.test/postgres?sslmode=require"));
-        assert!(!unverified("postgres://u:p@db.example.test/postgres?sslmode=verify-full"));
+        assert!(unverified(
+            "postgres://u:p@db.example.test/postgres?sslmode=require"
+        ));
+        assert!(!unverified(
+            "postgres://u:p@db.example.test/postgres?sslmode=verify-full"
+        ));
         assert!(!unverified("postgres://u:p@127.0.0.1:54322/postgres"));
     }
 }

@@ -39,21 +39,29 @@ pub const MIGRATIONS: &[Migration] = &[
 pub async fn missing(
     connection: &mut PgConnection,
 ) -> Result<Vec<&'static Migration>, sqlx::Error> {
-    let there: bool = sqlx::query_scalar("select to_regclass('public.visit_pacer_migrations') is not null")
-        .fetch_one(&mut *connection)
-        .await?;
+    let there: bool =
+        sqlx::query_scalar("select to_regclass('public.visit_pacer_migrations') is not null")
+            .fetch_one(&mut *connection)
+            .await?;
     let applied: Vec<String> = if there {
-        sqlx::query_scalar("select version from public.visit_pacer_migrations").fetch_all(connection).await?
+        sqlx::query_scalar("select version from public.visit_pacer_migrations")
+            .fetch_all(connection)
+            .await?
     } else {
         Vec::new()
     };
-    Ok(MIGRATIONS.iter().filter(|file| applied.iter().all(|version| version != file.version)).collect())
+    Ok(MIGRATIONS
+        .iter()
+        .filter(|file| applied.iter().all(|version| version != file.version))
+        .collect())
 }
 
 /// Applies what is missing, each file in a transaction of its own. Returns the names of the files that were applied.
 pub async fn apply(connection: &mut PgConnection) -> Result<Vec<&'static str>, sqlx::Error> {
     let mut applied = Vec::new();
-    sqlx::raw_sql("set statement_timeout = 0").execute(&mut *connection).await?;
+    sqlx::raw_sql("set statement_timeout = 0")
+        .execute(&mut *connection)
+        .await?;
     for file in missing(connection).await? {
         let mut transaction = connection.begin().await?;
         sqlx::raw_sql(file.sql).execute(&mut *transaction).await?;
@@ -72,7 +80,13 @@ mod tests {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations");
         let mut names: Vec<String> = std::fs::read_dir(folder)
             .expect("the folder is there")
-            .map(|entry| entry.expect("readable").file_name().into_string().expect("plain"))
+            .map(|entry| {
+                entry
+                    .expect("readable")
+                    .file_name()
+                    .into_string()
+                    .expect("plain")
+            })
             .collect();
         names.sort();
         let embedded: Vec<&str> = MIGRATIONS.iter().map(|file| file.name).collect();
@@ -82,7 +96,11 @@ mod tests {
                 "insert into public.visit_pacer_migrations (version) values ('{}') on conflict do nothing;",
                 file.version
             );
-            assert!(file.sql.trim_end().ends_with(&line), "{} must end with: {line}", file.name);
+            assert!(
+                file.sql.trim_end().ends_with(&line),
+                "{} must end with: {line}",
+                file.name
+            );
         }
     }
 }

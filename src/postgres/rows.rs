@@ -43,8 +43,14 @@ pub struct Rows {
 }
 
 /// Reads the rows of these ids, or all.
-pub async fn read(connection: &mut PgConnection, ids: Option<&[Uuid]>) -> Result<Rows, sqlx::Error> {
-    let found = sqlx::query(READ).bind(ids).fetch_all(&mut *connection).await?;
+pub async fn read(
+    connection: &mut PgConnection,
+    ids: Option<&[Uuid]>,
+) -> Result<Rows, sqlx::Error> {
+    let found = sqlx::query(READ)
+        .bind(ids)
+        .fetch_all(&mut *connection)
+        .await?;
     let db = match found.first() {
         Some(row) => DbTime::from_micros(row.try_get("clock")?),
         None => clock(connection).await?,
@@ -83,7 +89,10 @@ pub async fn page_paths(connection: &mut PgConnection) -> Result<Vec<PagePath>, 
 }
 
 fn row(row: &PgRow) -> Result<RowRead, sqlx::Error> {
-    let time = |name| row.try_get::<Option<i64>, _>(name).map(|at| at.map(DbTime::from_micros));
+    let time = |name| {
+        row.try_get::<Option<i64>, _>(name)
+            .map(|at| at.map(DbTime::from_micros))
+    };
     let written: Option<String> = row.try_get("total_distributed")?;
     let progress = if row.try_get("has_progress")? {
         let units: Option<String> = row.try_get("bucket_units")?;

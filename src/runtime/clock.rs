@@ -16,7 +16,9 @@ impl Clock {
     /// A clock that shows zero now.
     #[expect(clippy::disallowed_methods, reason = "the clock itself")]
     pub fn start() -> Self {
-        Self { start: Instant::now() }
+        Self {
+            start: Instant::now(),
+        }
     }
 
     /// What it shows.

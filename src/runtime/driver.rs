@@ -60,15 +60,30 @@ pub struct Windows {
 
 /// The tables to follow.
 pub fn bindings(canary: bool) -> Vec<Table> {
-    let names = if canary { &[DISTRIBUTIONS, CANARY][..] } else { &[DISTRIBUTIONS][..] };
-    names.iter().map(|name| Table::new("public", *name)).collect()
+    let names = if canary {
+        &[DISTRIBUTIONS, CANARY][..]
+    } else {
+        &[DISTRIBUTIONS][..]
+    };
+    names
+        .iter()
+        .map(|name| Table::new("public", *name))
+        .collect()
 }
 
 /// Runs the agent until `shutdown` is cancelled; fails only when one of its own tasks does.
-pub async fn run(config: Config, windows: Windows, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(
+    config: Config,
+    windows: Windows,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let seed = config.identity.id.as_u64_pair().0;
     let now = config.clock.now();
-    let mut driver = Driver::new(Agent::new(config.max_visits_per_second, seed, now), &config, windows);
+    let mut driver = Driver::new(
+        Agent::new(config.max_visits_per_second, seed, now),
+        &config,
+        windows,
+    );
     let stopped = driver.follow(&shutdown).await;
     driver.end().await;
     stopped
@@ -105,7 +120,10 @@ impl Driver {
         let (batches, batches_out) = mpsc::channel(1);
         let (reads, reads_out) = mpsc::channel(1);
         let (chores, chores_out) = mpsc::channel(1);
-        let answers = Answers { inputs: answers_in, clock: config.clock };
+        let answers = Answers {
+            inputs: answers_in,
+            clock: config.clock,
+        };
         let link = || Link::new(config.database.clone());
         let feed_shutdown = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -124,8 +142,11 @@ impl Driver {
             });
         }
         {
-            let (link, identity, seen) =
-                (link(), config.identity.clone(), windows.snapshot.subscribe());
+            let (link, identity, seen) = (
+                link(),
+                config.identity.clone(),
+                windows.snapshot.subscribe(),
+            );
             tasks.spawn(async move {
                 lanes::keeper(link, chores_out, answers, identity, seen).await;
                 "keeper"
@@ -145,7 +166,11 @@ impl Driver {
             windows,
             inputs,
             events,
-            lanes: Some(LaneJobs { batches, reads, chores }),
+            lanes: Some(LaneJobs {
+                batches,
+                reads,
+                chores,
+            }),
             commands,
             feed_shutdown,
             tasks,
@@ -168,7 +193,10 @@ impl Driver {
             {
                 return Ok(());
             }
-            let tick = self.agent.next_deadline(now).map_or(self.next_snapshot, |(at, _)| at.min(self.next_snapshot));
+            let tick = self
+                .agent
+                .next_deadline(now)
+                .map_or(self.next_snapshot, |(at, _)| at.min(self.next_snapshot));
             let input = tokio::select! {
                 biased;
                 input = self.inputs.recv() => input.context("all lanes have ended")?,
@@ -230,7 +258,10 @@ impl Driver {
                     true
                 }
             };
-            debug_assert!(taken, "a lane has one job at a time, and the feed few commands");
+            debug_assert!(
+                taken,
+                "a lane has one job at a time, and the feed few commands"
+            );
         }
     }
 
@@ -251,7 +282,11 @@ impl Driver {
             }
             FeedEvent::Down(down) => {
                 self.went_down(&down);
-                Some(if down.class == DownClass::Table { News::Unfollowed } else { News::Down })
+                Some(if down.class == DownClass::Table {
+                    News::Unfollowed
+                } else {
+                    News::Down
+                })
             }
             FeedEvent::Changed(change) => changed(&change),
             FeedEvent::Lost(why) => {
@@ -316,7 +351,9 @@ impl Driver {
 fn changed(change: &Change) -> Option<News> {
     match (change.table.name.as_str(), change.id) {
         (CANARY, _) => Some(News::Canary),
-        (DISTRIBUTIONS, Some(id)) if change.damage.is_none() => Some(News::Row(id, change.config_version)),
+        (DISTRIBUTIONS, Some(id)) if change.damage.is_none() => {
+            Some(News::Row(id, change.config_version))
+        }
         (DISTRIBUTIONS, _) => Some(News::Unclear),
         _ => None,
     }

@@ -38,7 +38,11 @@ impl Answers {
     }
 
     fn trip(&self, sent: Mono, db: DbTime) -> Trip {
-        Trip { sent, db, received: self.clock.now() }
+        Trip {
+            sent,
+            db,
+            received: self.clock.now(),
+        }
     }
 }
 
@@ -91,13 +95,24 @@ struct Catalogue {
 
 impl Default for Catalogue {
     fn default() -> Self {
-        Self { paths: Vec::new(), generator: Generator::new(&[]), read_at: None }
+        Self {
+            paths: Vec::new(),
+            generator: Generator::new(&[]),
+            read_at: None,
+        }
     }
 }
 
 impl Catalogue {
-    async fn refresh(&mut self, connection: &mut sqlx::PgConnection, now: Mono) -> Result<(), Fault> {
-        if self.read_at.is_some_and(|at| now.since(at) < CATALOGUE_EVERY) {
+    async fn refresh(
+        &mut self,
+        connection: &mut sqlx::PgConnection,
+        now: Mono,
+    ) -> Result<(), Fault> {
+        if self
+            .read_at
+            .is_some_and(|at| now.since(at) < CATALOGUE_EVERY)
+        {
             return Ok(());
         }
         let paths = within(rows::page_paths(connection)).await?;
@@ -114,12 +129,18 @@ impl Catalogue {
 pub async fn reader(mut link: Link, mut jobs: mpsc::Receiver<What>, answers: Answers) {
     while let Some(what) = jobs.recv().await {
         let answer = read(&mut link, &what, &answers).await;
-        answers.give(Input::Read(answer.map_err(|fault| fault.to_string()))).await;
+        answers
+            .give(Input::Read(answer.map_err(|fault| fault.to_string())))
+            .await;
     }
     link.close().await;
 }
 
-async fn read(link: &mut Link, what: &What, answers: &Answers) -> Result<(Vec<RowRead>, Trip), Fault> {
+async fn read(
+    link: &mut Link,
+    what: &What,
+    answers: &Answers,
+) -> Result<(Vec<RowRead>, Trip), Fault> {
     let ids = match what {
         What::All => None,
         What::Rows(ids) => Some(ids.as_slice()),
@@ -142,7 +163,9 @@ pub async fn keeper(
     while let Some(chore) = jobs.recv().await {
         let report = seen.borrow().report();
         let answer = keep(&mut link, &chore, &answers, &identity, &report).await;
-        answers.give(Input::Kept(answer.map_err(|fault| fault.to_string()))).await;
+        answers
+            .give(Input::Kept(answer.map_err(|fault| fault.to_string())))
+            .await;
     }
     if link.is_open()
         && let Ok(connection) = link.open().await

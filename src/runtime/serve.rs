@@ -77,16 +77,30 @@ pub async fn serve(service: Service, shutdown: CancellationToken) -> anyhow::Res
     let fit = preflight(&service.database, &waiting_for, &shutdown).await?;
     if fit == Course::Goes {
         if service.database.is_unverified() {
-            warn!("the connection to {} is not verified; add ?sslmode=verify-full&sslrootcert=FILE to DATABASE_URL", service.database.place());
+            warn!(
+                "the connection to {} is not verified; add ?sslmode=verify-full&sslrootcert=FILE to DATABASE_URL",
+                service.database.place()
+            );
         }
         let config = Config {
-            feed: FeedConfig { endpoint: service.endpoint, bindings: bindings(true) },
+            feed: FeedConfig {
+                endpoint: service.endpoint,
+                bindings: bindings(true),
+            },
             database: service.database,
             max_visits_per_second: service.max_visits_per_second,
             identity: identity(),
             clock,
         };
-        driver::run(config, Windows { snapshot: service.snapshot, metrics }, shutdown).await?;
+        driver::run(
+            config,
+            Windows {
+                snapshot: service.snapshot,
+                metrics,
+            },
+            shutdown,
+        )
+        .await?;
         info!("stopped");
     }
     web_shutdown.cancel();
@@ -118,7 +132,8 @@ async fn preflight(
             warn!(reason = %why, "cannot work with {} yet; trying again", database.place());
             told = true;
         }
-        *waiting_for.lock().unwrap_or_else(PoisonError::into_inner) = format!("waiting for the database: {why}");
+        *waiting_for.lock().unwrap_or_else(PoisonError::into_inner) =
+            format!("waiting for the database: {why}");
         tokio::select! {
             () = shutdown.cancelled() => return Ok(Course::Stops),
             () = tokio::time::sleep(retry.next(random())) => {}
@@ -134,11 +149,18 @@ enum Look {
 async fn look(database: &Database) -> Result<(), Look> {
     let place = database.place();
     let sort = |fault: Fault| match fault {
-        Fault::Login(why) => Look::Unfit(Unfit::Login { place: place.clone(), why }),
-        Fault::Away(_) | Fault::Data(_) | Fault::Busy(_) | Fault::Schema(_) => Look::Away(fault.to_string()),
+        Fault::Login(why) => Look::Unfit(Unfit::Login {
+            place: place.clone(),
+            why,
+        }),
+        Fault::Away(_) | Fault::Data(_) | Fault::Busy(_) | Fault::Schema(_) => {
+            Look::Away(fault.to_string())
+        }
     };
     let mut connection = database.connect().await.map_err(sort)?;
-    let missing = within(migrations::missing(&mut connection)).await.map_err(sort)?;
+    let missing = within(migrations::missing(&mut connection))
+        .await
+        .map_err(sort)?;
     if !missing.is_empty() {
         let state = if missing.len() == migrations::MIGRATIONS.len() {
             "missing".to_owned()
@@ -151,14 +173,19 @@ async fn look(database: &Database) -> Result<(), Look> {
     match database.refuse_transaction_pooler().await {
         Ok(()) => Ok(()),
         Err(PoolerError::Fault(fault)) => Err(sort(fault)),
-        Err(pooler @ PoolerError::TransactionPooler { .. }) => Err(Look::Unfit(Unfit::Pooler(pooler))),
+        Err(pooler @ PoolerError::TransactionPooler { .. }) => {
+            Err(Look::Unfit(Unfit::Pooler(pooler)))
+        }
     }
 }
 
 fn identity() -> Identity {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map_or_else(|_| "agent".to_owned(), |name| name.trim().to_owned());
-    Identity { id: Uuid::from_u128(random()), name: format!("{host}:{}", std::process::id()) }
+    Identity {
+        id: Uuid::from_u128(random()),
+        name: format!("{host}:{}", std::process::id()),
+    }
 }
 
 fn readings(seen: watch::Receiver<Snapshot>, clock: Clock) -> impl Fn() -> Readings + Send + Sync {
@@ -177,7 +204,12 @@ fn pages(
         unready: Arc::new(move || {
             let snapshot = seen.borrow();
             if snapshot.at.is_none() {
-                return vec![waiting_for.lock().unwrap_or_else(PoisonError::into_inner).clone()];
+                return vec![
+                    waiting_for
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .clone(),
+                ];
             }
             snapshot.unready(clock.now())
         }),

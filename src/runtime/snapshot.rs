@@ -49,7 +49,10 @@ impl Snapshot {
             *by_status.entry(look.status).or_insert(0) += 1;
         }
         self.by_status = by_status.into_iter().collect();
-        self.backlog = looks.iter().map(|look| (look.due - look.distributed).max(0)).sum();
+        self.backlog = looks
+            .iter()
+            .map(|look| (look.due - look.distributed).max(0))
+            .sum();
     }
 
     /// For `/metrics`.
@@ -73,26 +76,74 @@ impl Snapshot {
             counters: vec![
                 ("visits_stored", "Visits stored by this agent", visits),
                 ("batches", "Batches committed", batches),
-                ("rows_refused", "Rows that the database left out of a batch: held, edited, or moved by somebody else", refused),
+                (
+                    "rows_refused",
+                    "Rows that the database left out of a batch: held, edited, or moved by somebody else",
+                    refused,
+                ),
                 ("batches_unknown", "Batches whose answer was lost", unknown),
-                ("batches_failed", "Batches that the database refused for their data", failed),
+                (
+                    "batches_failed",
+                    "Batches that the database refused for their data",
+                    failed,
+                ),
                 ("syncs", "Full reads of visit_distribution", syncs),
                 ("rows_read", "Rows read by id", rows_read),
                 ("realtime_events", "Events of visit_distribution", events),
-                ("realtime_events_known", "Events that told nothing new", events_known),
-                ("repaired_by_sync", "Edits of which Realtime had not told", repaired),
-                ("realtime_silent", "Times that a joined channel was found to keep silent", silent),
-                ("write_backs", "Rows whose total_distributed was written back", written_back),
+                (
+                    "realtime_events_known",
+                    "Events that told nothing new",
+                    events_known,
+                ),
+                (
+                    "repaired_by_sync",
+                    "Edits of which Realtime had not told",
+                    repaired,
+                ),
+                (
+                    "realtime_silent",
+                    "Times that a joined channel was found to keep silent",
+                    silent,
+                ),
+                (
+                    "write_backs",
+                    "Rows whose total_distributed was written back",
+                    written_back,
+                ),
             ],
             gauges: vec![
                 ("rows", "Rows in the schedule", whole(self.rows)),
-                ("backlog_visits", "Visits due and not stored, all rows together", self.backlog),
-                ("realtime_live", "1 while the Realtime subscription is live", i64::from(self.health.live_since.is_some())),
-                ("database_up", "1 while the database answers", i64::from(self.health.database_away_since.is_none())),
-                ("paused", "1 while visit_pacer_control stops everything", i64::from(self.paused)),
-                ("ready", "1 while the agent is ready", i64::from(self.unready(now).is_empty())),
+                (
+                    "backlog_visits",
+                    "Visits due and not stored, all rows together",
+                    self.backlog,
+                ),
+                (
+                    "realtime_live",
+                    "1 while the Realtime subscription is live",
+                    i64::from(self.health.live_since.is_some()),
+                ),
+                (
+                    "database_up",
+                    "1 while the database answers",
+                    i64::from(self.health.database_away_since.is_none()),
+                ),
+                (
+                    "paused",
+                    "1 while visit_pacer_control stops everything",
+                    i64::from(self.paused),
+                ),
+                (
+                    "ready",
+                    "1 while the agent is ready",
+                    i64::from(self.unready(now).is_empty()),
+                ),
             ],
-            by_status: self.by_status.iter().map(|(status, rows)| (status.as_str(), whole(*rows))).collect(),
+            by_status: self
+                .by_status
+                .iter()
+                .map(|(status, rows)| (status.as_str(), whole(*rows)))
+                .collect(),
         }
     }
 
@@ -103,20 +154,29 @@ impl Snapshot {
         match self.health.synced_at {
             None => reasons.push("no full sync yet".to_owned()),
             Some(at) if now.since(at) > SYNC_WITHIN => {
-                reasons.push(format!("the last full sync was {} s ago", now.since(at).as_secs()));
+                reasons.push(format!(
+                    "the last full sync was {} s ago",
+                    now.since(at).as_secs()
+                ));
             }
             Some(_) => {}
         }
         if let Some(since) = self.health.database_away_since
             && (too_long(since) || self.health.synced_at.is_none())
         {
-            reasons.push(format!("the database has been away for {} s", now.since(since).as_secs()));
+            reasons.push(format!(
+                "the database has been away for {} s",
+                now.since(since).as_secs()
+            ));
         }
         match (self.health.live_since, self.health.down_since) {
             (Some(since), _) if !self.health.caught_up && too_long(since) => {
                 reasons.push("no full sync since Realtime is live".to_owned());
             }
-            (None, Some(since)) if too_long(since) || self.health.live_since.is_none() && self.counters.syncs == 0 => {
+            (None, Some(since))
+                if too_long(since)
+                    || self.health.live_since.is_none() && self.counters.syncs == 0 =>
+            {
                 reasons.push(format!("Realtime is not live: {}", self.realtime));
             }
             (None, Some(_) | None) | (Some(_), _) => {}

@@ -18,29 +18,48 @@ pub fn tell(notice: &Notice) {
             rows,
             "the periodic sync found edits of which Realtime had not told; if this goes on, look at the project's Realtime limits"
         ),
-        Notice::Silent(Verdict::Rejoin) => warn!("Realtime keeps silent though joined; joining again"),
-        Notice::Silent(Verdict::Reopen) => warn!("Realtime still keeps silent; opening a new socket"),
+        Notice::Silent(Verdict::Rejoin) => {
+            warn!("Realtime keeps silent though joined; joining again")
+        }
+        Notice::Silent(Verdict::Reopen) => {
+            warn!("Realtime still keeps silent; opening a new socket")
+        }
         Notice::ClockStepped => warn!("the database's clock stepped; pacing follows it"),
-        Notice::DatabaseAway(why) => warn!(reason = %why, "the database is away; the schedule is kept, trying again"),
-        Notice::DatabaseBack(after) => info!(after_seconds = after.as_secs(), "the database is back"),
-        Notice::Paused(true) => warn!("everything is paused by visit_pacer_control; `visit-pacer resume --all` goes on"),
+        Notice::DatabaseAway(why) => {
+            warn!(reason = %why, "the database is away; the schedule is kept, trying again")
+        }
+        Notice::DatabaseBack(after) => {
+            info!(after_seconds = after.as_secs(), "the database is back")
+        }
+        Notice::Paused(true) => {
+            warn!("everything is paused by visit_pacer_control; `visit-pacer resume --all` goes on")
+        }
         Notice::Paused(false) => info!("visit_pacer_control lets visits through again"),
         Notice::Found(finding) => warn!(
             distribution = %finding.id, missing = finding.missing, "{}", finding.message
         ),
         Notice::Published(tables) => published(*tables),
-        Notice::Initialised(rows) => info!(rows, "rows that were written without our trigger are anchored from now on"),
+        Notice::Initialised(rows) => info!(
+            rows,
+            "rows that were written without our trigger are anchored from now on"
+        ),
     }
 }
 
 fn published(tables: Published) {
     if !tables.distributions {
-        warn!("visit_distribution is not published, so edits are seen by the periodic sync alone; run `visit-pacer migrate`, or: alter publication supabase_realtime add table public.visit_distribution");
+        warn!(
+            "visit_distribution is not published, so edits are seen by the periodic sync alone; run `visit-pacer migrate`, or: alter publication supabase_realtime add table public.visit_distribution"
+        );
     }
     if !tables.canary {
-        warn!("visit_pacer_canary is not published, so a dead channel is noticed later; run: alter publication supabase_realtime add table public.visit_pacer_canary");
+        warn!(
+            "visit_pacer_canary is not published, so a dead channel is noticed later; run: alter publication supabase_realtime add table public.visit_pacer_canary"
+        );
     }
     if tables.visits {
-        warn!("store_visits is published, so that each visit is a Realtime event; run: alter publication supabase_realtime drop table public.store_visits");
+        warn!(
+            "store_visits is published, so that each visit is a Realtime event; run: alter publication supabase_realtime drop table public.store_visits"
+        );
     }
 }

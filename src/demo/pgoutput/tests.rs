@@ -50,24 +50,46 @@ fn a_transaction_begins_and_ends_with_its_commit_time() {
     let committed_at = DateTime::parse_from_rfc3339("2026-11-22T17:54:13.213535Z")
         .expect("a time")
         .to_utc();
-    let begin = Message::Begin { final_lsn: 0x0197_1898, committed_at, xid: 741 };
+    let begin = Message::Begin {
+        final_lsn: 0x0197_1898,
+        committed_at,
+        xid: 741,
+    };
     assert_eq!(decode(&recorded[0]), Ok(begin));
-    let commit = Message::Commit { commit_lsn: 0x0197_1898, end_lsn: 0x0197_18c8, committed_at };
+    let commit = Message::Commit {
+        commit_lsn: 0x0197_1898,
+        end_lsn: 0x0197_18c8,
+        committed_at,
+    };
     assert_eq!(decode(&recorded[7]), Ok(commit));
 }
 
 #[test]
 fn a_relation_names_its_columns_and_those_of_its_identity() {
     let recorded = recorded();
-    let Ok(Message::Relation(table)) = decode(&recorded[2]) else { panic!("a relation") };
-    assert_eq!((table.oid, table.namespace.as_str(), table.name.as_str()), (16393, "public", "t"));
+    let Ok(Message::Relation(table)) = decode(&recorded[2]) else {
+        panic!("a relation")
+    };
+    assert_eq!(
+        (table.oid, table.namespace.as_str(), table.name.as_str()),
+        (16393, "public", "t")
+    );
     assert_eq!(table.identity, ReplicaIdentity::Default);
-    let columns: Vec<_> =
-        table.columns.iter().map(|c| (c.name.as_str(), c.type_oid, c.in_identity)).collect();
-    let expected =
-        [("id", 20, true), ("name", 25, false), ("big", 25, false), ("m", 16390, false)];
+    let columns: Vec<_> = table
+        .columns
+        .iter()
+        .map(|c| (c.name.as_str(), c.type_oid, c.in_identity))
+        .collect();
+    let expected = [
+        ("id", 20, true),
+        ("name", 25, false),
+        ("big", 25, false),
+        ("m", 16390, false),
+    ];
     assert_eq!(columns, expected);
-    let Ok(Message::Relation(full)) = decode(&recorded[8]) else { panic!("a relation") };
+    let Ok(Message::Relation(full)) = decode(&recorded[8]) else {
+        panic!("a relation")
+    };
     assert_eq!(full.identity, ReplicaIdentity::Full);
     assert!(full.columns.iter().all(|column| column.in_identity));
 }
@@ -75,17 +97,34 @@ fn a_relation_names_its_columns_and_those_of_its_identity() {
 #[test]
 fn an_insert_holds_the_row() {
     let new = vec![text("1"), text("é"), Value::Null, text("ok")];
-    assert_eq!(decode(&recorded()[3]), Ok(Message::Insert { relation: 16393, new }));
+    assert_eq!(
+        decode(&recorded()[3]),
+        Ok(Message::Insert {
+            relation: 16393,
+            new
+        })
+    );
 }
 
 #[test]
 fn an_update_tells_the_old_key_only_when_it_changed() {
     let recorded = recorded();
     let new = vec![text("1"), text("b"), Value::Null, text("ok")];
-    assert_eq!(decode(&recorded[4]), Ok(Message::Update { relation: 16393, old: None, new }));
+    assert_eq!(
+        decode(&recorded[4]),
+        Ok(Message::Update {
+            relation: 16393,
+            old: None,
+            new
+        })
+    );
     let old = OldTuple::Key(vec![text("1"), Value::Null, Value::Null, Value::Null]);
     let new = vec![text("2"), text("b"), Value::Null, text("ok")];
-    let moved = Message::Update { relation: 16393, old: Some(old), new };
+    let moved = Message::Update {
+        relation: 16393,
+        old: Some(old),
+        new,
+    };
     assert_eq!(decode(&recorded[5]), Ok(moved));
 }
 
@@ -94,33 +133,62 @@ fn full_identity_tells_the_whole_old_row() {
     let recorded = recorded();
     let old = OldTuple::Full(vec![text("7"), text("1.50")]);
     let new = vec![text("7"), text("0.10")];
-    let update = Message::Update { relation: 16400, old: Some(old), new };
+    let update = Message::Update {
+        relation: 16400,
+        old: Some(old),
+        new,
+    };
     assert_eq!(decode(&recorded[10]), Ok(update));
     let old = OldTuple::Full(vec![text("7"), text("0.10")]);
-    assert_eq!(decode(&recorded[11]), Ok(Message::Delete { relation: 16400, old }));
+    assert_eq!(
+        decode(&recorded[11]),
+        Ok(Message::Delete {
+            relation: 16400,
+            old
+        })
+    );
 }
 
 #[test]
 fn a_delete_tells_the_key() {
     let old = OldTuple::Key(vec![text("2"), Value::Null, Value::Null, Value::Null]);
-    assert_eq!(decode(&recorded()[6]), Ok(Message::Delete { relation: 16393, old }));
+    assert_eq!(
+        decode(&recorded()[6]),
+        Ok(Message::Delete {
+            relation: 16393,
+            old
+        })
+    );
 }
 
 #[test]
 fn an_out_of_line_value_that_was_not_touched_is_told_apart_from_null() {
     let new = vec![text("3"), text("y"), Value::UnchangedToast, Value::Null];
-    let update = Message::Update { relation: 16393, old: None, new };
+    let update = Message::Update {
+        relation: 16393,
+        old: None,
+        new,
+    };
     assert_eq!(decode(&recorded()[13]), Ok(update));
 }
 
 #[test]
 fn types_origins_and_truncations_are_read() {
     let recorded = recorded();
-    let mood = Message::Type { oid: 16390, namespace: "public", name: "mood" };
+    let mood = Message::Type {
+        oid: 16390,
+        namespace: "public",
+        name: "mood",
+    };
     assert_eq!(decode(&recorded[1]), Ok(mood));
-    let truncate = Message::Truncate { relations: vec![16400, 16393] };
+    let truncate = Message::Truncate {
+        relations: vec![16400, 16393],
+    };
     assert_eq!(decode(&recorded[12]), Ok(truncate));
-    let origin = Message::Origin { commit_lsn: 0x0197_1898, name: "elsewhere" };
+    let origin = Message::Origin {
+        commit_lsn: 0x0197_1898,
+        name: "elsewhere",
+    };
     assert_eq!(decode(&recorded[14]), Ok(origin));
 }
 
@@ -129,7 +197,10 @@ fn every_message_is_refused_when_a_byte_is_missing_or_left_over() {
     for message in recorded() {
         for length in 0..message.len() {
             let cut = &message[..length];
-            assert!(matches!(decode(cut), Err(DecodeError::Truncated(_))), "{cut:x?}");
+            assert!(
+                matches!(decode(cut), Err(DecodeError::Truncated(_))),
+                "{cut:x?}"
+            );
         }
         let longer = [message.as_slice(), &[0]].concat();
         assert_eq!(decode(&longer), Err(DecodeError::TrailingBytes(1)));
@@ -153,7 +224,10 @@ fn text_that_is_not_utf8_is_refused() {
 #[test]
 fn a_message_of_a_later_protocol_version_is_named() {
     let stream_start = bytes("53000002e501");
-    let unknown = DecodeError::UnknownTag { what: "message", tag: b'S' };
+    let unknown = DecodeError::UnknownTag {
+        what: "message",
+        tag: b'S',
+    };
     assert_eq!(decode(&stream_start), Err(unknown));
 }
 

@@ -91,7 +91,10 @@ pub struct Test {
 impl Binding {
     /// Takes the parameters of one binding.
     pub fn new(params: Map<String, Value>) -> Self {
-        Self { id: stable_hash(&params), params }
+        Self {
+            id: stable_hash(&params),
+            params,
+        }
     }
 
     /// The binding as a join reply lists it, as JSON text.
@@ -116,9 +119,17 @@ impl Binding {
                 inspect_map(&self.params)
             ));
         }
-        let select = self.params.get("select").and_then(Value::as_array).map(|columns| {
-            columns.iter().filter_map(Value::as_str).map(ToOwned::to_owned).collect()
-        });
+        let select = self
+            .params
+            .get("select")
+            .and_then(Value::as_array)
+            .map(|columns| {
+                columns
+                    .iter()
+                    .filter_map(Value::as_str)
+                    .map(ToOwned::to_owned)
+                    .collect()
+            });
         Ok(Target {
             id: self.id,
             kind: text("event").and_then(ChangeKind::named),
@@ -176,11 +187,17 @@ impl Operator {
     ];
 
     fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|(_, known)| *known == name).map(|(operator, _)| operator)
+        Self::ALL
+            .into_iter()
+            .find(|(_, known)| *known == name)
+            .map(|(operator, _)| operator)
     }
 
     fn name(self) -> &'static str {
-        Self::ALL.into_iter().find(|(known, _)| *known == self).map_or("", |(_, name)| name)
+        Self::ALL
+            .into_iter()
+            .find(|(known, _)| *known == self)
+            .map_or("", |(_, name)| name)
     }
 }
 
@@ -194,7 +211,9 @@ impl Test {
             } else {
                 Some(value.cmp(operand))
             };
-            let Some(ordering) = ordering else { return false };
+            let Some(ordering) = ordering else {
+                return false;
+            };
             match self.filter.operator {
                 Operator::Eq | Operator::In => ordering.is_eq(),
                 Operator::Neq => ordering.is_ne(),
@@ -220,7 +239,10 @@ fn parse_filters(text: &str) -> Result<Vec<Filter>, String> {
     if text.is_empty() {
         return Ok(Vec::new());
     }
-    split_outside_parentheses(text).into_iter().map(parse_filter).collect()
+    split_outside_parentheses(text)
+        .into_iter()
+        .map(parse_filter)
+        .collect()
 }
 
 fn parse_filter(text: &str) -> Result<Filter, String> {
@@ -241,7 +263,11 @@ fn parse_filter(text: &str) -> Result<Filter, String> {
             .collect(),
         _ => vec![value.to_owned()],
     };
-    Ok(Filter { column: column.to_owned(), operator, operands })
+    Ok(Filter {
+        column: column.to_owned(),
+        operator,
+        operands,
+    })
 }
 
 fn split_outside_parentheses(text: &str) -> Vec<&str> {
@@ -261,7 +287,10 @@ fn split_outside_parentheses(text: &str) -> Vec<&str> {
 fn compare_numbers(left: &str, right: &str) -> Option<Ordering> {
     match (Decimal::parse(left), Decimal::parse(right)) {
         (Some(left), Some(right)) => Some(left.compare(&right)),
-        _ => left.parse::<f64>().ok()?.partial_cmp(&right.parse::<f64>().ok()?),
+        _ => left
+            .parse::<f64>()
+            .ok()?
+            .partial_cmp(&right.parse::<f64>().ok()?),
     }
 }
 
@@ -276,13 +305,18 @@ impl<'a> Decimal<'a> {
     fn parse(text: &'a str) -> Option<Self> {
         let digits = text.strip_prefix('-').unwrap_or(text);
         let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-        if whole.is_empty() || !(whole.bytes().chain(fraction.bytes())).all(|b| b.is_ascii_digit()) {
+        if whole.is_empty() || !(whole.bytes().chain(fraction.bytes())).all(|b| b.is_ascii_digit())
+        {
             return None;
         }
         let whole = whole.trim_start_matches('0');
         let fraction = fraction.trim_end_matches('0');
         let zero = whole.is_empty() && fraction.is_empty();
-        Some(Self { negative: text.starts_with('-') && !zero, whole, fraction })
+        Some(Self {
+            negative: text.starts_with('-') && !zero,
+            whole,
+            fraction,
+        })
     }
 
     fn compare(&self, other: &Self) -> Ordering {
@@ -301,7 +335,11 @@ fn inspect_filter(filter: &Filter) -> String {
         Operator::In => format!("{{{}}}", filter.operands.join(",")),
         _ => filter.operands.join(","),
     };
-    format!("{{{:?}, {:?}, {value:?}, false}}", filter.column, filter.operator.name())
+    format!(
+        "{{{:?}, {:?}, {value:?}, false}}",
+        filter.column,
+        filter.operator.name()
+    )
 }
 
 fn inspect_list(items: &[String]) -> String {
@@ -310,7 +348,10 @@ fn inspect_list(items: &[String]) -> String {
 }
 
 fn inspect_map(map: &Map<String, Value>) -> String {
-    let entries: Vec<String> = map.iter().map(|(key, value)| format!("{key:?} => {value}")).collect();
+    let entries: Vec<String> = map
+        .iter()
+        .map(|(key, value)| format!("{key:?} => {value}"))
+        .collect();
     format!("%{{{}}}", entries.join(", "))
 }
 
@@ -331,19 +372,26 @@ mod tests {
 
     #[test]
     fn equal_parameters_give_the_same_id_always() {
-        let one = binding(&json!({"event": "*", "schema": "public", "table": "visit_distribution"}));
-        let same = binding(&json!({"table": "visit_distribution", "schema": "public", "event": "*"}));
+        let one =
+            binding(&json!({"event": "*", "schema": "public", "table": "visit_distribution"}));
+        let same =
+            binding(&json!({"table": "visit_distribution", "schema": "public", "event": "*"}));
         let other = binding(&json!({"event": "INSERT", "schema": "public", "table": "t"}));
         assert_eq!(one.id, same.id);
         assert_ne!(one.id, other.id);
-        assert_eq!(one.id, 69_345_129, "a changed hash would be seen by clients that compare ids");
+        assert_eq!(
+            one.id, 69_345_129,
+            "a changed hash would be seen by clients that compare ids"
+        );
     }
 
     #[test]
     fn a_join_reply_lists_the_binding_after_its_id() {
         let binding = binding(&json!({"schema": "public", "event": "*", "table": "t"}));
-        let expected =
-            format!(r#"{{"id":{},"event":"*","schema":"public","table":"t"}}"#, binding.id);
+        let expected = format!(
+            r#"{{"id":{},"event":"*","schema":"public","table":"t"}}"#,
+            binding.id
+        );
         assert_eq!(binding.described(), expected);
         let empty = Binding::new(Map::new());
         assert_eq!(empty.described(), format!(r#"{{"id":{}}}"#, empty.id));
@@ -352,7 +400,10 @@ mod tests {
     #[test]
     fn event_names_are_read_in_any_case_and_unknown_ones_mean_every_change() {
         let kind = |event: &str| {
-            binding(&json!({"event": event, "table": "t"})).target().expect("a target").kind
+            binding(&json!({"event": event, "table": "t"}))
+                .target()
+                .expect("a target")
+                .kind
         };
         assert_eq!(kind("update"), Some(ChangeKind::Update));
         assert_eq!(kind("DELETE"), Some(ChangeKind::Delete));
@@ -381,7 +432,10 @@ mod tests {
     fn what_cannot_be_understood_is_refused_in_the_real_servers_words() {
         let refusal = |params: &Value| binding(params).target().expect_err("refused");
         let filter = |filter: &str| refusal(&json!({"table": "t", "filter": filter}));
-        assert_eq!(filter("is_active"), r#"Error parsing `filter` params: ["is_active"]"#);
+        assert_eq!(
+            filter("is_active"),
+            r#"Error parsing `filter` params: ["is_active"]"#
+        );
         assert_eq!(
             filter("is_active=foo.true"),
             r#"Error parsing `filter` params: ["foo", "true"]"#
@@ -398,7 +452,11 @@ mod tests {
         let target = binding(&json!({"table": "t", "filter": "a=eq.true,b=in.(1,2),c=gt.0"}))
             .target()
             .expect("a target");
-        let columns: Vec<_> = target.filters.iter().map(|filter| filter.column.as_str()).collect();
+        let columns: Vec<_> = target
+            .filters
+            .iter()
+            .map(|filter| filter.column.as_str())
+            .collect();
         assert_eq!(columns, ["a", "b", "c"]);
         assert_eq!(target.filters[1].operands, ["1", "2"]);
     }
@@ -423,7 +481,9 @@ mod tests {
         assert!(test("s=in.(a,b)", false).passes(Some("b")));
         assert!(!test("s=in.(a,b)", false).passes(Some("c")));
         let earlier = "2026-11-22 14:59:31+00";
-        assert!(test("t=gt.2026-11-22 14:59:31+00", false).passes(Some("2026-11-22 14:59:31.5+00")));
+        assert!(
+            test("t=gt.2026-11-22 14:59:31+00", false).passes(Some("2026-11-22 14:59:31.5+00"))
+        );
         assert!(!test("t=gt.2026-11-22 14:59:31+00", false).passes(Some(earlier)));
     }
 

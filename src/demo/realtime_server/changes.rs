@@ -87,15 +87,27 @@ pub fn outbox() -> (Outbox, Inbox) {
     let (sender, receiver) = mpsc::channel(OUTBOX_EVENTS);
     let bytes = Arc::new(AtomicUsize::new(0));
     let overflow = CancellationToken::new();
-    let inbox =
-        Inbox { events: receiver, bytes: Arc::clone(&bytes), overflow: overflow.clone() };
-    (Outbox { events: sender, bytes, overflow }, inbox)
+    let inbox = Inbox {
+        events: receiver,
+        bytes: Arc::clone(&bytes),
+        overflow: overflow.clone(),
+    };
+    (
+        Outbox {
+            events: sender,
+            bytes,
+            overflow,
+        },
+        inbox,
+    )
 }
 
 impl Outbox {
     fn put(&self, push: Push) {
         let waiting = self.bytes.fetch_add(size(&push), Ordering::Relaxed);
-        if waiting > OUTBOX_BYTES || matches!(self.events.try_send(push), Err(error) if is_full(&error)) {
+        if waiting > OUTBOX_BYTES
+            || matches!(self.events.try_send(push), Err(error) if is_full(&error))
+        {
             self.overflow.cancel();
         }
     }
@@ -167,7 +179,13 @@ impl Changes {
     /// A task that answers `requests`.
     pub fn new(options: Arc<Options>, faults: Faults, requests: Receiver<Request>) -> Self {
         let disorder = Disorder::new();
-        Self { options, faults, requests, subscriptions: Vec::new(), disorder }
+        Self {
+            options,
+            faults,
+            requests,
+            subscriptions: Vec::new(),
+            disorder,
+        }
     }
 
     /// Reads and hands out changes until nobody can ask any more.
@@ -219,7 +237,10 @@ impl Changes {
                         _ => "Realtime was unable to connect to the project database".to_owned(),
                     };
                     let generation = wanted.generation;
-                    outbox.put(Push { generation, news: News::Failed(message) });
+                    outbox.put(Push {
+                        generation,
+                        news: News::Failed(message),
+                    });
                 }
             }
         }
@@ -248,12 +269,17 @@ impl Changes {
             let asked_at = Instant::now();
             let messages = slot.read().await?;
             let took = asked_at.elapsed();
-            pause = if messages.is_empty() { POLL_INTERVAL.max(took * POLL_REST) } else { took };
+            pause = if messages.is_empty() {
+                POLL_INTERVAL.max(took * POLL_REST)
+            } else {
+                took
+            };
             self.hand_out(&messages, &mut tables, &mut slot).await?;
             for event in self.disorder.due(Instant::now()) {
                 self.deliver(event);
             }
-            self.subscriptions.retain(|subscription| !subscription.outbox.events.is_closed());
+            self.subscriptions
+                .retain(|subscription| !subscription.outbox.events.is_closed());
             self.faults.count_subscribers(self.subscriptions.len());
         }
     }
@@ -279,18 +305,31 @@ impl Changes {
             match slot.resolve(target, &wanted.role).await {
                 Ok(found) => matches.extend(found.into_iter().map(|found| (target.clone(), found))),
                 Err(Refused::Target(message)) => {
-                    outbox.put(Push { generation, news: News::Failed(message) });
+                    outbox.put(Push {
+                        generation,
+                        news: News::Failed(message),
+                    });
                     return Ok(());
                 }
                 Err(Refused::Slot(error)) => {
                     let message = "Realtime was unable to connect to the project database";
-                    outbox.put(Push { generation, news: News::Failed(message.to_owned()) });
+                    outbox.put(Push {
+                        generation,
+                        news: News::Failed(message.to_owned()),
+                    });
                     return Err(error);
                 }
             }
         }
-        outbox.put(Push { generation, news: News::Subscribed });
-        self.subscriptions.push(Subscription { wanted, outbox, matches });
+        outbox.put(Push {
+            generation,
+            news: News::Subscribed,
+        });
+        self.subscriptions.push(Subscription {
+            wanted,
+            outbox,
+            matches,
+        });
         self.faults.count_subscribers(self.subscriptions.len());
         Ok(())
     }
@@ -304,7 +343,8 @@ impl Changes {
     }
 
     fn forget(&mut self, generation: u64) {
-        self.subscriptions.retain(|subscription| subscription.wanted.generation != generation);
+        self.subscriptions
+            .retain(|subscription| subscription.wanted.generation != generation);
         self.faults.count_subscribers(self.subscriptions.len());
     }
 
@@ -320,7 +360,9 @@ impl Changes {
                 yield_now().await;
             }
             let (relation, kind, new, old) = match pgoutput::decode(message)? {
-                Message::Begin { committed_at: at, .. } => {
+                Message::Begin {
+                    committed_at: at, ..
+                } => {
                     committed_at = Some(at);
                     continue;
                 }
@@ -328,7 +370,9 @@ impl Changes {
                     tables.learn(relation, slot).await?;
                     continue;
                 }
-                Message::Insert { relation, new } => (relation, ChangeKind::Insert, Some(new), None),
+                Message::Insert { relation, new } => {
+                    (relation, ChangeKind::Insert, Some(new), None)
+                }
                 Message::Update { relation, old, new } => {
                     (relation, ChangeKind::Update, Some(new), old)
                 }
@@ -344,7 +388,16 @@ impl Changes {
             let table = tables.table(relation).ok_or(Lost::OutOfOrder("a row"))?;
             self.faults.count_read(&table.name);
             let (table, new, old) = (&*table, new.as_ref(), old.as_ref());
-            self.route(relation, &RowChange { table, kind, new, old, committed_at });
+            self.route(
+                relation,
+                &RowChange {
+                    table,
+                    kind,
+                    new,
+                    old,
+                    committed_at,
+                },
+            );
         }
         Ok(())
     }
@@ -358,7 +411,10 @@ impl Changes {
             for (target, found) in &subscription.matches {
                 if found.relation == relation && wants(target, found, change) {
                     let select = target.select.as_deref();
-                    let view = View { authorized: found.authorized, select };
+                    let view = View {
+                        authorized: found.authorized,
+                        select,
+                    };
                     match views.iter_mut().find(|(known, _)| *known == view) {
                         Some((_, ids)) => ids.push(target.id),
                         None => views.push((view, vec![target.id])),
@@ -380,7 +436,13 @@ impl Changes {
                 events.push(Event {
                     table: change.table.name.as_str().into(),
                     outbox: subscription.outbox.clone(),
-                    push: Push { generation, news: News::Changed { data, ids: ids.into() } },
+                    push: Push {
+                        generation,
+                        news: News::Changed {
+                            data,
+                            ids: ids.into(),
+                        },
+                    },
                 });
             }
         }
@@ -403,7 +465,10 @@ impl Changes {
 impl Tables {
     /// Takes a relation message; the catalogue is asked only when the table has changed.
     async fn learn(&mut self, relation: Relation, slot: &mut Slot) -> Result<(), SlotError> {
-        let known = self.known.get(&relation.oid).is_some_and(|(known, _)| *known == relation);
+        let known = self
+            .known
+            .get(&relation.oid)
+            .is_some_and(|(known, _)| *known == relation);
         if !known {
             let table = Arc::new(slot.describe(&relation).await?);
             self.known.insert(relation.oid, (relation, table));
@@ -412,12 +477,17 @@ impl Tables {
     }
 
     fn table(&self, relation: u32) -> Option<Arc<Table>> {
-        self.known.get(&relation).map(|(_, table)| Arc::clone(table))
+        self.known
+            .get(&relation)
+            .map(|(_, table)| Arc::clone(table))
     }
 }
 
 fn wants(target: &Target, found: &Match, change: &RowChange<'_>) -> bool {
     target.kind.is_none_or(|kind| kind == change.kind)
         && (change.kind == ChangeKind::Delete || !found.deletes_only)
-        && found.tests.iter().all(|test| test.passes(change.value(&test.filter.column)))
+        && found
+            .tests
+            .iter()
+            .all(|test| test.passes(change.value(&test.filter.column)))
 }

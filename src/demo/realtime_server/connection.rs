@@ -79,7 +79,14 @@ pub async fn serve(
         accepted = timeout(HANDSHAKE_TIMEOUT + context.options.refusal_delay, accepting) => accepted,
         _ = severed.changed() => return,
     };
-    let Ok(Some(Accepted { mut socket, version, grant })) = accepted else { return };
+    let Ok(Some(Accepted {
+        mut socket,
+        version,
+        grant,
+    })) = accepted
+    else {
+        return;
+    };
     let (outbox, inbox) = outbox();
     let overflow = inbox.overflow.clone();
     let mut client = Client {
@@ -108,7 +115,10 @@ async fn finish(mut socket: WebSocketStream<TcpStream>, end: End) {
         End::Gone => {}
         End::Abrupt => drop(socket.get_ref().set_zero_linger()),
         End::Close(code) => {
-            let frame = CloseFrame { code, reason: "".into() };
+            let frame = CloseFrame {
+                code,
+                reason: "".into(),
+            };
             if let Ok(Ok(())) = timeout(CLOSE_TIMEOUT, socket.close(Some(frame))).await {
                 // What the client still sends is read, or TCP would reset the close frame away.
                 let mut scratch = [0; 4_096];
@@ -180,7 +190,11 @@ impl Client<'_> {
             Step::Subscribe(wanted) => Request::Subscribe(wanted, self.outbox.clone()),
             Step::Unsubscribe(generation) => Request::Unsubscribe(generation),
         };
-        self.context.requests.send(request).await.map_err(|_| End::Abrupt)
+        self.context
+            .requests
+            .send(request)
+            .await
+            .map_err(|_| End::Abrupt)
     }
 
     /// A client that does not read is dropped without a word, as the real server drops it.
@@ -194,7 +208,12 @@ impl Client<'_> {
     }
 
     async fn flush(&mut self) -> Result<(), End> {
-        match timeout(self.context.options.limits.send_timeout, self.socket.flush()).await {
+        match timeout(
+            self.context.options.limits.send_timeout,
+            self.socket.flush(),
+        )
+        .await
+        {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(End::Gone),
             Err(_) => Err(End::Abrupt),
@@ -205,6 +224,8 @@ impl Client<'_> {
 /// Ends at `at` (seconds since the Unix epoch), or never.
 async fn expiry(at: Option<i64>) {
     let Some(at) = at else { return pending().await };
-    let left = at.saturating_mul(1_000).saturating_sub(Utc::now().timestamp_millis());
+    let left = at
+        .saturating_mul(1_000)
+        .saturating_sub(Utc::now().timestamp_millis());
     sleep(Duration::from_millis(u64::try_from(left).unwrap_or(0))).await;
 }

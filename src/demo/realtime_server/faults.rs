@@ -139,7 +139,12 @@ impl Faults {
 
     /// Events delivered of the table of this name.
     pub fn delivered(&self, table: &str) -> u64 {
-        self.counts.borrow().delivered.get(table).copied().unwrap_or_default()
+        self.counts
+            .borrow()
+            .delivered
+            .get(table)
+            .copied()
+            .unwrap_or_default()
     }
 
     /// Channels that are subscribed now.
@@ -177,7 +182,8 @@ impl Faults {
     }
 
     pub(super) fn count_read(&self, table: &str) {
-        self.counts.send_modify(|counts| *counts.read.entry(table.to_owned()).or_default() += 1);
+        self.counts
+            .send_modify(|counts| *counts.read.entry(table.to_owned()).or_default() += 1);
     }
 
     pub(super) fn count_delivered(&self, table: &str) {
@@ -205,7 +211,9 @@ pub(super) struct Disorder<T> {
 
 impl<T: Clone> Disorder<T> {
     pub(super) fn new() -> Self {
-        Self { held: VecDeque::new() }
+        Self {
+            held: VecDeque::new(),
+        }
     }
 
     /// Takes an event and gives those to deliver now, in order.
@@ -262,7 +270,10 @@ mod tests {
     fn dropped_events_are_gone_and_duplicated_ones_come_twice() {
         let mut disorder = Disorder::new();
         assert_eq!(disorder.pass(1, EventFault::Drop, Instant::now()), [0; 0]);
-        assert_eq!(disorder.pass(2, EventFault::Duplicate, Instant::now()), [2, 2]);
+        assert_eq!(
+            disorder.pass(2, EventFault::Duplicate, Instant::now()),
+            [2, 2]
+        );
     }
 
     #[test]

@@ -67,14 +67,26 @@ impl Version {
             Self::V2 => {
                 let (join_ref, reference, topic, event, payload) =
                     serde_json::from_str(text).ok()?;
-                Some(Incoming { join_ref, reference, topic, event, payload })
+                Some(Incoming {
+                    join_ref,
+                    reference,
+                    topic,
+                    event,
+                    payload,
+                })
             }
         }
     }
 
     /// Writes a frame as text.
     pub fn write(self, frame: &Outgoing) -> String {
-        let Outgoing { join_ref, reference, event, payload, .. } = frame;
+        let Outgoing {
+            join_ref,
+            reference,
+            event,
+            payload,
+            ..
+        } = frame;
         let topic = Value::from(frame.topic.as_str());
         match self {
             Self::V1 => format!(
@@ -104,7 +116,15 @@ mod tests {
     #[test]
     fn a_version_does_not_read_the_other_nor_garbage() {
         assert_eq!(Version::V2.read(HEARTBEAT_V1), None);
-        for text in [HEARTBEAT_V2, "hello", "42", "", "null", r#"{"topic":"phoenix"}"#, "[1,2]"] {
+        for text in [
+            HEARTBEAT_V2,
+            "hello",
+            "42",
+            "",
+            "null",
+            r#"{"topic":"phoenix"}"#,
+            "[1,2]",
+        ] {
             assert_eq!(Version::V1.read(text), None, "{text}");
         }
     }

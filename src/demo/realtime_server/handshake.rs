@@ -73,7 +73,11 @@ pub async fn accept(
             Err(Answer::json(status, &message))
         }
     };
-    let Admission { version, grant, upgrade } = match admission {
+    let Admission {
+        version,
+        grant,
+        upgrade,
+    } = match admission {
         Ok(admission) => admission,
         Err(answer) => {
             if answer.delayed {
@@ -99,7 +103,11 @@ pub async fn accept(
         .write_buffer_size(0);
     let socket =
         WebSocketStream::from_partially_read(stream, rest, Role::Server, Some(config)).await;
-    Some(Accepted { socket, version, grant })
+    Some(Accepted {
+        socket,
+        version,
+        grant,
+    })
 }
 
 /// The request, and what has been read beyond its head.
@@ -132,21 +140,34 @@ fn admit(request: &Request<()>, options: &Options, now: i64) -> Result<Admission
         Some(key) => grant_of(&key, options, now),
     };
     let grant = grant.map_err(|message| Answer::json(StatusCode::UNAUTHORIZED, &message))?;
-    Ok(Admission { version, grant, upgrade })
+    Ok(Admission {
+        version,
+        grant,
+        upgrade,
+    })
 }
 
 fn grant_of(key: &str, options: &Options, now: i64) -> Result<Grant, String> {
     if options.extra_keys.iter().any(|known| known.expose() == key) {
-        return Ok(Grant { role: "service_role".to_owned(), expires_at: None });
+        return Ok(Grant {
+            role: "service_role".to_owned(),
+            expires_at: None,
+        });
     }
-    jwt::verify(&options.jwt_secret, key, now).map(Grant::from).map_err(|error| match error {
-        JwtError::Expired { .. } => "Token has expired".to_owned(),
-        other => other.to_string(),
-    })
+    jwt::verify(&options.jwt_secret, key, now)
+        .map(Grant::from)
+        .map_err(|error| match error {
+            JwtError::Expired { .. } => "Token has expired".to_owned(),
+            other => other.to_string(),
+        })
 }
 
 fn key_of(headers: &HeaderMap) -> Option<String> {
-    headers.get("x-api-key")?.to_str().ok().map(ToOwned::to_owned)
+    headers
+        .get("x-api-key")?
+        .to_str()
+        .ok()
+        .map(ToOwned::to_owned)
 }
 
 fn parameter(query: &str, name: &str) -> Option<String> {
@@ -163,12 +184,22 @@ fn head(response: &Response<()>) -> Option<Vec<u8>> {
 
 impl Answer {
     fn text(status: StatusCode, body: &str) -> Self {
-        Self { status, body: body.to_owned(), json: false, delayed: false }
+        Self {
+            status,
+            body: body.to_owned(),
+            json: false,
+            delayed: false,
+        }
     }
 
     fn json(status: StatusCode, message: &str) -> Self {
         let body = serde_json::json!({ "error": message }).to_string();
-        Self { status, body, json: true, delayed: true }
+        Self {
+            status,
+            body,
+            json: true,
+            delayed: true,
+        }
     }
 
     fn content_type(&self) -> HeaderValue {

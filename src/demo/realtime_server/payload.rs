@@ -130,8 +130,16 @@ impl<'a> RowChange<'a> {
     /// The value of `column` that filters are tested on: the new row's, or of a delete the old one's.
     /// None when it is absent or null.
     pub fn value(&self, column: &str) -> Option<&'a str> {
-        let record = if self.kind == ChangeKind::Delete { self.old_record() } else { self.record() };
-        record?.0.into_iter().find(|(known, _)| known.name == column)?.1
+        let record = if self.kind == ChangeKind::Delete {
+            self.old_record()
+        } else {
+            self.record()
+        };
+        record?
+            .0
+            .into_iter()
+            .find(|(known, _)| known.name == column)?
+            .1
     }
 
     /// The `data` of the event, as JSON text.
@@ -161,7 +169,8 @@ impl<'a> RowChange<'a> {
 
     fn shown(&self, view: View<'_>) -> Data<'a> {
         let selected = |column: &TableColumn| {
-            view.select.is_none_or(|names| column.in_primary_key || names.contains(&column.name))
+            view.select
+                .is_none_or(|names| column.in_primary_key || names.contains(&column.name))
         };
         let mut records = [self.record(), self.old_record()];
         if !view.authorized {
@@ -175,13 +184,20 @@ impl<'a> RowChange<'a> {
             });
         }
         let [record, old_record] = records;
-        let columns = self.table.columns.iter().filter(|column| selected(column) && view.authorized);
+        let columns = self
+            .table
+            .columns
+            .iter()
+            .filter(|column| selected(column) && view.authorized);
         Data {
             table: &self.table.name,
             kind: self.kind.name(),
             record,
             columns: columns
-                .map(|column| ColumnName { name: &column.name, type_name: &column.type_name })
+                .map(|column| ColumnName {
+                    name: &column.name,
+                    type_name: &column.type_name,
+                })
                 .collect(),
             errors: too_large.then_some(["Error 413: Payload Too Large"]),
             schema: &self.table.schema,
@@ -215,35 +231,43 @@ impl<'a> RowChange<'a> {
         let columns = self.table.columns.iter();
         let values: Vec<_> = match (self.old, self.new) {
             (Some(OldTuple::Full(old)), _) => columns.zip(old).collect(),
-            (Some(OldTuple::Key(old)), _) => {
-                columns.zip(old).filter(|(column, _)| column.in_identity).collect()
-            }
-            (None, Some(new)) if self.kind == ChangeKind::Update => {
-                columns.zip(new).filter(|(column, _)| column.in_primary_key).collect()
-            }
+            (Some(OldTuple::Key(old)), _) => columns
+                .zip(old)
+                .filter(|(column, _)| column.in_identity)
+                .collect(),
+            (None, Some(new)) if self.kind == ChangeKind::Update => columns
+                .zip(new)
+                .filter(|(column, _)| column.in_primary_key)
+                .collect(),
             (None, _) => return None,
         };
-        let values = values.into_iter().filter_map(|(column, value)| match value {
-            Value::Null => Some((column, None)),
-            Value::Text(text) => Some((column, Some(*text))),
-            Value::UnchangedToast => None,
-        });
+        let values = values
+            .into_iter()
+            .filter_map(|(column, value)| match value {
+                Value::Null => Some((column, None)),
+                Value::Text(text) => Some((column, Some(*text))),
+                Value::UnchangedToast => None,
+            });
         Some(Record(values.collect()))
     }
 }
 
 impl Record<'_> {
     fn bytes(&self) -> usize {
-        self.0.iter().filter_map(|(_, value)| *value).map(str::len).sum()
+        self.0
+            .iter()
+            .filter_map(|(_, value)| *value)
+            .map(str::len)
+            .sum()
     }
 }
 
 impl Serialize for Record<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(
-            self.0
-                .iter()
-                .map(|(column, value)| (&column.name, value.and_then(|text| column.form.json(text)))),
+            self.0.iter().map(|(column, value)| {
+                (&column.name, value.and_then(|text| column.form.json(text)))
+            }),
         )
     }
 }
@@ -268,9 +292,9 @@ impl Form {
         match self {
             Self::Number => RawValue::from_string(text.to_owned()).ok(),
             Self::Boolean => Some(raw(&(text == "t"))),
-            Self::Json => {
-                RawValue::from_string(text.to_owned()).ok().or_else(|| Some(raw(&text)))
-            }
+            Self::Json => RawValue::from_string(text.to_owned())
+                .ok()
+                .or_else(|| Some(raw(&text))),
             Self::Timestamp => Some(raw(&iso(text))),
             Self::TimestampTz => Some(raw(&with_zone_minutes(&iso(text)))),
             Self::Bytes => Some(raw(&text.strip_prefix("\\x").unwrap_or(text))),
@@ -286,7 +310,11 @@ impl Form {
 
 /// `2026-11-22 14:59:31.5+00` with a `T`; `infinity` stays as it is.
 fn iso(text: &str) -> String {
-    text.replacen(' ', "T", usize::from(text.starts_with(|first: char| first.is_ascii_digit())))
+    text.replacen(
+        ' ',
+        "T",
+        usize::from(text.starts_with(|first: char| first.is_ascii_digit())),
+    )
 }
 
 /// Postgres prints the zone of the session, UTC, as `+00`.
@@ -299,7 +327,9 @@ fn with_zone_minutes(text: &str) -> String {
 
 /// The commit time as events carry it, rounded to milliseconds.
 fn to_milliseconds(time: DateTime<Utc>) -> String {
-    let rounded = time.checked_add_signed(TimeDelta::microseconds(500)).unwrap_or(time);
+    let rounded = time
+        .checked_add_signed(TimeDelta::microseconds(500))
+        .unwrap_or(time);
     rounded.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }
 
@@ -334,7 +364,11 @@ impl ArrayReader<'_> {
                 _ => {
                     let (item, rest) = self.rest.split_at(self.rest.find([',', '}'])?);
                     self.rest = rest;
-                    if item == "NULL" { None } else { element.json(item) }
+                    if item == "NULL" {
+                        None
+                    } else {
+                        element.json(item)
+                    }
                 }
             });
             if !self.skip(',') && !self.rest.starts_with('}') {
@@ -359,7 +393,10 @@ impl ArrayReader<'_> {
     }
 
     fn skip(&mut self, character: char) -> bool {
-        self.rest.strip_prefix(character).map(|rest| self.rest = rest).is_some()
+        self.rest
+            .strip_prefix(character)
+            .map(|rest| self.rest = rest)
+            .is_some()
     }
 }
 

@@ -32,7 +32,10 @@ pub struct Grant {
 
 impl Grant {
     fn still_valid(&self, now: i64) -> Result<Self, JwtError> {
-        match self.expires_at.map(|expires_at| now.saturating_sub(expires_at)) {
+        match self
+            .expires_at
+            .map(|expires_at| now.saturating_sub(expires_at))
+        {
             Some(seconds_ago) if seconds_ago >= 0 => Err(JwtError::Expired { seconds_ago }),
             _ => Ok(self.clone()),
         }
@@ -41,7 +44,10 @@ impl Grant {
 
 impl From<Claims> for Grant {
     fn from(claims: Claims) -> Self {
-        Self { role: claims.role, expires_at: Some(claims.expires_at) }
+        Self {
+            role: claims.role,
+            expires_at: Some(claims.expires_at),
+        }
     }
 }
 
@@ -116,7 +122,12 @@ struct Refusal(String);
 impl Session {
     /// A socket that was opened with a key that grants `grant`.
     pub fn new(version: Version, secret: Secret, grant: Grant) -> Self {
-        Self { version, secret, grant, channels: HashMap::new() }
+        Self {
+            version,
+            secret,
+            grant,
+            channels: HashMap::new(),
+        }
     }
 
     /// Takes a text frame at `now` (seconds since the Unix epoch). `next_generation` is drawn from
@@ -127,7 +138,9 @@ impl Session {
         now: i64,
         next_generation: impl FnOnce() -> u64,
     ) -> Vec<Step> {
-        let Some(frame) = self.version.read(text) else { return Vec::new() };
+        let Some(frame) = self.version.read(text) else {
+            return Vec::new();
+        };
         match (frame.topic.as_str(), frame.event.as_str()) {
             ("phoenix", "heartbeat") => vec![self.reply(&frame, Ok(json!({})))],
             (topic, "phx_join") if topic.starts_with("realtime:") => {
@@ -144,8 +157,10 @@ impl Session {
 
     /// The text frame that tells the client of `push`; none when its channel is gone.
     pub fn push(&self, push: &Push) -> Option<String> {
-        let (topic, channel) =
-            self.channels.iter().find(|(_, channel)| channel.generation == push.generation)?;
+        let (topic, channel) = self
+            .channels
+            .iter()
+            .find(|(_, channel)| channel.generation == push.generation)?;
         Some(match &push.news {
             News::Subscribed => self.system(topic, channel, Ok("Subscribed to PostgreSQL")),
             News::Failed(message) => self.system(topic, channel, Err(message)),
@@ -161,7 +176,10 @@ impl Session {
 
     /// When the next token expires, in seconds since the Unix epoch.
     pub fn next_expiry(&self) -> Option<i64> {
-        self.channels.values().filter_map(|channel| channel.grant.expires_at).min()
+        self.channels
+            .values()
+            .filter_map(|channel| channel.grant.expires_at)
+            .min()
     }
 
     /// Closes the channels whose token has expired at `now`.
@@ -181,11 +199,18 @@ impl Session {
             .collect()
     }
 
-    fn join(&mut self, frame: &Incoming, now: i64, next_generation: impl FnOnce() -> u64) -> Vec<Step> {
+    fn join(
+        &mut self,
+        frame: &Incoming,
+        now: i64,
+        next_generation: impl FnOnce() -> u64,
+    ) -> Vec<Step> {
         let (bindings, presence, grant, token) = match self.admit(frame, now) {
             Ok(admitted) => admitted,
             Err(Refusal(reason)) => {
-                let Step::Send(text) = self.reply(frame, Err(reason)) else { return Vec::new() };
+                let Step::Send(text) = self.reply(frame, Err(reason)) else {
+                    return Vec::new();
+                };
                 return vec![Step::SendDelayed(text)];
             }
         };
@@ -223,7 +248,11 @@ impl Session {
             })));
         }
         if let Err(message) = targets {
-            steps.push(Step::Send(self.system(&frame.topic, &channel, Err(&message))));
+            steps.push(Step::Send(self.system(
+                &frame.topic,
+                &channel,
+                Err(&message),
+            )));
         }
         steps.extend(channel.wanted().map(Step::Subscribe));
         self.channels.insert(frame.topic.clone(), channel);
@@ -238,17 +267,23 @@ impl Session {
     ) -> Result<(Vec<Binding>, bool, Grant, Option<Secret>), Refusal> {
         let name = frame.topic.strip_prefix("realtime:").unwrap_or_default();
         if name.is_empty() {
-            return Err(Refusal("TopicNameRequired: You must provide a topic name".to_owned()));
+            return Err(Refusal(
+                "TopicNameRequired: You must provide a topic name".to_owned(),
+            ));
         }
         if !self.channels.contains_key(&frame.topic) && self.channels.len() >= MAX_CHANNELS {
-            return Err(Refusal("ChannelRateLimitReached: Too many channels".to_owned()));
+            return Err(Refusal(
+                "ChannelRateLimitReached: Too many channels".to_owned(),
+            ));
         }
         let payload = frame.payload.as_object().ok_or_else(|| {
             let payload = match &frame.payload {
                 Value::Null => "nil".to_owned(),
                 other => other.to_string(),
             };
-            Refusal(format!("UnknownErrorOnChannel: expected params to be a :map, got: `{payload}`"))
+            Refusal(format!(
+                "UnknownErrorOnChannel: expected params to be a :map, got: `{payload}`"
+            ))
         })?;
         let token = payload.get("access_token").and_then(Value::as_str);
         let token = token.filter(|token| !token.starts_with("sb_"));
@@ -273,9 +308,17 @@ impl Session {
     /// A new token for a channel: no reply; the subscription is made again under it.
     fn refresh(&mut self, frame: &Incoming, now: i64) -> Vec<Step> {
         let token = frame.payload.get("access_token").and_then(Value::as_str);
-        let Some(token) = token.filter(|token| !token.starts_with("sb_")) else { return Vec::new() };
-        let Some(channel) = self.channels.get_mut(&frame.topic) else { return Vec::new() };
-        if channel.token.as_ref().is_some_and(|known| known.expose() == token) {
+        let Some(token) = token.filter(|token| !token.starts_with("sb_")) else {
+            return Vec::new();
+        };
+        let Some(channel) = self.channels.get_mut(&frame.topic) else {
+            return Vec::new();
+        };
+        if channel
+            .token
+            .as_ref()
+            .is_some_and(|known| known.expose() == token)
+        {
             return Vec::new();
         }
         match jwt::verify(&self.secret, token, now) {
@@ -291,7 +334,9 @@ impl Session {
 
     /// Ends a channel for a reason that concerns the channel, not its subscription.
     fn fail(&mut self, topic: &str, message: &str) -> Vec<Step> {
-        let Some(channel) = self.channels.remove(topic) else { return Vec::new() };
+        let Some(channel) = self.channels.remove(topic) else {
+            return Vec::new();
+        };
         vec![
             Step::Send(self.system_of(topic, &channel, "system", Err(message))),
             Step::Send(self.closed(topic, &channel)),
@@ -378,7 +423,9 @@ fn read_config(name: &str, config: Option<&Value>) -> Result<(Vec<Binding>, bool
     if config.get("private") == Some(&Value::Bool(true)) {
         return Err(Refusal(unsupported("a private channel")));
     }
-    let presence = config.get("presence").and_then(|presence| presence.get("enabled"));
+    let presence = config
+        .get("presence")
+        .and_then(|presence| presence.get("enabled"));
     let listed = config.get("postgres_changes").and_then(Value::as_array);
     let bindings = listed.into_iter().flatten().map(|params| match params {
         Value::Object(params) => Ok(Binding::new(params.clone())),
@@ -386,14 +433,19 @@ fn read_config(name: &str, config: Option<&Value>) -> Result<(Vec<Binding>, bool
             "UnknownErrorOnChannel: expected a map, got:\n\n    {other}\n"
         ))),
     });
-    Ok((bindings.collect::<Result<_, _>>()?, presence == Some(&Value::Bool(true))))
+    Ok((
+        bindings.collect::<Result<_, _>>()?,
+        presence == Some(&Value::Bool(true)),
+    ))
 }
 
 /// The protocol before there was a `config`: the topic says `schema[:table[:filter]]`.
 fn binding_of_topic(name: &str) -> Binding {
     let keys = ["schema", "table", "filter"].map(ToOwned::to_owned);
-    let params: Map<String, Value> =
-        keys.into_iter().zip(name.splitn(3, ':').map(Value::from)).collect();
+    let params: Map<String, Value> = keys
+        .into_iter()
+        .zip(name.splitn(3, ':').map(Value::from))
+        .collect();
     Binding::new(params)
 }
 

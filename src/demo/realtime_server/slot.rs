@@ -108,7 +108,9 @@ impl Slot {
                 return Err(SlotError::NoPublication(publication.to_owned()));
             }
             // Each read of a slot is several lines in the server's log otherwise. Only superusers may.
-            let quiet = sqlx::query("set log_min_messages = fatal").execute(&mut connection).await;
+            let quiet = sqlx::query("set log_min_messages = fatal")
+                .execute(&mut connection)
+                .await;
             if let Err(error) = quiet {
                 tracing::debug!(%error, "reads of the slot stay in the log of Postgres");
             }
@@ -116,9 +118,15 @@ impl Slot {
                 .bind(&name)
                 .execute(&mut connection)
                 .await?;
-            Ok(Self { connection, name, publication: publication.to_owned() })
+            Ok(Self {
+                connection,
+                name,
+                publication: publication.to_owned(),
+            })
         };
-        timeout(OPEN_TIMEOUT, opening).await.map_err(|_| SlotError::Timeout(OPEN_TIMEOUT))?
+        timeout(OPEN_TIMEOUT, opening)
+            .await
+            .map_err(|_| SlotError::Timeout(OPEN_TIMEOUT))?
     }
 
     /// Reads and consumes the next changes, as `pgoutput` messages in commit order; whole
@@ -234,7 +242,12 @@ impl Slot {
             }
             let authorized = may_select || service;
             let deletes_only = row_security && !service;
-            matches.push(Match { relation, tests, authorized, deletes_only });
+            matches.push(Match {
+                relation,
+                tests,
+                authorized,
+                deletes_only,
+            });
         }
         Ok(matches)
     }
@@ -268,16 +281,24 @@ impl Slot {
             let canonical = sqlx::query_scalar(AssertSqlSafe(cast))
                 .bind(operand)
                 .fetch_one(&mut self.connection);
-            operands.push(answer(canonical).await.map_err(|error| wrong_value(target, error))?);
+            operands.push(
+                answer(canonical)
+                    .await
+                    .map_err(|error| wrong_value(target, error))?,
+            );
         }
-        let filter = Filter { operands, ..filter.clone() };
-        Ok(Test { filter, numeric: Form::of(&type_name) == Form::Number })
+        let filter = Filter {
+            operands,
+            ..filter.clone()
+        };
+        Ok(Test {
+            filter,
+            numeric: Form::of(&type_name) == Form::Number,
+        })
     }
 }
 
-async fn answer<T>(
-    question: impl Future<Output = Result<T, sqlx::Error>>,
-) -> Result<T, SlotError> {
+async fn answer<T>(question: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, SlotError> {
     match timeout(QUERY_TIMEOUT, question).await {
         Ok(answered) => Ok(answered?),
         Err(_) => Err(SlotError::Timeout(QUERY_TIMEOUT)),
@@ -314,5 +335,8 @@ fn wrong_value(target: &Target, error: SlotError) -> Refused {
         "22003" => "numeric_value_out_of_range",
         _ => "data_exception",
     };
-    exception(target, &format!("ERROR {code} ({name}) {}", database.message()))
+    exception(
+        target,
+        &format!("ERROR {code} ({name}) {}", database.message()),
+    )
 }
