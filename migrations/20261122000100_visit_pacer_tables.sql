@@ -1,4 +1,4 @@
--- visit-pacer 1 of 7: the tables.
+-- visit-pacer 1 of 8: the tables.
 --
 -- Additive and idempotent: it creates what is missing and adds columns to what is there; it never drops, rewrites or
 -- locks a user's data for long (a column with a volatile default is added without it, then given it).

@@ -1,4 +1,4 @@
--- visit-pacer 3 of 7: the curve, and the triggers by which edits of visit_distribution drive behaviour.
+-- visit-pacer 3 of 8: the curve, and the triggers by which edits of visit_distribution drive behaviour.
 
 set local lock_timeout = '10s';
 

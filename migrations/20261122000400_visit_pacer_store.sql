@@ -1,4 +1,4 @@
--- visit-pacer 4 of 7: the one write. The agent and the SQL functions store visits through it and through nothing else.
+-- visit-pacer 4 of 8: the one write. The agent and the SQL functions store visits through it and through nothing else.
 
 -- The partners that nobody holds exclusively, locked as the foreign key will lock them, so that the key's own check never
 -- waits. SECURITY DEFINER: the lock needs UPDATE on some column, which a writer of visits should not have.

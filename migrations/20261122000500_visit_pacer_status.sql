@@ -1,4 +1,4 @@
--- visit-pacer 5 of 7: who looks sees why a row stands still; and counts that agree with what is stored.
+-- visit-pacer 5 of 8: who looks sees why a row stands still; and counts that agree with what is stored.
 
 create or replace function public.visit_pacer_agent_alive() returns boolean
 language sql stable set search_path = '' as $$
@@ -100,7 +100,11 @@ begin
   select v.partner_id as partner, v.end_time::timestamptz as end_time into held
     from public.visit_distribution v where v.id = distribution for no key update skip locked;
   if not found and exists (select from public.visit_distribution v where v.id = distribution) then
-    return;  -- held by somebody: the next pass looks again
+    select v.partner_id, q.distributed, q.distributed, q.missing, 'held by another transaction; looked at again by the next call'
+      into partner_id, counted_before, counted_now, missing, message
+      from public.visit_distribution v join public.visit_distribution_progress q on q.distribution_id = v.id where v.id = distribution;
+    return next;
+    return;
   end if;
   select * into p from public.visit_distribution_progress where distribution_id = distribution for update skip locked;
   if not found then
@@ -164,7 +168,9 @@ begin
   with held as (
     select v.id, p.distributed from public.visit_distribution v join public.visit_distribution_progress p on p.distribution_id = v.id
      where v.total_distributed is distinct from p.distributed
-     order by v.id for no key update of v skip locked)
+     order by v.last_distribution nulls first, v.id
+     limit case when public.visit_pacer_agent_alive() then 20 end   -- beside an agent, which tells by the echo budget: its burst
+       for no key update of v skip locked)
   update public.visit_distribution v set total_distributed = held.distributed from held where v.id = held.id;
   return query
     select v.id, v.partner_id, p.distributed, p.distributed, p.missing,

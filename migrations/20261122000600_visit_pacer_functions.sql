@@ -1,9 +1,9 @@
--- visit-pacer 6 of 7: the functions of the guide. They store through visit_pacer_store() as the agent does: same locks, same
+-- visit-pacer 7 of 8: the functions of the guide. They store through visit_pacer_store() as the agent does: same locks, same
 -- compare-and-set, same numbers, one bucket a row. So any number of them may run beside each other and beside agents.
 --
 -- Whoever writes progress here has locked the distribution row before, in an earlier statement or in the same one. Nothing
 -- here waits for a lock, but for visit_pacer_hold(), which gives up after half a second. SECURITY DEFINER, so that
--- service_role needs no rights on the tables: file 7 lets nobody else call them.
+-- service_role needs no rights on the tables; nobody else may call them (visit_pacer_keep_private).
 
 -- Curve units per microsecond. A visit is 86,400,000,000 units, whatever the time_period: finite decimals.
 create or replace function public.visit_pacer_slope(visits_per_unit numeric, time_period text) returns numeric
@@ -189,16 +189,14 @@ end $$;
 comment on function public.visit_pacer_attempt is 'visit-pacer: a batch in which a failing row does not stop the others';
 
 -- Stores each row's share, in statements of bounded size: the rows take turns, in the order given, so that one with much to
--- catch up never keeps the others waiting. By hand all of it; else what 500 ms allow. Returns every row that had a turn.
-create or replace function public.visit_pacer_distribute(ids uuid[], shares bigint[], by_hand boolean)
+-- catch up never keeps the others waiting. No statement but the first begins after `until`. Returns every row of `ids`.
+create or replace function public.visit_pacer_distribute(ids uuid[], shares bigint[], by_hand boolean, until timestamptz)
 returns table (id uuid, added bigint, trouble text)
 language plpgsql set search_path = '' as $$
 #variable_conflict use_column
 declare
-  work constant interval := '500 milliseconds';
   row_visits constant bigint := 1000;
   statement_visits constant bigint := 2000;
-  began constant timestamptz := clock_timestamp();
   rows constant integer := coalesce(cardinality(ids), 0);
   wanting bigint[] := shares;
   sums bigint[] := array_fill(0::bigint, array[rows]);
@@ -212,7 +210,7 @@ begin
       from (select t.place, t.turn, sum(least(t.wanting, row_visits)) over (order by t.turn, t.place) as visits
               from unnest(wanting, turns) with ordinality as t (wanting, turn, place) where t.wanting > 0) w
      where w.visits <= statement_visits;
-    exit when wave is null or (clock_timestamp() - began >= work and not by_hand);
+    exit when wave is null;
     for got in
       select w.place, coalesce(a.stored, 0) as stored, a.trouble
         from unnest(wave) as w (place)
@@ -224,6 +222,7 @@ begin
       troubles[got.place] := got.trouble;
       turns[got.place] := turns[got.place] + 1;
     end loop;
+    exit when clock_timestamp() >= until;
   end loop;
   return query select r.* from unnest(ids, sums, troubles) as r (id, added, trouble);
 end $$;
@@ -299,6 +298,7 @@ returns table (partner_id uuid, visits_added bigint, total_distributed_now numer
 language plpgsql security definer set search_path = '' set jit = off as $$
 #variable_conflict use_column
 declare
+  work constant interval := '500 milliseconds';
   began constant timestamptz := clock_timestamp();
   beside_agent constant boolean := public.visit_pacer_agent_alive();
   stopped boolean;
@@ -314,7 +314,7 @@ begin
     select array_agg(s.id), array_agg(s.share) into ids, shares
       from public.visit_pacer_shares(began, greatest(0, coalesce(max_visits, 10000))) s;
     select array_agg(d.id), array_agg(d.added), array_agg(d.trouble) into ids, sums, troubles
-      from public.visit_pacer_distribute(ids, shares, false) d;
+      from public.visit_pacer_distribute(ids, shares, false, began + work) d;
     perform public.visit_pacer_tell(array(select t.id from unnest(ids, sums) as t (id, added) where t.added > 0), beside_agent);
   end if;
   return query
@@ -379,7 +379,7 @@ begin
   )
   select array_agg(s.id order by s.id), array_agg(s.share::bigint order by s.id) into ids, shares from shared s where s.share > 0;
   select array_agg(d.id), array_agg(d.added), array_agg(d.trouble) into ids, sums, troubles
-    from public.visit_pacer_distribute(ids, shares, true) d;
+    from public.visit_pacer_distribute(ids, shares, true, 'infinity') d;
   perform public.visit_pacer_tell(array(select t.id from unnest(ids, sums) as t (id, added) where t.added > 0), false);
   return query
     select r.partner_id, coalesce(t.added, 0), coalesce(r.distributed, 0)::numeric,

@@ -1,4 +1,4 @@
--- visit-pacer 7 of 7: what is published to Realtime, and that nobody but service_role calls or reads what is ours.
+-- visit-pacer 8 of 8: what is published to Realtime, and that nobody but service_role calls or reads what is ours.
 
 -- visit_distribution drives the agent; the canary proves that events still arrive. Nothing else of ours is published.
 do $$

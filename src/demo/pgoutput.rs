@@ -4,7 +4,8 @@
 //! knows no JSON. The format is that of the Postgres manual, "Logical Replication Message Formats".
 //!
 //! Invariants: input is never trusted. Every read is bounded, no byte sequence panics or allocates
-//! more than a small multiple of its own length, and a message is decoded to its last byte or refused.
+//! more than a small multiple of its own length, and a message is decoded to its last byte or
+//! refused.
 
 use std::str;
 

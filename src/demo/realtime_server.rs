@@ -1,18 +1,18 @@
 //! A stand-in for Supabase Realtime, for development and tests. **Not for production.**
 //!
-//! It speaks the Phoenix channel protocol, versions 1.0.0 and 2.0.0, and sends `postgres_changes` read
-//! from logical decoding (`pgoutput`), with the frames, the order of frames, the messages and the
-//! payloads of the real server (v2.129). It differs on purpose: it polls more often, has no rate
-//! limits, gives up on Postgres never, does not evaluate row security policies (a table with row
-//! security shows deletes only to roles that do not bypass it), and has neither broadcast, nor
+//! It speaks the Phoenix channel protocol, versions 1.0.0 and 2.0.0, and sends `postgres_changes`
+//! read from logical decoding (`pgoutput`), with the frames, the order of frames, the messages and
+//! the payloads of the real server (v2.129). It differs on purpose: it polls more often, has no
+//! rate limits, gives up on Postgres never, does not evaluate row security policies (a table with
+//! row security shows deletes only to roles that do not bypass it), and has neither broadcast, nor
 //! presence, nor private channels: those are refused by name. TRUNCATE is not sent, as there.
 //!
-//! Owns starting and stopping, and all tasks: the listener, the reader of changes, one task a client.
-//! Who it serves is decided in `handshake.rs`, what is said in `session.rs`, who sees which row in
-//! `changes.rs`.
+//! Owns starting and stopping, and all tasks: the listener, the reader of changes, one task a
+//! client. Who it serves is decided in `handshake.rs`, what is said in `session.rs`, who sees which
+//! row in `changes.rs`.
 //!
-//! Invariants: no task outlives [`RealtimeServer::stop`] or [`RealtimeServer::kill`]; a server that is
-//! dropped ends its tasks by itself.
+//! Invariants: no task outlives [`RealtimeServer::stop`] or [`RealtimeServer::kill`]; a server that
+//! is dropped ends its tasks by itself.
 
 mod binding;
 mod changes;
@@ -20,6 +20,7 @@ mod connection;
 mod faults;
 mod frame;
 mod handshake;
+mod outbox;
 mod payload;
 mod session;
 mod slot;
@@ -103,10 +104,10 @@ impl Options {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            idle_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_mins(1),
             send_timeout: Duration::from_secs(30),
             join_refusal_delay: Duration::ZERO,
-            publication_check: Duration::from_secs(60),
+            publication_check: Duration::from_mins(1),
         }
     }
 }
@@ -258,6 +259,3 @@ async fn accept(
         tasks.spawn(connection::serve(stream, context.clone(), seat, severed));
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -30,13 +30,17 @@ const BEAT: &str = "
   with beat as (
     insert into public.visit_pacer_agents as a (id, name, version, realtime, rows_known) values ($1, $2, $3, $4, $5)
     on conflict (id) do update set seen_at = clock_timestamp(), realtime = excluded.realtime, rows_known = excluded.rows_known
+  ), control as (
+    insert into public.visit_pacer_control (id)
+    select true where not exists (select from public.visit_pacer_control) on conflict do nothing
+    returning *
   ), gone as (
     delete from public.visit_pacer_agents where seen_at < clock_timestamp() - interval '1 day' and id <> $1
   )
   select paused, catch_up::text as catch_up, echo_budget::text as echo_budget,
          least(extract(epoch from give_up_after) * 1000000, 9000000000000000)::bigint as give_up_after,
          (extract(epoch from clock_timestamp()) * 1000000)::bigint as clock
-    from public.visit_pacer_control";
+    from (select * from public.visit_pacer_control union all select * from control) control";
 
 /// Is seen, and reads the control row.
 pub async fn beat(

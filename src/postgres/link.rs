@@ -19,7 +19,7 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// The server's own bounds on us, set when a connection opens: a statement that runs into them certainly did nothing.
 const SESSION: &str = "set statement_timeout = '10s'; set lock_timeout = '2s'; \
-                       set idle_in_transaction_session_timeout = '5s'; set timezone = 'UTC'";
+                       set idle_in_transaction_session_timeout = '5s'; set timezone = 'UTC'; set jit = off";
 
 /// Where the database is, and how to get in.
 #[derive(Clone)]

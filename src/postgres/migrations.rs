@@ -32,6 +32,8 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!("20261122000300", "visit_pacer_curve"),
     migration!("20261122000400", "visit_pacer_store"),
     migration!("20261122000500", "visit_pacer_status"),
+    migration!("20261122000550", "visit_pacer_visits"),
+    migration!("20261122000600", "visit_pacer_functions"),
     migration!("20261122000700", "visit_pacer_access"),
 ];
 

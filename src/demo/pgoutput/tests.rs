@@ -1,4 +1,4 @@
-//! The decoder against bytes that PostgreSQL 15 sent, and against bytes that nobody sent.
+//! The decoder against bytes that `PostgreSQL` 15 sent, and against bytes that nobody sent.
 
 use proptest::{collection::vec, prelude::*};
 
@@ -13,7 +13,7 @@ fn bytes(hex: &str) -> Vec<u8> {
         .collect()
 }
 
-/// Every kind of message that version 1 has, as PostgreSQL 15 sent it for the tables
+/// Every kind of message that version 1 has, as `PostgreSQL` 15 sent it for the tables
 /// `t(id bigint primary key, name text, big text, m mood)` and, with `replica identity full`,
 /// `f(id int primary key, v numeric)`.
 const RECORDED: [&str; 15] = [
@@ -47,7 +47,7 @@ fn text(text: &str) -> Value<'_> {
 #[test]
 fn a_transaction_begins_and_ends_with_its_commit_time() {
     let recorded = recorded();
-    let committed_at = DateTime::parse_from_rfc3339("2026-11-22T17:54:13.213535Z")
+    let committed_at = DateTime::parse_from_rfc3339("2026-11-22T17:54:14.608223Z")
         .expect("a time")
         .to_utc();
     let begin = Message::Begin {

@@ -1,34 +1,27 @@
 //! The one task that reads row changes and hands them to subscribers.
 //!
 //! Owns the subscriptions, the slot and its loss. Postgres gone means a new slot with back-off, for
-//! ever: whoever is subscribed then sees nothing of it, and whoever subscribes then is told. It knows
-//! no frames: what it says to a client goes into that client's [`Outbox`].
+//! ever: whoever is subscribed then sees nothing of it, and whoever subscribes then is told. It
+//! knows no frames: what it says to a client goes into that client's [`Outbox`].
 //!
 //! Invariants: transactions arrive in commit order and their rows in the order they were made;
 //! `Subscribed` comes before the first change of a subscription; a client that does not keep up is
 //! dropped and holds up nobody else.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use thiserror::Error;
 use tokio::{
-    sync::mpsc::{self, Receiver, Sender},
+    sync::mpsc::Receiver,
     task::yield_now,
     time::{Instant, sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
 
 use super::{
     Options,
     binding::{ChangeKind, Target},
     faults::{Disorder, Faults},
+    outbox::Outbox,
     payload::{RowChange, Table, View},
     session::{News, Push, Wanted},
     slot::{Match, Refused, Slot, SlotError, not_enabled},
@@ -37,12 +30,6 @@ use crate::demo::pgoutput::{self, DecodeError, Message, Relation};
 
 /// Requests that wait for the task.
 pub const REQUEST_QUEUE: usize = 1_024;
-
-/// Events that wait for one client.
-const OUTBOX_EVENTS: usize = 65_536;
-
-/// Bytes that wait for one client; the real server kills a socket whose process is as large.
-const OUTBOX_BYTES: usize = 50_000_000;
 
 /// The pause between two reads of a slot that has nothing new.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -64,74 +51,6 @@ pub enum Request {
     Subscribe(Wanted, Outbox),
     /// Forget a channel.
     Unsubscribe(u64),
-}
-
-/// Where a client's events wait.
-#[derive(Clone)]
-pub struct Outbox {
-    events: Sender<Push>,
-    bytes: Arc<AtomicUsize>,
-    overflow: CancellationToken,
-}
-
-/// The client's end of an [`Outbox`].
-pub struct Inbox {
-    events: Receiver<Push>,
-    bytes: Arc<AtomicUsize>,
-    /// Cancelled when the client has not kept up.
-    pub overflow: CancellationToken,
-}
-
-/// A new outbox and its other end.
-pub fn outbox() -> (Outbox, Inbox) {
-    let (sender, receiver) = mpsc::channel(OUTBOX_EVENTS);
-    let bytes = Arc::new(AtomicUsize::new(0));
-    let overflow = CancellationToken::new();
-    let inbox = Inbox {
-        events: receiver,
-        bytes: Arc::clone(&bytes),
-        overflow: overflow.clone(),
-    };
-    (
-        Outbox {
-            events: sender,
-            bytes,
-            overflow,
-        },
-        inbox,
-    )
-}
-
-impl Outbox {
-    fn put(&self, push: Push) {
-        let waiting = self.bytes.fetch_add(size(&push), Ordering::Relaxed);
-        if waiting > OUTBOX_BYTES
-            || matches!(self.events.try_send(push), Err(error) if is_full(&error))
-        {
-            self.overflow.cancel();
-        }
-    }
-}
-
-impl Inbox {
-    /// The next news; none when nobody can send any more.
-    pub async fn next(&mut self) -> Option<Push> {
-        let push = self.events.recv().await?;
-        self.bytes.fetch_sub(size(&push), Ordering::Relaxed);
-        Some(push)
-    }
-}
-
-fn is_full(error: &mpsc::error::TrySendError<Push>) -> bool {
-    matches!(error, mpsc::error::TrySendError::Full(_))
-}
-
-fn size(push: &Push) -> usize {
-    match &push.news {
-        News::Changed { data, .. } => data.len(),
-        News::Failed(message) => message.len(),
-        News::Subscribed => 0,
-    }
 }
 
 struct Subscription {
@@ -197,17 +116,18 @@ impl Changes {
             let lost = match Slot::open(url.expose(), &self.options.publication, name).await {
                 Err(error) => Lost::from(error),
                 Ok(slot) => {
-                    tracing::debug!("realtime stand-in: reading changes");
                     pause = RETRY_MIN;
-                    match self.follow(slot).await {
-                        Ok(()) => return,
-                        Err(lost) => lost,
-                    }
+                    let Err(lost) = self.follow(slot).await else {
+                        return;
+                    };
+                    lost
                 }
             };
-            match &lost {
-                Lost::Slot(SlotError::NoPublication(_)) => tracing::debug!(%lost, "waiting"),
-                _ => tracing::debug!(%lost, ?pause, "realtime stand-in: changes are being lost"),
+            // Once an outage; a publication that comes later is no outage.
+            if pause == RETRY_MIN && !matches!(lost, Lost::Slot(SlotError::NoPublication(_))) {
+                tracing::warn!(%lost, "realtime stand-in: changes are lost until Postgres is back");
+            } else {
+                tracing::debug!(%lost, ?pause, "realtime stand-in: no slot");
             }
             if !self.wait(pause, &lost).await {
                 return;
@@ -216,7 +136,8 @@ impl Changes {
         }
     }
 
-    /// Waits, and tells whoever asks meanwhile why it cannot be. False when nobody can ask any more.
+    /// Waits, and tells whoever asks meanwhile why it cannot be. False when nobody can ask any
+    /// more.
     async fn wait(&mut self, pause: Duration, lost: &Lost) -> bool {
         let until = sleep(pause);
         tokio::pin!(until);
@@ -279,7 +200,7 @@ impl Changes {
                 self.deliver(event);
             }
             self.subscriptions
-                .retain(|subscription| !subscription.outbox.events.is_closed());
+                .retain(|subscription| !subscription.outbox.is_closed());
             self.faults.count_subscribers(self.subscriptions.len());
         }
     }
@@ -424,13 +345,13 @@ impl Changes {
             for (view, mut ids) in views {
                 ids.sort_unstable();
                 ids.dedup();
-                let data = match rendered.iter().find(|(known, _)| *known == view) {
-                    Some((_, data)) => Arc::clone(data),
-                    None => {
-                        let data: Arc<str> = change.data(view).into();
-                        rendered.push((view, Arc::clone(&data)));
-                        data
-                    }
+                let known = rendered.iter().find(|(known, _)| *known == view);
+                let data = if let Some((_, data)) = known {
+                    Arc::clone(data)
+                } else {
+                    let data: Arc<str> = change.data(view).into();
+                    rendered.push((view, Arc::clone(&data)));
+                    data
                 };
                 let generation = subscription.wanted.generation;
                 events.push(Event {

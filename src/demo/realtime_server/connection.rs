@@ -26,9 +26,10 @@ use tokio_tungstenite::{
 
 use super::{
     Options,
-    changes::{Inbox, Outbox, Request, outbox},
-    faults::{Faults, Severance},
+    changes::Request,
+    faults::{Faults, Refusal, Severance},
     handshake::{self, Accepted},
+    outbox::{Inbox, Outbox, outbox},
     session::{Session, Step},
 };
 
@@ -37,6 +38,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How long the end of a connection may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A closed client that sends nothing for this long has no more to say.
+const CLOSE_QUIET: Duration = Duration::from_millis(100);
 
 /// What a connection needs of the server.
 #[derive(Clone)]
@@ -68,15 +72,16 @@ pub async fn serve(
         return;
     }
     let refusal = context.faults.refusal().or_else(|| {
-        seat.is_none().then(|| super::faults::Refusal::Http {
+        seat.is_none().then(|| Refusal::Http {
             status: 429,
             message: "Too many connected users".to_owned(),
         })
     });
     let now = Utc::now().timestamp();
     let accepting = handshake::accept(stream, &context.options, refusal, now);
+    let patience = HANDSHAKE_TIMEOUT + context.options.refusal_delay;
     let accepted = tokio::select! {
-        accepted = timeout(HANDSHAKE_TIMEOUT + context.options.refusal_delay, accepting) => accepted,
+        accepted = timeout(patience, accepting) => accepted,
         _ = severed.changed() => return,
     };
     let Ok(Some(Accepted {
@@ -123,7 +128,9 @@ async fn finish(mut socket: WebSocketStream<TcpStream>, end: End) {
                 // What the client still sends is read, or TCP would reset the close frame away.
                 let mut scratch = [0; 4_096];
                 let stream = socket.get_mut();
-                let drain = async { while matches!(stream.read(&mut scratch).await, Ok(1..)) {} };
+                let drain = async {
+                    while let Ok(Ok(1..)) = timeout(CLOSE_QUIET, stream.read(&mut scratch)).await {}
+                };
                 let _ = timeout(CLOSE_TIMEOUT, drain).await;
             }
         }
@@ -167,9 +174,12 @@ impl Client<'_> {
                     }
                 }
                 push = self.inbox.next() => {
-                    push.and_then(|push| self.session.push(&push)).map(Step::Send).into_iter().collect()
+                    let text = push.and_then(|push| self.session.push(&push));
+                    text.map(Step::Send).into_iter().collect()
                 }
-                () = expiry(self.session.next_expiry()) => self.session.expire(Utc::now().timestamp()),
+                () = expiry(self.session.next_expiry()) => {
+                    self.session.expire(Utc::now().timestamp())
+                }
                 () = sleep_until(idle_at) => return End::Close(CloseCode::Normal),
             };
             for step in steps {

@@ -1,7 +1,7 @@
 //! Faults on purpose, for tests: the switches, and the disorder that they bring to events.
 //!
-//! Owns no task: the server's tasks look at the switches. All are off at first and outlive a stop and
-//! start of the server.
+//! Owns no task: the server's tasks look at the switches. All are off at first and outlive a stop
+//! and start of the server.
 //!
 //! Invariant: events that are held back are bounded by [`MAX_HELD`]; beyond it the oldest goes out.
 

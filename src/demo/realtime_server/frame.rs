@@ -1,7 +1,8 @@
 //! The frames of the Phoenix channel protocol as a server reads and writes them.
 //!
-//! Owns the text form of versions 1.0.0 (objects) and 2.0.0 (arrays). It knows no event and no topic.
-//! It shares nothing with the agent's own codec on purpose: one misreading must not hide in both.
+//! Owns the text form of versions 1.0.0 (objects) and 2.0.0 (arrays). It knows no event and no
+//! topic. It shares nothing with the agent's own codec on purpose: one misreading must not hide in
+//! both.
 //!
 //! Invariant: whatever a client sends, reading gives a frame or nothing.
 

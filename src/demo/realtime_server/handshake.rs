@@ -1,7 +1,7 @@
 //! The HTTP side of a connection: path, version, key, and the upgrade to WebSocket.
 //!
-//! Owns the answers that a client gets before there is a socket, in the real server's words and with
-//! its delay. It owns no limit on time: the caller bounds the whole handshake.
+//! Owns the answers that a client gets before there is a socket, in the real server's words and
+//! with its delay. It owns no limit on time: the caller bounds the whole handshake.
 //!
 //! Invariant: a key is compared and dropped; it is in no answer and no log.
 

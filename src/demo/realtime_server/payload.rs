@@ -1,7 +1,8 @@
 //! The payload of a `postgres_changes` event, shaped as the real server shapes it.
 //!
-//! Owns the way from Postgres' text values to JSON: numbers keep their digits, timestamps become ISO
-//! 8601, JSON is embedded, arrays are read. It owns no routing: who gets an event is `changes.rs`'s.
+//! Owns the way from Postgres' text values to JSON: numbers keep their digits, timestamps become
+//! ISO 8601, JSON is embedded, arrays are read. It owns no routing: who gets an event is
+//! `changes.rs`'s.
 //!
 //! Invariant: the output is valid JSON whatever text a value holds.
 
@@ -127,8 +128,8 @@ impl Table {
 }
 
 impl<'a> RowChange<'a> {
-    /// The value of `column` that filters are tested on: the new row's, or of a delete the old one's.
-    /// None when it is absent or null.
+    /// The value of `column` that filters are tested on: the new row's, or of a delete the old
+    /// one's. None when it is absent or null.
     pub fn value(&self, column: &str) -> Option<&'a str> {
         let record = if self.kind == ChangeKind::Delete {
             self.old_record()
@@ -206,8 +207,8 @@ impl<'a> RowChange<'a> {
         }
     }
 
-    /// The row after the change. An out-of-line value that was not touched is taken from the old row
-    /// where that is known, else absent.
+    /// The row after the change. An out-of-line value that was not touched is taken from the old
+    /// row where that is known, else absent.
     fn record(&self) -> Option<Record<'a>> {
         let whole_old = match self.old {
             Some(OldTuple::Full(old)) => Some(old),

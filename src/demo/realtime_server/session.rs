@@ -1,11 +1,13 @@
-//! The protocol of one client's socket: joins, leaves, tokens, heartbeats. No socket, no clock, no SQL.
+//! The protocol of one client's socket: joins, leaves, tokens, heartbeats. No socket, no clock, no
+//! SQL.
 //!
 //! Owns the channels that the client has joined. A frame goes in with the time; steps for the
-//! connection come out, to be carried out in order. Subscriptions are only asked for here: whether a
-//! table exists is found out in `changes.rs`, which answers with a [`Push`].
+//! connection come out, to be carried out in order. Subscriptions are only asked for here: whether
+//! a table exists is found out in `changes.rs`, which answers with a [`Push`].
 //!
-//! Invariants: every join has a generation of its own, and a push of an older generation is dropped;
-//! a channel whose token has expired is closed; what is not understood is ignored, never fatal.
+//! Invariants: every join has a generation of its own, and a push of an older generation is
+//! dropped; a channel whose token has expired is closed; what is not understood is ignored, never
+//! fatal.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -142,7 +144,7 @@ impl Session {
             return Vec::new();
         };
         match (frame.topic.as_str(), frame.event.as_str()) {
-            ("phoenix", "heartbeat") => vec![self.reply(&frame, Ok(json!({})))],
+            ("phoenix", "heartbeat") => vec![self.reply(&frame, Ok(()))],
             (topic, "phx_join") if topic.starts_with("realtime:") => {
                 self.join(&frame, now, next_generation)
             }
@@ -297,7 +299,7 @@ impl Session {
     }
 
     fn leave(&mut self, frame: &Incoming) -> Vec<Step> {
-        let mut steps = vec![self.reply(frame, Ok(json!({})))];
+        let mut steps = vec![self.reply(frame, Ok(()))];
         if let Some(channel) = self.channels.remove(&frame.topic) {
             steps.push(Step::Send(self.closed(&frame.topic, &channel)));
             steps.push(Step::Unsubscribe(channel.generation));
@@ -344,10 +346,10 @@ impl Session {
         ]
     }
 
-    fn reply(&self, frame: &Incoming, outcome: Result<Value, String>) -> Step {
-        let payload = match outcome {
-            Ok(response) => json!({ "status": "ok", "response": response }),
-            Err(reason) => json!({ "status": "error", "response": { "reason": reason } }),
+    fn reply(&self, frame: &Incoming, outcome: Result<(), String>) -> Step {
+        let (status, response) = match outcome {
+            Ok(()) => ("ok", json!({})),
+            Err(reason) => ("error", json!({ "reason": reason })),
         };
         let join_ref = match self.channels.get(&frame.topic) {
             Some(channel) => channel.join_ref.clone(),
@@ -358,7 +360,7 @@ impl Session {
             reference: frame.reference.clone(),
             topic: frame.topic.clone(),
             event: "phx_reply",
-            payload: payload.to_string(),
+            payload: format!(r#"{{"status":"{status}","response":{response}}}"#),
         }))
     }
 

@@ -1,10 +1,11 @@
-//! The server's one connection to Postgres: a temporary `pgoutput` slot, and questions to the catalogue.
+//! The server's one connection to Postgres: a temporary `pgoutput` slot, and questions to the
+//! catalogue.
 //!
 //! Owns all SQL of the Realtime server. It keeps no subscriptions and decodes no rows. When the
 //! connection is lost the slot is gone with it, and whoever holds a [`Slot`] makes another.
 //!
-//! Invariants: the slot is temporary, so nothing is left in the database; the session prints values in
-//! the one form that `payload.rs` reads (UTC, ISO dates, hexadecimal bytes).
+//! Invariants: the slot is temporary, so nothing is left in the database; the session prints values
+//! in the one form that `payload.rs` reads (UTC, ISO dates, hexadecimal bytes).
 
 use std::{str::FromStr, time::Duration};
 
@@ -21,8 +22,8 @@ use super::{
 };
 use crate::demo::pgoutput::Relation;
 
-/// How long Postgres may take to accept the connection and to make the slot. A slot is made only once
-/// the transactions that are open at the time have ended.
+/// How long Postgres may take to accept the connection and to make the slot. A slot is made only
+/// once the transactions that are open at the time have ended.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long one question may take, as in the real server's query timeout.
@@ -107,7 +108,8 @@ impl Slot {
             if publications == 0 {
                 return Err(SlotError::NoPublication(publication.to_owned()));
             }
-            // Each read of a slot is several lines in the server's log otherwise. Only superusers may.
+            // Each read of a slot is several lines in the server's log otherwise. Only superusers
+            // may.
             let quiet = sqlx::query("set log_min_messages = fatal")
                 .execute(&mut connection)
                 .await;
@@ -275,8 +277,9 @@ impl Slot {
         };
         let mut operands = Vec::with_capacity(filter.operands.len());
         for operand in &filter.operands {
-            // `format` prints with the type's output function, as pgoutput does; a cast to text would
-            // turn a boolean into `true`. `sql_type` comes from the catalogue and is quoted there.
+            // `format` prints with the type's output function, as pgoutput does; a cast to text
+            // would turn a boolean into `true`. `sql_type` comes from the catalogue and is quoted
+            // there.
             let cast = format!("select format('%s', cast($1::text as {sql_type}))");
             let canonical = sqlx::query_scalar(AssertSqlSafe(cast))
                 .bind(operand)
@@ -308,15 +311,15 @@ async fn answer<T>(question: impl Future<Output = Result<T, sqlx::Error>>) -> Re
 /// The refusal of a target that nothing published answers to.
 pub fn not_enabled(target: &Target) -> Refused {
     Refused::Target(format!(
-        "Unable to subscribe to changes with given parameters. Please check Realtime is enabled for \
-         the given connect parameters: {target}"
+        "Unable to subscribe to changes with given parameters. Please check Realtime is enabled \
+         for the given connect parameters: {target}"
     ))
 }
 
 fn exception(target: &Target, error: &str) -> Refused {
     Refused::Target(format!(
-        "Unable to subscribe to changes with given parameters. An exception happened so please check \
-         your connect parameters: {target}. Exception: {error}"
+        "Unable to subscribe to changes with given parameters. An exception happened so please \
+         check your connect parameters: {target}. Exception: {error}"
     ))
 }
 

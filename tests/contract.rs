@@ -1,0 +1,3 @@
+//! What users see and every release keeps: one file a promise.
+
+mod pace;

@@ -1,0 +1,90 @@
+//! Exact pace: what is stored is what the curve says, to the visit.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::harness::subscriber::Subscriber;
+use crate::harness::{PATIENCE, Place, find, long};
+
+#[tokio::test]
+async fn six_hundred_visits_at_3600_a_minute_are_exactly_those_each_at_its_own_moment() {
+    let place = Place::new().await;
+    let _agent = place.agent().await;
+    let row = place
+        .insert(600, "3600 a minute", "interval '10 seconds'")
+        .await;
+
+    place.becomes(row, "completed").await;
+    assert_eq!(place.settles(row).await, 600);
+    let off: i64 = place
+        .ask(format!(
+            "select count(*) from store_visits v join visit_distribution d on d.id = v.distribution_id
+              where d.id = '{row}'
+                and abs(extract(epoch from v.visited_at - d.start_time) - (v.visit_number - 0.5) / 60.0) > 0.001"
+        ))
+        .await;
+    assert_eq!(
+        off, 0,
+        "visits that are not within 1 ms of start + (k - 1/2)/60 s"
+    );
+    find("total_distributed is 600", PATIENCE, async || {
+        (place.look(row).await.total_distributed == 600).then_some(())
+    })
+    .await;
+
+    place.agents_work_for(3).await;
+    assert_eq!(place.stored(row).await, 600, "none more afterwards");
+}
+
+#[tokio::test]
+async fn two_paces_side_by_side_follow_their_curves_each_second_within_the_echo_budget() {
+    let place = Place::new().await;
+    let subscriber = Subscriber::to(&place).await;
+    let _agent = place.agent().await;
+    let (watched, window) = if long() { (120, 60) } else { (36, 25) };
+    let began = Instant::now();
+    let steady = place
+        .insert(150_000, "6250.00 a hour", "interval '24 hours'")
+        .await;
+    let brief = place
+        .insert(
+            2_000,
+            "33.33 a minute",
+            &format!("interval '{window} seconds'"),
+        )
+        .await;
+
+    while began.elapsed() < Duration::from_secs(watched) {
+        for row in [steady, brief] {
+            let look = place.look(row).await;
+            assert_eq!(
+                look.distributed, look.stored,
+                "the status view is exact: {look:?}"
+            );
+            assert!(Some(look.stored) <= look.due, "never ahead: {look:?}");
+            assert!(
+                look.total_distributed >= look.stored_an_echo_ago,
+                "total_distributed is one echo interval late at most: {look:?}"
+            );
+            assert!(
+                look.total_distributed <= look.stored,
+                "and never ahead: {look:?}"
+            );
+        }
+        place.agents_work_for(1).await;
+    }
+
+    for row in [steady, brief] {
+        assert_eq!(place.seconds_off_the_curve(row).await, [""; 0]);
+        place.ledger_is_sound(row).await;
+    }
+    place.becomes(brief, "ended").await;
+    // Each row every 5 s at the most, and once more when it ends.
+    let most = 2 * (watched / 5 + 2);
+    let events = subscriber.updates();
+    assert!(
+        (1..=most).contains(&events),
+        "{events} events, expected 1 to {most}"
+    );
+}

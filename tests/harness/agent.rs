@@ -1,0 +1,254 @@
+//! The program as a process: an agent that runs, or a command that ends.
+//!
+//! Owns the process and its log. The environment is exactly what a test gives; the current folder is the test's own, so that
+//! no `.env` is found.
+//!
+//! Invariant: no process outlives its [`Agent`], and no log with a panic, a key or a password passes.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::server::Scratch;
+use super::{PATIENCE, find, wait_until};
+
+/// SIGTERM is obeyed within this time.
+const STOPS_WITHIN: Duration = Duration::from_secs(10);
+/// A command that ends by itself has done so after this time.
+const COMMAND_ENDS_WITHIN: Duration = Duration::from_secs(60);
+
+static STARTED: AtomicU32 = AtomicU32::new(0);
+
+/// A running `visit-pacer run`.
+pub struct Agent {
+    child: Child,
+    log: PathBuf,
+    secrets: Vec<String>,
+    address: SocketAddr,
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The exit code; `None` after a signal.
+    pub code: Option<i32>,
+    /// Everything that it said, on both streams.
+    pub said: String,
+}
+
+impl Agent {
+    /// Starts one and waits until it says where it listens.
+    pub async fn start(folder: &Scratch, environment: &[(String, String)]) -> Self {
+        let mut agent = Self::launch(folder, &["run"], environment);
+        agent.address = find("the agent says where it listens", PATIENCE, async || {
+            agent.still_runs();
+            let log = agent.log();
+            let (_, rest) = log.split_once("listen=")?;
+            rest.split_whitespace().next()?.parse().ok()
+        })
+        .await;
+        agent
+    }
+
+    /// Starts the program with these arguments, and waits for nothing.
+    pub fn launch(folder: &Scratch, arguments: &[&str], environment: &[(String, String)]) -> Self {
+        let log = folder.path().join(format!(
+            "process-{}.log",
+            STARTED.fetch_add(1, Ordering::Relaxed)
+        ));
+        let output = File::create(&log).expect("a log file");
+        let errors = output.try_clone().expect("a second handle");
+        let child = Command::new(env!("CARGO_BIN_EXE_visit-pacer"))
+            .args(arguments)
+            .current_dir(folder.path())
+            .env_clear()
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .env(
+                "PATH",
+                std::env::vars_os()
+                    .find(|(name, _)| name == "PATH")
+                    .map(|(_, value)| value)
+                    .unwrap_or_default(),
+            )
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(errors)
+            .spawn()
+            .expect("the program starts");
+        Self {
+            child,
+            log,
+            secrets: secrets(environment),
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        }
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Its process number.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).expect("a process number"))
+    }
+
+    /// Fails if the process has ended.
+    pub fn still_runs(&mut self) {
+        let ended = self.child.try_wait().expect("our child");
+        assert!(
+            ended.is_none(),
+            "the agent has ended ({ended:?}):\n{}",
+            self.log()
+        );
+    }
+
+    /// Waits until `/readyz` says so.
+    pub async fn ready(&self) {
+        wait_until("the agent is ready", PATIENCE, async || {
+            self.get("/readyz").await.0 == 200
+        })
+        .await;
+    }
+
+    /// Waits until `/readyz` says 503, with these words.
+    pub async fn unready(&self, words: &str) -> String {
+        find(
+            format!("the agent is not ready: {words}"),
+            PATIENCE,
+            async || {
+                let (status, text) = self.get("/readyz").await;
+                (status == 503 && text.contains(words)).then_some(text)
+            },
+        )
+        .await
+    }
+
+    /// Waits until the log has these words.
+    pub async fn says(&self, words: &str) {
+        wait_until(format!("the agent says: {words}"), PATIENCE, async || {
+            self.log().contains(words)
+        })
+        .await;
+    }
+
+    /// Asks one of its pages: status and text; status 0 where nobody answers.
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        let asked = async {
+            let mut stream = TcpStream::connect(self.address).await?;
+            let request =
+                format!("GET {path} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            Ok::<_, std::io::Error>(answer)
+        };
+        let answer = asked.await.unwrap_or_default();
+        let status = answer
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok())
+            .unwrap_or(0);
+        let body = answer
+            .split_once("\r\n\r\n")
+            .map(|(_, body)| body.to_owned())
+            .unwrap_or_default();
+        (status, body)
+    }
+
+    /// The value of one of its metrics, such as `visit_pacer_realtime_live`.
+    pub async fn metric(&self, name: &str) -> Option<f64> {
+        let (_, text) = self.get("/metrics").await;
+        let line = text
+            .lines()
+            .find(|line| line.split([' ', '{']).next() == Some(name))?;
+        line.rsplit(' ').next()?.parse().ok()
+    }
+
+    /// `kill -9`, and waits for the end.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("our child");
+        self.child.wait().expect("our child");
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).expect("our child");
+    }
+
+    /// SIGTERM; gives the exit status, which must come in time.
+    pub async fn terminate(&mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.ends_within(STOPS_WITHIN).await
+    }
+
+    /// Waits for the end.
+    pub async fn ends_within(&mut self, limit: Duration) -> ExitStatus {
+        find("the process ends", limit, async || {
+            self.child.try_wait().expect("our child")
+        })
+        .await
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // It may have ended already.
+        self.child.kill().ok();
+        self.child.wait().ok();
+        let log = self.log();
+        if std::thread::panicking() {
+            eprintln!("--- the log of process {}:\n{log}---", self.child.id());
+            return;
+        }
+        is_clean(&log, &self.secrets);
+    }
+}
+
+/// Runs a command to its end.
+pub async fn command(
+    folder: &Scratch,
+    arguments: &[&str],
+    environment: &[(String, String)],
+) -> Outcome {
+    let mut process = Agent::launch(folder, arguments, environment);
+    let status = process.ends_within(COMMAND_ENDS_WITHIN).await;
+    Outcome {
+        code: status.code(),
+        said: process.log(),
+    }
+}
+
+/// What must never be seen of an environment: its keys, and the passwords in its URLs.
+fn secrets(environment: &[(String, String)]) -> Vec<String> {
+    let mut secrets = Vec::new();
+    for (name, value) in environment {
+        if name.contains("KEY") && !value.is_empty() {
+            secrets.push(value.clone());
+        }
+        if let Ok(url) = url::Url::parse(value)
+            && let Some(password) = url.password()
+        {
+            secrets.push(password.to_owned());
+        }
+    }
+    secrets
+}
+
+fn is_clean(log: &str, secrets: &[String]) {
+    assert!(!log.contains("panicked"), "a panic:\n{log}");
+    for secret in secrets {
+        assert!(
+            !log.contains(secret.as_str()),
+            "a key or password is in the output of a process"
+        );
+    }
+}

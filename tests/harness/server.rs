@@ -1,0 +1,165 @@
+//! The PostgreSQL of the test run: one for all tests, started by the first that asks, in a folder that is gone when the run
+//! is. Each test gets a database of its own.
+//!
+//! It is the demo's own server, whose watchdog ends it with this process, however that ends. The folder is removed by a
+//! small `sh` that notices our end in the same way.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use visit_pacer::demo::server::{Options, PostgresServer};
+use visit_pacer::demo::stack;
+
+/// The migrated database that those of the tests are copies of.
+const TEMPLATE: &str = "template_migrated";
+
+/// Waits until its input ends and no server is at work in `$1`, then removes that folder.
+const SWEEPER: &str = r#"
+trap '' HUP INT TERM
+while read -r _; do :; done
+looks=0
+while [ -e "$1/postgres/cluster/postmaster.pid" ] && [ "$looks" -lt 300 ]; do
+    looks=$((looks + 1))
+    sleep 0.1
+done
+rm -rf "$1"
+"#;
+
+/// A folder of one test, gone when the test is.
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// An empty one that every account may enter, as the server's must.
+    pub fn new() -> Self {
+        let path =
+            std::env::temp_dir().join(format!("visit-pacer-test-{:016x}", rand::random::<u64>()));
+        std::fs::create_dir(&path).expect("a folder in the temporary directory");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))
+            .expect("it is ours");
+        Self(path)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // A server that is just stopping may still write into it; what is left is in the temporary directory.
+        std::fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+/// The server that all tests share.
+pub struct Shared {
+    server: PostgresServer,
+    made: AtomicU32,
+    _sweeper: Child,
+}
+
+/// Starts it at the first call.
+pub fn shared() -> &'static Shared {
+    static SHARED: OnceLock<Shared> = OnceLock::new();
+    SHARED.get_or_init(|| {
+        let starting = std::thread::spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
+            runtime.block_on(Shared::start())
+        });
+        starting.join().expect("the server of the tests starts")
+    })
+}
+
+impl Shared {
+    async fn start() -> Self {
+        let folder = std::mem::ManuallyDrop::new(Scratch::new());
+        let sweeper = Command::new("sh")
+            .args(["-c", SWEEPER, "visit-pacer-test-sweeper"])
+            .arg(folder.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("sh runs");
+        let server = start(folder.path().join("postgres")).await;
+        prepared(&server, TEMPLATE).await;
+        Self {
+            server,
+            made: AtomicU32::new(0),
+            _sweeper: sweeper,
+        }
+    }
+
+    /// The URL of a new, empty database.
+    pub async fn empty(&self) -> String {
+        let name = self.next_name();
+        self.server
+            .create_database(&name)
+            .await
+            .expect("a database");
+        self.server.url(&name)
+    }
+
+    /// The URL of a new database with our schema.
+    pub async fn migrated(&self) -> String {
+        let name = self.next_name();
+        let mut connection = PgConnection::connect(&self.server.url("postgres"))
+            .await
+            .expect("a connection");
+        sqlx::raw_sql(AssertSqlSafe(format!(
+            "create database {name} template {TEMPLATE}"
+        )))
+        .execute(&mut connection)
+        .await
+        .expect("a copy of the template");
+        connection.close().await.expect("a goodbye");
+        self.server.url(&name)
+    }
+
+    fn next_name(&self) -> String {
+        format!("test_{}", self.made.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// The URL of a new, empty database on the shared server.
+pub async fn database() -> String {
+    shared().empty().await
+}
+
+/// A server in `data_dir`, with room for many tests at once.
+pub async fn start(data_dir: PathBuf) -> PostgresServer {
+    let settings = [
+        ("max_connections", "300"),
+        ("max_wal_senders", "60"),
+        ("max_replication_slots", "60"),
+    ];
+    PostgresServer::start(Options {
+        data_dir,
+        port: 0,
+        durable: false,
+        settings: settings
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec(),
+    })
+    .await
+    .expect("a PostgreSQL server starts")
+}
+
+/// Makes a database with Supabase's roles and our schema; gives its URL.
+pub async fn prepared(server: &PostgresServer, name: &str) -> String {
+    server.create_database(name).await.expect("a database");
+    let mut connection = PgConnection::connect(&server.url(name))
+        .await
+        .expect("a connection");
+    stack::prepare(&mut connection).await.expect("the schema");
+    connection.close().await.expect("a goodbye");
+    server.url(name)
+}
