@@ -343,6 +343,21 @@ impl Place {
         look.stored
     }
 
+    /// Ends a running row some two seconds from now, by its total; waits for that, and gives the total: every visit that
+    /// was due until then is stored, once.
+    pub async fn finishes(&self, id: Uuid) -> i64 {
+        self.set(
+            id,
+            &format!(
+                "total_visits = visit_distribution_due('{id}', clock_timestamp() + interval '2 seconds')"
+            ),
+        )
+        .await;
+        let look = self.becomes(id, "completed").await;
+        assert_eq!(self.settles(id).await, look.total_visits, "{look:?}");
+        look.total_visits
+    }
+
     /// Numbers run from 1 without gap or duplicate; moments never fall, lie in the window and never in the future.
     pub async fn ledger_is_sound(&self, id: Uuid) {
         let wrong: Option<String> = self

@@ -1,0 +1,210 @@
+//! Table edits drive behaviour: after each kind of edit the curve is the contract's, to the visit.
+
+use uuid::Uuid;
+
+use crate::harness::{PATIENCE, Place, wait_until};
+
+#[tokio::test]
+async fn each_edit_of_the_pace_takes_effect_and_the_seconds_after_it_follow_the_new_curve() {
+    let place = Place::new().await;
+    let _agent = place.agent().await;
+    let mut rows = Vec::new();
+    for pace in ["20 a second", "60 a second", "40 a second", "1200 a minute"] {
+        rows.push(place.insert(1_000_000, pace, "interval '1 hour'").await);
+    }
+    for row in &rows {
+        place.has_stored(*row, 30).await;
+    }
+    place.set(rows[0], "visits_per_unit = 90").await;
+    place.set(rows[1], "visits_per_unit = 7").await;
+    place.set(rows[2], "time_period = 'minute'").await;
+    place
+        .set(
+            rows[3],
+            "end_time = clock_timestamp() + interval '5 seconds'",
+        )
+        .await;
+    place.agents_work_for(8).await;
+
+    for row in &rows {
+        assert_eq!(place.seconds_off_the_curve(*row).await, [""; 0]);
+    }
+    let ended = place.becomes(rows[3], "ended").await;
+    assert_eq!(
+        place.settles(rows[3]).await,
+        ended.stored,
+        "nothing after the new end"
+    );
+    for row in &rows[..3] {
+        place.finishes(*row).await;
+    }
+}
+
+#[tokio::test]
+async fn a_total_that_is_lowered_below_what_is_distributed_stops_the_row_and_raised_again_it_goes_on()
+ {
+    let place = Place::new().await;
+    let _agent = place.agent().await;
+    let row = place.insert(100_000, "100 a second", "null").await;
+    let beside = place.insert(100_000, "20 a second", "null").await;
+    place.has_stored(row, 150).await;
+    place.set(row, "total_visits = 50").await;
+    let lowered_at = place.stored(row).await;
+    let seen = place.stored(beside).await;
+    place.has_stored(beside, seen + 40).await;
+    assert_eq!(
+        place.stored(row).await,
+        lowered_at,
+        "visits beyond a total that was lowered"
+    );
+    assert_eq!(place.look(row).await.status, "completed");
+
+    place.set(row, "total_visits = 100000").await;
+    place.has_stored(row, lowered_at + 100).await;
+    place.finishes(row).await;
+    place.finishes(beside).await;
+}
+
+#[tokio::test]
+async fn a_window_that_is_moved_away_stops_the_row_until_it_opens_again() {
+    let place = Place::new().await;
+    let _agent = place.agent().await;
+    let row = place
+        .insert(100_000, "50 a second", "interval '1 hour'")
+        .await;
+    place.has_stored(row, 50).await;
+    place
+        .set(row, "start_time = clock_timestamp() + interval '4 seconds'")
+        .await;
+    let moved_at = place.stored(row).await;
+    let look = place.becomes(row, "scheduled").await;
+    assert_eq!(look.stored, moved_at);
+    place.becomes(row, "active").await;
+    place.has_stored(row, moved_at + 120).await;
+    assert_eq!(place.seconds_off_the_curve(row).await, [""; 0]);
+    let between: i64 = place
+        .ask(format!(
+            "select count(*) from store_visits v join visit_distribution d on d.id = v.distribution_id
+              where d.id = '{row}' and v.visit_number > {moved_at} and v.visited_at < d.start_time"
+        ))
+        .await;
+    assert_eq!(between, 0, "visits dated before the window opened");
+    place.finishes(row).await;
+}
+
+#[tokio::test]
+async fn a_deleted_row_stops_at_once_keeps_its_visits_and_inserted_again_it_goes_on_counting() {
+    let place = Place::new().await;
+    let _agent = place.agent().await;
+    let row = place.insert(100_000, "100 a second", "null").await;
+    let beside = place.insert(100_000, "20 a second", "null").await;
+    place.has_stored(row, 100).await;
+    place
+        .edit(format!("delete from visit_distribution where id = '{row}'"))
+        .await;
+    let deleted_at = place.stored(row).await;
+    let seen = place.stored(beside).await;
+    place.has_stored(beside, seen + 40).await;
+    assert_eq!(
+        place.stored(row).await,
+        deleted_at,
+        "visits of a row that is gone"
+    );
+
+    place
+        .edit(format!(
+            "insert into visit_distribution (id, partner_id, total_visits, time_period, visits_per_unit)
+             values ('{row}', '{}', 100000, 'second', 400)",
+            place.partner
+        ))
+        .await;
+    place.has_stored(row, deleted_at + 100).await;
+    place.finishes(row).await;
+    place.finishes(beside).await;
+}
+
+#[tokio::test]
+async fn a_row_whose_partner_changed_goes_on_for_the_new_one() {
+    let place = Place::new().await;
+    let _agent = place.agent().await;
+    let row = place.insert(100_000, "100 a second", "null").await;
+    place.has_stored(row, 100).await;
+    let other = Uuid::from_u128(rand::random());
+    place
+        .edit(format!(
+            "insert into partners (id, name) values ('{other}', 'another')"
+        ))
+        .await;
+    place.set(row, &format!("partner_id = '{other}'")).await;
+    let changed_at = place.stored(row).await;
+    place.has_stored(row, changed_at + 100).await;
+    place.finishes(row).await;
+    let mixed: i64 = place
+        .ask(format!(
+            "select count(*) from store_visits where distribution_id = '{row}'
+                and (partner_id = '{other}') <> (visit_number > {changed_at})"
+        ))
+        .await;
+    assert_eq!(
+        mixed, 0,
+        "visits of the old partner after the edit, or of the new one before it"
+    );
+}
+
+#[tokio::test]
+async fn a_truncate_stops_everything_and_touches_no_visit() {
+    let place = Place::new().await;
+    let agent = place.agent().await;
+    let rows = [
+        place.insert(100_000, "50 a second", "null").await,
+        place.insert(100_000, "5 a second", "null").await,
+    ];
+    for row in rows {
+        place.has_stored(row, 5).await;
+    }
+    place.edit("truncate visit_distribution").await;
+    let left: i64 = place.ask("select count(*) from store_visits").await;
+    place.agents_work_for(3).await;
+    assert_eq!(
+        place.ask::<i64>("select count(*) from store_visits").await,
+        left
+    );
+    for row in rows {
+        place.ledger_is_sound(row).await;
+    }
+    wait_until("the agent knows of no row", PATIENCE, async || {
+        agent.metric("visit_pacer_rows").await == Some(0.0)
+    })
+    .await;
+    let again = place.insert(20, "20 a second", "null").await;
+    place.becomes(again, "completed").await;
+    assert_eq!(place.settles(again).await, 20);
+}
+
+#[tokio::test]
+async fn edits_of_other_columns_change_nothing() {
+    let place = Place::new().await;
+    let _agent = place.agent().await;
+    let row = place.insert(100_000, "40 a second", "null").await;
+    let version: i64 = place
+        .ask(format!(
+            "select config_version from visit_distribution where id = '{row}'"
+        ))
+        .await;
+    for _ in 0..10 {
+        place.set(row, "updated_at = clock_timestamp(), config_version = 3, anchor_units = 0, total_distributed = 7").await;
+        let seen = place.stored(row).await;
+        place.has_stored(row, seen + 1).await;
+    }
+    let now: i64 = place
+        .ask(format!(
+            "select config_version from visit_distribution where id = '{row}'"
+        ))
+        .await;
+    assert_eq!(
+        now, version,
+        "what our trigger writes is written by it alone"
+    );
+    assert_eq!(place.seconds_off_the_curve(row).await, [""; 0]);
+    place.finishes(row).await;
+}
