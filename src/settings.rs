@@ -29,10 +29,6 @@ pub struct Environment {
 
 impl Environment {
     /// This process's environment, and the `.env` of the current folder where there is one.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the one place that reads the environment"
-    )]
     pub fn load() -> Result<Self, SettingError> {
         let process = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))

@@ -402,7 +402,7 @@ async fn find_or_download(cluster: &Cluster) -> anyhow::Result<Binaries> {
     let shelf = cluster
         .root()
         .parent()
-        .unwrap_or(cluster.root())
+        .unwrap_or_else(|| cluster.root())
         .to_path_buf();
     let search = Search::of_this_machine(&download::earlier(&shelf), cluster.account());
     let major = cluster.major()?;

@@ -19,7 +19,7 @@ pub const DATABASE: &str = "postgres";
 /// The keys of the demo are good until the year 2100, in seconds since the Unix epoch.
 const KEY_EXPIRES_AT: i64 = 4_102_444_800;
 
-/// The roles that PostgREST and Realtime act as on Supabase.
+/// The roles that `PostgREST` and Realtime act as on Supabase.
 const ROLES: &str = "
   do $$ begin
     if not exists (select from pg_roles where rolname = 'anon') then create role anon nologin; end if;

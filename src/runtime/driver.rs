@@ -297,7 +297,7 @@ impl Driver {
     }
 
     fn went_down(&mut self, down: &Down) {
-        let told = std::mem::replace(&mut self.told_down, Some((down.class, down.reason.clone())));
+        let told = self.told_down.replace((down.class, down.reason.clone()));
         if down.class != DownClass::Asked && told != self.told_down {
             warn!("Realtime is not live: {down}; pacing goes on");
         }

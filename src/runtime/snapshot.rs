@@ -57,94 +57,87 @@ impl Snapshot {
 
     /// For `/metrics`.
     pub fn readings(&self, now: Mono) -> Readings {
-        let Counters {
-            visits,
-            batches,
-            refused,
-            unknown,
-            failed,
-            syncs,
-            rows_read,
-            events,
-            events_known,
-            repaired,
-            silent,
-            written_back,
-        } = self.counters;
-        let whole = |rows: usize| i64::try_from(rows).unwrap_or(i64::MAX);
         Readings {
-            counters: vec![
-                ("visits_stored", "Visits stored by this agent", visits),
-                ("batches", "Batches committed", batches),
-                (
-                    "rows_refused",
-                    "Rows that the database left out of a batch: held, edited, or moved by somebody else",
-                    refused,
-                ),
-                ("batches_unknown", "Batches whose answer was lost", unknown),
-                (
-                    "batches_failed",
-                    "Batches that the database refused for their data",
-                    failed,
-                ),
-                ("syncs", "Full reads of visit_distribution", syncs),
-                ("rows_read", "Rows read by id", rows_read),
-                ("realtime_events", "Events of visit_distribution", events),
-                (
-                    "realtime_events_known",
-                    "Events that told nothing new",
-                    events_known,
-                ),
-                (
-                    "repaired_by_sync",
-                    "Edits of which Realtime had not told",
-                    repaired,
-                ),
-                (
-                    "realtime_silent",
-                    "Times that a joined channel was found to keep silent",
-                    silent,
-                ),
-                (
-                    "write_backs",
-                    "Rows whose total_distributed was written back",
-                    written_back,
-                ),
-            ],
-            gauges: vec![
-                ("rows", "Rows in the schedule", whole(self.rows)),
-                (
-                    "backlog_visits",
-                    "Visits due and not stored, all rows together",
-                    self.backlog,
-                ),
-                (
-                    "realtime_live",
-                    "1 while the Realtime subscription is live",
-                    i64::from(self.health.live_since.is_some()),
-                ),
-                (
-                    "database_up",
-                    "1 while the database answers",
-                    i64::from(self.health.database_away_since.is_none()),
-                ),
-                (
-                    "paused",
-                    "1 while visit_pacer_control stops everything",
-                    i64::from(self.paused),
-                ),
-                (
-                    "ready",
-                    "1 while the agent is ready",
-                    i64::from(self.unready(now).is_empty()),
-                ),
-            ],
+            counters: self.counter_readings(),
+            gauges: self.gauge_readings(now),
             by_status: self
                 .by_status
                 .iter()
                 .map(|(status, rows)| (status.as_str(), whole(*rows)))
                 .collect(),
         }
+    }
+
+    fn counter_readings(&self) -> Vec<(&'static str, &'static str, u64)> {
+        let c = &self.counters;
+        vec![
+            ("visits_stored", "Visits stored by this agent", c.visits),
+            ("batches", "Batches committed", c.batches),
+            (
+                "rows_refused",
+                "Rows left out of a batch: held, edited, or moved by somebody else",
+                c.refused,
+            ),
+            (
+                "batches_unknown",
+                "Batches whose answer was lost",
+                c.unknown,
+            ),
+            (
+                "batches_failed",
+                "Batches that the database refused for their data",
+                c.failed,
+            ),
+            ("syncs", "Full reads of visit_distribution", c.syncs),
+            ("rows_read", "Rows read by id", c.rows_read),
+            ("realtime_events", "Events of visit_distribution", c.events),
+            (
+                "realtime_events_known",
+                "Events that told nothing new",
+                c.events_known,
+            ),
+            (
+                "repaired_by_sync",
+                "Edits of which Realtime had not told",
+                c.repaired,
+            ),
+            (
+                "realtime_silent",
+                "Times that a joined channel was found to keep silent",
+                c.silent,
+            ),
+            (
+                "write_backs",
+                "Rows whose total_distributed was written back",
+                c.written_back,
+            ),
+        ]
+    }
+
+    fn gauge_readings(&self, now: Mono) -> Vec<(&'static str, &'static str, i64)> {
+        let live = self.health.live_since.is_some();
+        let up = self.health.database_away_since.is_none();
+        let ready = self.unready(now).is_empty();
+        vec![
+            ("rows", "Rows in the schedule", whole(self.rows)),
+            (
+                "backlog_visits",
+                "Visits due and not stored, all rows together",
+                self.backlog,
+            ),
+            (
+                "realtime_live",
+                "1 while the Realtime subscription is live",
+                i64::from(live),
+            ),
+            ("database_up", "1 while the database answers", i64::from(up)),
+            (
+                "paused",
+                "1 while visit_pacer_control stops everything",
+                i64::from(self.paused),
+            ),
+            ("ready", "1 while the agent is ready", i64::from(ready)),
+        ]
     }
 
     /// Why the agent is not ready, in words; empty when it is.
@@ -183,4 +176,8 @@ impl Snapshot {
         }
         reasons
     }
+}
+
+fn whole(rows: usize) -> i64 {
+    i64::try_from(rows).unwrap_or(i64::MAX)
 }

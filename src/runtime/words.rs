@@ -19,20 +19,22 @@ pub fn tell(notice: &Notice) {
             "the periodic sync found edits of which Realtime had not told; if this goes on, look at the project's Realtime limits"
         ),
         Notice::Silent(Verdict::Rejoin) => {
-            warn!("Realtime keeps silent though joined; joining again")
+            warn!("Realtime keeps silent though joined; joining again");
         }
         Notice::Silent(Verdict::Reopen) => {
-            warn!("Realtime still keeps silent; opening a new socket")
+            warn!("Realtime still keeps silent; opening a new socket");
         }
         Notice::ClockStepped => warn!("the database's clock stepped; pacing follows it"),
         Notice::DatabaseAway(why) => {
-            warn!(reason = %why, "the database is away; the schedule is kept, trying again")
+            warn!(reason = %why, "the database is away; the schedule is kept, trying again");
         }
         Notice::DatabaseBack(after) => {
-            info!(after_seconds = after.as_secs(), "the database is back")
+            info!(after_seconds = after.as_secs(), "the database is back");
         }
         Notice::Paused(true) => {
-            warn!("everything is paused by visit_pacer_control; `visit-pacer resume --all` goes on")
+            warn!(
+                "everything is paused by visit_pacer_control; `visit-pacer resume --all` goes on"
+            );
         }
         Notice::Paused(false) => info!("visit_pacer_control lets visits through again"),
         Notice::Found(finding) => warn!(

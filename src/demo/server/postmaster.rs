@@ -101,7 +101,8 @@ impl Postmaster {
             .with_context(|| format!("start {}", postgres.get_program().display()))?;
         // The command still holds the pipe's writing end, which would keep it from ever ending.
         drop(postgres);
-        let pid = Pid::from_raw(i32::try_from(server.id()).expect("a process number is an i32"));
+        let pid =
+            Pid::from_raw(i32::try_from(server.id()).context("read the server's process number")?);
         let told = writeln!(leash, "{pid}");
         let keeper = std::thread::spawn(move || keep(output, file, server, watchdog, leash));
         let postmaster = Self { pid, keeper };

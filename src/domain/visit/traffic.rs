@@ -86,8 +86,8 @@ pub(super) fn user_agents() -> Weighted<&'static UserAgent> {
 pub(super) fn referrers(device: Device) -> Weighted<Option<&'static str>> {
     Weighted::new(REFERRERS.iter().map(|referrer| {
         let weight = match device {
-            Device::Desktop => referrer.desktop_weight,
-            Device::Mobile | Device::Tablet => referrer.handheld_weight,
+            Desktop => referrer.desktop_weight,
+            Mobile | Tablet => referrer.handheld_weight,
         };
         (referrer.site, weight)
     }))
