@@ -71,7 +71,10 @@ pub async fn run(cli: Cli) -> ExitCode {
 fn exit_code(error: &anyhow::Error) -> u8 {
     const FAILED: u8 = 1;
     const EX_CONFIG: u8 = 78;
-    let refused = matches!(error.downcast_ref(), Some(Fault::Login(_)));
+    let refused = matches!(
+        error.downcast_ref(),
+        Some(Fault::Login(_) | Fault::Schema(_))
+    );
     if error.is::<SettingError>() || error.is::<Unfit>() || refused {
         EX_CONFIG
     } else {

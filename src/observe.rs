@@ -19,6 +19,8 @@ pub struct Readings {
     pub gauges: Vec<(&'static str, &'static str, i64)>,
     /// Rows by status.
     pub by_status: Vec<(&'static str, i64)>,
+    /// Rows that are behind, by what keeps them.
+    pub stalled: Vec<(&'static str, i64)>,
 }
 
 /// What is measured as it happens, and where it is rendered.
@@ -93,16 +95,26 @@ impl Collector for Scrape {
             let gauge = ConstGauge::new(*value);
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
-        let gauge = ConstGauge::new(0_i64);
-        let mut family = encoder.encode_descriptor(
-            "distributions",
-            "Rows by status",
-            None,
-            gauge.metric_type(),
-        )?;
-        for (status, rows) in &readings.by_status {
-            let labels = [("status", *status)];
-            ConstGauge::new(*rows).encode(family.encode_family(&labels)?)?;
+        let by_label: [(&str, &str, &str, &[(&str, i64)]); 2] = [
+            (
+                "distributions",
+                "Rows by status",
+                "status",
+                &readings.by_status,
+            ),
+            (
+                "distributions_stalled",
+                "Rows behind, by what keeps them",
+                "reason",
+                &readings.stalled,
+            ),
+        ];
+        for (name, help, label, rows) in by_label {
+            let kind = ConstGauge::new(0_i64).metric_type();
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for (value, count) in rows {
+                ConstGauge::new(*count).encode(family.encode_family(&[(label, *value)])?)?;
+            }
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! `visit-pacer migrate`: brings the schema.
 
-use super::connect;
+use super::{connect, log};
 use crate::postgres::fault::Fault;
 use crate::postgres::migrations::{self, MIGRATIONS};
 
@@ -25,6 +25,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         }
         return Ok(());
     }
+    log::init_stderr(); // the database's notices name what was replaced
     let mut connection = connect().await?;
     let applied = migrations::apply(&mut connection)
         .await

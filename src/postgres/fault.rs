@@ -18,7 +18,7 @@ pub enum Fault {
     #[error("the database is busy or limited: {0}")]
     Busy(String),
     /// A table, column, function or right is missing.
-    #[error("the schema does not fit: {0}")]
+    #[error("the schema does not fit: {0}; run: visit-pacer migrate")]
     Schema(String),
 }
 
@@ -27,15 +27,23 @@ impl From<Error> for Fault {
         let Error::Database(database) = &error else {
             return Self::Away(without_secrets(&error));
         };
-        let code = database.code().unwrap_or_default().into_owned();
-        let message = format!("{} ({code})", database.message());
-        match code.get(..2).unwrap_or_default() {
-            "28" | "3D" => Self::Login(message),
-            "22" | "23" | "44" | "P0" => Self::Data(message),
-            "08" => Self::Away(message),
-            "57" if code != "57014" => Self::Away(message),
-            "42" | "3F" => Self::Schema(message),
-            _ => Self::Busy(message),
+        Self::of(&database.code().unwrap_or_default(), database.message())
+    }
+}
+
+impl Fault {
+    /// What an error that the server reports means, by its SQLSTATE (PostgreSQL documentation, appendix A).
+    pub fn of(code: &str, message: &str) -> Self {
+        let text = format!("{message} ({code})");
+        match (code.get(..2).unwrap_or_default(), code) {
+            // Read-only: a standby, or the old primary; another connection may find the new one.
+            (_, "25006") => Self::Away(text),
+            (_, "57014") => Self::Busy(text),
+            ("28" | "3D", _) => Self::Login(text),
+            ("22" | "23" | "44" | "P0", _) => Self::Data(text),
+            ("08" | "57", _) => Self::Away(text),
+            ("42" | "3F", _) => Self::Schema(text),
+            _ => Self::Busy(text),
         }
     }
 }
@@ -56,6 +64,34 @@ mod tests {
     fn a_broken_connection_leaves_the_outcome_unknown() {
         let broken = Error::Io(std::io::Error::from(std::io::ErrorKind::ConnectionReset));
         assert!(matches!(Fault::from(broken), Fault::Away(_)));
+    }
+
+    #[test]
+    fn each_sqlstate_means_what_follows_from_it() {
+        type Is = fn(&Fault) -> bool;
+        let rules: [(&[&str], Is); 5] = [
+            (&["28P01", "28000", "3D000"], |fault| {
+                matches!(fault, Fault::Login(_))
+            }),
+            (&["23505", "23503", "22003", "P0001", "23514"], |fault| {
+                matches!(fault, Fault::Data(_))
+            }),
+            (&["57P01", "57P03", "08006", "25006"], |fault| {
+                matches!(fault, Fault::Away(_))
+            }),
+            (&["42P01", "42703", "42501", "3F000"], |fault| {
+                matches!(fault, Fault::Schema(_))
+            }),
+            (
+                &["40P01", "55P03", "57014", "53300", "53100", "40001", ""],
+                |fault| matches!(fault, Fault::Busy(_)),
+            ),
+        ];
+        for (codes, is) in rules {
+            for code in codes {
+                assert!(is(&Fault::of(code, "as the server says")), "{code}");
+            }
+        }
     }
 
     #[test]

@@ -327,6 +327,7 @@ impl Driver {
                 rows = snapshot.rows,
                 running = self.agent.running(),
                 backlog = snapshot.backlog,
+                stalled = ?snapshot.stalled,
                 realtime = %snapshot.realtime,
                 "the last minute"
             );

@@ -1,9 +1,11 @@
 //! What the agent shows of itself: published by the loop once a second and at every change of state, read by the web
 //! endpoints, the demo's screen and the keeper.
 
+use std::collections::BTreeMap;
+
 use crate::domain::agent::{Counters, Health};
 use crate::domain::time::Mono;
-use crate::domain::timetable::{Look, Status};
+use crate::domain::timetable::{Look, Stall, Status};
 use crate::observe::Readings;
 use crate::postgres::chores::SelfReport;
 
@@ -24,6 +26,8 @@ pub struct Snapshot {
     pub rows: usize,
     /// Rows by status.
     pub by_status: Vec<(Status, usize)>,
+    /// Rows that do not get what is due, by what keeps them.
+    pub stalled: Vec<(&'static str, usize)>,
     /// Due and not distributed, all rows together.
     pub backlog: i64,
 }
@@ -44,10 +48,14 @@ impl Snapshot {
 
     /// Counts rows by status, and what they owe.
     pub fn count(&mut self, looks: &[Look]) {
-        let mut by_status = std::collections::BTreeMap::new();
+        let (mut by_status, mut stalled) = (BTreeMap::new(), BTreeMap::new());
         for look in looks {
             *by_status.entry(look.status).or_insert(0) += 1;
+            if let (Status::Behind | Status::Draining, Some(stall)) = (look.status, look.stall) {
+                *stalled.entry(word(stall)).or_insert(0) += 1;
+            }
         }
+        self.stalled = stalled.into_iter().collect();
         self.by_status = by_status.into_iter().collect();
         self.backlog = looks
             .iter()
@@ -60,6 +68,11 @@ impl Snapshot {
         Readings {
             counters: self.counter_readings(),
             gauges: self.gauge_readings(now),
+            stalled: self
+                .stalled
+                .iter()
+                .map(|(reason, rows)| (*reason, whole(*rows)))
+                .collect(),
             by_status: self
                 .by_status
                 .iter()
@@ -180,4 +193,13 @@ impl Snapshot {
 
 fn whole(rows: usize) -> i64 {
     i64::try_from(rows).unwrap_or(i64::MAX)
+}
+
+fn word(stall: Stall) -> &'static str {
+    match stall {
+        Stall::Locked => "locked",
+        Stall::Bucket => "bucket",
+        Stall::AgentBound => "agent's bound",
+        Stall::Database => "database",
+    }
 }
