@@ -10,6 +10,9 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+/// Rows by one label's value.
+pub type ByLabel = Vec<(&'static str, i64)>;
+
 /// Plain numbers that are read when somebody scrapes.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Readings {
@@ -18,9 +21,9 @@ pub struct Readings {
     /// Name, help, value.
     pub gauges: Vec<(&'static str, &'static str, i64)>,
     /// Rows by status.
-    pub by_status: Vec<(&'static str, i64)>,
+    pub by_status: ByLabel,
     /// Rows that are behind, by what keeps them.
-    pub stalled: Vec<(&'static str, i64)>,
+    pub stalled: ByLabel,
 }
 
 /// What is measured as it happens, and where it is rendered.
@@ -95,7 +98,7 @@ impl Collector for Scrape {
             let gauge = ConstGauge::new(*value);
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
-        let by_label: [(&str, &str, &str, &[(&str, i64)]); 2] = [
+        let by_label = [
             (
                 "distributions",
                 "Rows by status",
