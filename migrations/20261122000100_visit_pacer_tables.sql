@@ -1,4 +1,4 @@
--- visit-pacer 1 of 8: the tables.
+-- visit-pacer 1 of 9: the tables.
 --
 -- Additive and idempotent: it creates what is missing and adds columns to what is there; it never drops, rewrites or
 -- locks a user's data for long (a column with a volatile default is added without it, then given it).
@@ -12,7 +12,7 @@ create table if not exists public.visit_pacer_migrations (
   applied_at timestamptz not null default clock_timestamp()
 );
 
--- Functions and views of ours that were in the way under another signature, as they were.
+-- What was there and had to change, and the SQL that brings it back: an uninstall runs it, oldest first.
 create table if not exists public.visit_pacer_replaced (
   name text not null,
   definition text not null,
@@ -54,32 +54,61 @@ create table if not exists public.store_visits (
   created_at timestamptz default clock_timestamp()
 );
 
-alter table public.visit_distribution
-  add column if not exists is_active boolean default true,
-  add column if not exists start_time timestamptz default now(),
-  add column if not exists end_time timestamptz,
-  add column if not exists total_distributed numeric default 0,
-  add column if not exists last_distribution timestamptz,
-  add column if not exists updated_at timestamptz default now(),
-  add column if not exists catch_up numeric,         -- set by the user; null: that of visit_pacer_control
-  add column if not exists config_version bigint,    -- the rest is written by the trigger alone
-  add column if not exists anchor_units numeric,     -- 1/86,400,000,000 visit: see visit_pacer_curve()
-  add column if not exists anchor_at timestamptz,
-  add column if not exists changed_xid xid8;
+-- What the user's tables lack. A column that is added here says so in its comment, so that an uninstall can tell it from the
+-- user's own. No default here is volatile, so no row is rewritten.
+do $$
+declare
+  lacking record;
+begin
+  for lacking in
+    select l.* from (values
+      ('visit_distribution', 'is_active', 'boolean default true', 'false is a pause'),
+      ('visit_distribution', 'start_time', 'timestamptz default now()', 'nothing is due before; null: it never starts'),
+      ('visit_distribution', 'end_time', 'timestamptz', 'nothing falls due after; null: no end'),
+      ('visit_distribution', 'total_distributed', 'numeric default 0', 'as last told; visit_distribution_status is exact'),
+      ('visit_distribution', 'last_distribution', 'timestamptz', 'when total_distributed was last told'),
+      ('visit_distribution', 'created_at', 'timestamptz default now()', 'when the row was made'),
+      ('visit_distribution', 'updated_at', 'timestamptz default now()', 'when the pace was last edited'),
+      ('visit_distribution', 'catch_up', 'numeric', 'yours to set: how much faster than its pace a backlog drains; null: as in visit_pacer_control'),
+      ('visit_distribution', 'config_version', 'bigint', 'written by the trigger alone: moves with every edit of the pace'),
+      ('visit_distribution', 'anchor_units', 'numeric', 'written by the trigger alone: the curve at anchor_at, in 1/86,400,000,000 visit'),
+      ('visit_distribution', 'anchor_at', 'timestamptz', 'written by the trigger alone: where the curve of this pace begins'),
+      ('visit_distribution', 'changed_xid', 'xid8', 'written by the trigger alone: the transaction of the last edit of the pace'),
+      ('store_visits', 'session_duration', 'integer', 'seconds'),
+      ('store_visits', 'page_path', 'text', 'the page that was looked at'),
+      ('store_visits', 'user_agent', 'text', 'the browser'),
+      ('store_visits', 'referrer', 'text', 'where the visit came from; null: direct'),
+      ('store_visits', 'device_type', 'text', 'desktop, mobile or tablet'),
+      ('store_visits', 'distribution_id', 'uuid', 'the visit_distribution row that generated this visit (synthetic); null for an '
+         'organic visit. No foreign key, so that visits outlive their row'),
+      ('store_visits', 'visit_number', 'bigint', 'counts the visits of a distribution; never given twice'),
+      ('store_visits', 'created_at', 'timestamptz', 'when the visit was stored')
+    ) as l (in_table, name, definition, meaning)
+    where not exists (select from pg_attribute a
+                       where a.attrelid = format('public.%I', l.in_table)::regclass and a.attname = l.name and not a.attisdropped)
+  loop
+    execute format('alter table public.%I add column %I %s', lacking.in_table, lacking.name, lacking.definition);
+    execute format('comment on column public.%I.%I is %L', lacking.in_table, lacking.name, 'visit-pacer: ' || lacking.meaning);
+  end loop;
+end $$;
 
-alter table public.store_visits
-  add column if not exists session_duration integer,
-  add column if not exists page_path text,
-  add column if not exists user_agent text,
-  add column if not exists referrer text,
-  add column if not exists device_type text,
-  add column if not exists distribution_id uuid,     -- null: an organic visit, never touched or counted
-  add column if not exists visit_number bigint,
-  add column if not exists created_at timestamptz;
-alter table public.store_visits alter column created_at set default clock_timestamp();
-
-comment on column public.store_visits.distribution_id is
-  'The visit_distribution row that generated this visit (synthetic); null for an organic visit. No foreign key, so that visits outlive their row.';
+-- A visit is stored when it is stored, not when the transaction of its batch began.
+do $$
+declare
+  was record;
+begin
+  select a.attnum, pg_get_expr(d.adbin, d.adrelid) as usual, col_description(a.attrelid, a.attnum) like 'visit-pacer:%' as ours into was
+    from pg_attribute a left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+   where a.attrelid = 'public.store_visits'::regclass and a.attname = 'created_at'
+     and a.atttypid in ('timestamptz'::regtype, 'timestamp'::regtype) and a.attidentity = '' and a.attgenerated = '';
+  if found and was.usual is distinct from 'clock_timestamp()' then
+    if was.ours is not true then
+      insert into public.visit_pacer_replaced (name, definition)
+      values ('store_visits.created_at', 'alter table public.store_visits alter column created_at ' || coalesce('set default ' || was.usual, 'drop default'));
+    end if;
+    alter table public.store_visits alter column created_at set default clock_timestamp();
+  end if;
+end $$;
 
 -- Ours.
 
@@ -94,6 +123,7 @@ create table if not exists public.visit_distribution_progress (
   bucket_units numeric,                        -- the token bucket's level at bucket_at, in curve units; null: full
   bucket_at timestamptz,
   missing bigint not null default 0,           -- as found by the last reconciliation
+  backfill boolean not null default false,     -- asked for by visit_pacer_backfill(), honoured and cleared by the trigger
   invalid_reason text,                         -- why its inserts fail; null: they do not
   invalid_at timestamptz,
   check (distributed >= 0 and last_number >= 0 and baseline >= 0 and purged >= 0)
@@ -154,7 +184,12 @@ begin
         end if;
       end loop;
     end if;
-    if exists (select from pg_roles where rolname = 'service_role') then
+    if exists (select from pg_roles where rolname = 'service_role')
+       and not has_table_privilege('service_role', format('public.%I', t), 'select') then
+      if t <> all (ours) then
+        insert into public.visit_pacer_replaced (name, definition)
+        values (t, format('revoke select on table public.%I from service_role', t));
+      end if;
       execute format('grant select on table public.%I to service_role', t);
     end if;
   end loop;

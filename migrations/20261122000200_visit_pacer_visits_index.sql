@@ -1,4 +1,4 @@
--- visit-pacer 2 of 8: the database itself refuses a duplicate visit.
+-- visit-pacer 2 of 9: the database itself refuses a duplicate visit.
 --
 -- Partial, so that organic visits cost nothing: on a table of two million of them it is built in a tenth of a second,
 -- under a lock that stops writers only. In a transaction of its own for the same reason.

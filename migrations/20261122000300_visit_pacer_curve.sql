@@ -1,6 +1,22 @@
--- visit-pacer 3 of 8: the curve, and the triggers by which edits of visit_distribution drive behaviour.
+-- visit-pacer 3 of 9: the curve, and the triggers by which edits of visit_distribution drive behaviour.
 
 set local lock_timeout = '10s';
+
+-- Rights as the statements that give them, and no others: not those that a new object gets by itself.
+create or replace function public.visit_pacer_rights(object_name text, acl aclitem[]) returns text
+language sql stable set search_path = '' as $$
+  select coalesce(pg_catalog.string_agg(pg_catalog.format(' %s on %s %s;', r.what, object_name, r.whose), '' order by r.what desc), '')
+    from (select 'revoke all' as what, 'from ' || everybody as whose
+            from pg_catalog.unnest(array(select pg_catalog.quote_ident(rolname) from pg_catalog.pg_roles
+                                          where rolname in ('anon', 'authenticated', 'service_role')) || 'public'::text) everybody
+           where acl is not null
+          union all
+          select 'grant ' || lower(a.privilege_type),
+                 'to ' || case a.grantee when 0 then 'public' else a.grantee::pg_catalog.regrole::text end
+                 || case when a.is_grantable then ' with grant option' else '' end
+            from pg_catalog.aclexplode(acl) a) r
+$$;
+comment on function public.visit_pacer_rights is 'visit-pacer: used by migrations';
 
 -- Makes room for a function or view of ours: one of that name that is the user's own is kept as text in
 -- visit_pacer_replaced, named in a NOTICE and dropped, without CASCADE; so is a function of ours with another signature.
@@ -13,20 +29,23 @@ declare
 begin
   if kind = 'view' then
     for found_one in
-      select c.oid, c.relkind, pg_catalog.obj_description(c.oid, 'pg_class') as note
+      select c.oid, case c.relkind when 'm' then 'materialized view' else 'view' end as kind, c.reloptions as options,
+             pg_catalog.obj_description(c.oid, 'pg_class') as note, c.relacl as acl, 'table ' || c.oid::regclass as name
         from pg_catalog.pg_class c
        where c.relnamespace = 'public'::regnamespace and c.relname = object_name and c.relkind in ('v', 'm')
     loop
       continue when found_one.note like 'visit-pacer:%';
       insert into public.visit_pacer_replaced (name, definition)
-      values (object_name, pg_catalog.format('create view public.%I as %s', object_name, pg_catalog.pg_get_viewdef(found_one.oid)));
+      values (object_name, pg_catalog.format('create %s public.%I%s as %s', found_one.kind, object_name,
+                ' with (' || pg_catalog.array_to_string(found_one.options, ', ') || ')', pg_catalog.pg_get_viewdef(found_one.oid))
+              || public.visit_pacer_rights(found_one.name, found_one.acl));
       raise notice 'visit-pacer: the view public.% was there; its text is kept in visit_pacer_replaced', object_name;
-      execute pg_catalog.format('drop %s public.%I', case found_one.relkind when 'm' then 'materialized view' else 'view' end, object_name);
+      execute pg_catalog.format('drop %s public.%I', found_one.kind, object_name);
     end loop;
     return;
   end if;
   for found_one in
-    select p.oid, p.oid::regprocedure as signature, pg_catalog.obj_description(p.oid, 'pg_proc') as note, p.prokind,
+    select p.oid, p.oid::regprocedure as signature, pg_catalog.obj_description(p.oid, 'pg_proc') as note, p.prokind, p.proacl as acl,
            pg_catalog.pg_get_function_identity_arguments(p.oid) as arguments, pg_catalog.pg_get_function_result(p.oid) as result
       from pg_catalog.pg_proc p
      where p.pronamespace = 'public'::regnamespace and p.proname = object_name
@@ -34,7 +53,9 @@ begin
     ours := coalesce(found_one.note like 'visit-pacer:%', false);
     if not ours then
       insert into public.visit_pacer_replaced (name, definition)
-      values (object_name, case when found_one.prokind = 'a' then found_one.signature::text else pg_catalog.pg_get_functiondef(found_one.oid) end);
+      values (object_name, case when found_one.prokind = 'a' then found_one.signature::text
+                else pg_catalog.pg_get_functiondef(found_one.oid) || ';'
+                     || public.visit_pacer_rights('routine ' || found_one.signature, found_one.acl) end);
       raise notice 'visit-pacer: the function % was there; its text is kept in visit_pacer_replaced', found_one.signature;
     end if;
     if not ours or found_one.arguments is distinct from arguments or found_one.result is distinct from result then
@@ -73,6 +94,12 @@ begin
   end loop;
 end $$;
 comment on function public.visit_pacer_keep_private is 'visit-pacer: used by migrations';
+
+-- The user's times. One without a zone is UTC, whoever looks: functions say so with `set timezone`, which a view cannot.
+create or replace function public.visit_pacer_utc(at timestamptz) returns timestamptz language sql immutable parallel safe as $$ select at $$;
+create or replace function public.visit_pacer_utc(at timestamp) returns timestamptz language sql immutable parallel safe as $$ select at at time zone 'UTC' $$;
+comment on function public.visit_pacer_utc(timestamptz) is 'visit-pacer: a time of the user''s';
+comment on function public.visit_pacer_utc(timestamp) is 'visit-pacer: a time of the user''s that has no zone';
 
 -- Whole microseconds since the Unix epoch, exact (extract() gives a numeric since PostgreSQL 14). Stable, as extract() and format()
 -- are: a function that claims to be immutable and is made of these is not inlined, which costs a status of 10,000 rows half a second.
@@ -196,11 +223,12 @@ comment on function public.visit_pacer_first_progress is 'visit-pacer: makes the
 
 -- The one trigger through which every edit passes. It compares values, so that other triggers may have changed columns before it.
 create or replace function public.visit_pacer_before_edit() returns trigger
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = '' set timezone = 'UTC' as $$
 declare
   now_at constant timestamptz := clock_timestamp();
   pace_edited boolean;
   catch_up_edited boolean;
+  backfill boolean;
 begin
   if tg_op = 'INSERT' then
     perform public.visit_pacer_refuse(public.visit_pacer_invalid(new.total_visits::numeric, new.visits_per_unit::numeric,
@@ -223,7 +251,8 @@ begin
   pace_edited := (new.is_active, new.total_visits, new.time_period, new.visits_per_unit, new.start_time, new.end_time, new.partner_id)
     is distinct from (old.is_active, old.total_visits, old.time_period, old.visits_per_unit, old.start_time, old.end_time, old.partner_id);
   catch_up_edited := new.catch_up is distinct from old.catch_up;
-  if not (pace_edited or catch_up_edited or old.anchor_at is null) then
+  backfill := exists (select from public.visit_distribution_progress p where p.distribution_id = old.id and p.backfill);
+  if not (pace_edited or catch_up_edited or backfill or old.anchor_at is null) then
     return new;
   end if;
 
@@ -245,6 +274,11 @@ begin
     -- A row that was there before this trigger: the curve begins now, with what the row says is distributed.
     new.anchor_units := 86400000000 * public.visit_pacer_first_progress(old.id, old.total_distributed::numeric, old.total_visits::numeric);
     new.anchor_at := now_at;
+  elsif backfill then
+    -- As if this pace had held since start_time.
+    new.anchor_units := 0;
+    new.anchor_at := coalesce(new.start_time::timestamptz, now_at);
+    update public.visit_distribution_progress p set backfill = false where p.distribution_id = old.id;
   elsif pace_edited then
     -- The past stays as it was: the old row's curve, as it is at this moment, is where the new one begins.
     if public.visit_pacer_invalid(old.total_visits::numeric, old.visits_per_unit::numeric, old.time_period::text,
@@ -293,7 +327,7 @@ declare
 begin
   with unseen as (
     select v.id from public.visit_distribution v where v.anchor_at is null order by v.id for no key update skip locked)
-  update public.visit_distribution v set is_active = v.is_active from unseen where v.id = unseen.id;  -- the trigger does the rest
+  update public.visit_distribution v set total_distributed = v.total_distributed from unseen where v.id = unseen.id;  -- the trigger does the rest
   get diagnostics touched = row_count;
   with unseen as (
     select v.id, v.total_distributed, v.total_visits from public.visit_distribution v

@@ -1,4 +1,4 @@
--- visit-pacer 4 of 8: the one write. The agent and the SQL functions store visits through it and through nothing else.
+-- visit-pacer 4 of 9: the one write. The agent and the SQL functions store visits through it and through nothing else.
 
 -- The partners that nobody holds exclusively, locked as the foreign key will lock them, so that the key's own check never
 -- waits. SECURITY DEFINER: the lock needs UPDATE on some column, which a writer of visits should not have.
@@ -27,7 +27,7 @@ create or replace function public.visit_pacer_store(
   visit_rows uuid[], visit_partners uuid[], visit_numbers bigint[], visit_ids uuid[], visit_moments timestamptz[],
   visit_durations integer[], visit_paths text[], visit_agents text[], visit_referrers text[], visit_devices text[])
 returns setof uuid
-language sql set search_path = '' as $$
+language sql set search_path = '' set timezone = 'UTC' as $$  -- for a visited_at without a zone
   with batch as (
     select * from unnest(row_ids, row_versions, row_last_numbers, row_distributed, row_bucket_at_before,
                          row_counts, row_cuts, row_last_visited_at, row_bucket_units, row_bucket_at)

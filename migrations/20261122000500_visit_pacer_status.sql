@@ -1,4 +1,4 @@
--- visit-pacer 5 of 8: who looks sees why a row stands still; and counts that agree with what is stored.
+-- visit-pacer 5 of 9: who looks sees why a row stands still; and counts that agree with what is stored.
 
 create or replace function public.visit_pacer_agent_alive() returns boolean
 language sql stable set search_path = '' as $$
@@ -8,7 +8,7 @@ comment on function public.visit_pacer_agent_alive is 'visit-pacer: an agent was
 
 select public.visit_pacer_make_room('function', 'visit_distribution_due', 'distribution uuid, at timestamp with time zone', 'bigint');
 create or replace function public.visit_distribution_due(distribution uuid, at timestamptz default clock_timestamp()) returns bigint
-language sql stable set search_path = '' as $$
+language sql stable set search_path = '' set timezone = 'UTC' as $$
   select case when public.visit_pacer_invalid(v.total_visits::numeric, v.visits_per_unit::numeric, v.time_period::text,
                      v.start_time::timestamptz, v.end_time::timestamptz, v.catch_up) is null
            then public.visit_pacer_due(public.visit_pacer_curve(v.anchor_units, v.anchor_at, v.is_active, v.total_visits::numeric,
@@ -22,11 +22,11 @@ select public.visit_pacer_make_room('view', 'visit_distribution_status');
 create or replace view public.visit_distribution_status with (security_invoker = true) as
 with row_at as (
   select v.id, v.partner_id, coalesce(v.is_active, false) as is_active, v.total_visits::numeric as total_visits,
-         v.visits_per_unit::numeric as visits_per_unit, v.time_period::text as time_period, v.start_time::timestamptz as start_time,
-         v.end_time::timestamptz as end_time, v.anchor_units, v.anchor_at, coalesce(v.catch_up, c.catch_up) as catch_up,
+         v.visits_per_unit::numeric as visits_per_unit, v.time_period::text as time_period, public.visit_pacer_utc(v.start_time) as start_time,
+         public.visit_pacer_utc(v.end_time) as end_time, v.anchor_units, v.anchor_at, coalesce(v.catch_up, c.catch_up) as catch_up,
          c.paused as stopped, c.give_up_after, now_at,
          public.visit_pacer_invalid(v.total_visits::numeric, v.visits_per_unit::numeric, v.time_period::text,
-           v.start_time::timestamptz, v.end_time::timestamptz, v.catch_up) as invalid
+           public.visit_pacer_utc(v.start_time), public.visit_pacer_utc(v.end_time), v.catch_up) as invalid
     from public.visit_distribution v
     cross join (select clock_timestamp() as now_at offset 0) clock
     cross join (select * from public.visit_pacer_control limit 1) c  -- one row, and the planner knows it
@@ -89,7 +89,7 @@ comment on view public.organic_store_visits is 'visit-pacer: the visits that vis
 -- that no batch is under way; the count is a later statement, with a snapshot of its own.
 create or replace function public.visit_pacer_reconcile_row(distribution uuid, lower boolean)
 returns table (partner_id uuid, counted_before bigint, counted_now bigint, missing bigint, message text)
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = '' set timezone = 'UTC' as $$
 declare
   held record;
   p public.visit_distribution_progress;
@@ -153,7 +153,7 @@ select public.visit_pacer_make_room('function', 'sync_distribution_counts', 'low
   'TABLE(distribution_id uuid, partner_id uuid, counted_before bigint, counted_now bigint, missing bigint, message text)');
 create or replace function public.sync_distribution_counts(lower boolean default false)
 returns table (distribution_id uuid, partner_id uuid, counted_before bigint, counted_now bigint, missing bigint, message text)
-language plpgsql security definer set search_path = '' set jit = off as $$
+language plpgsql security definer set search_path = '' set timezone = 'UTC' set jit = off as $$
 #variable_conflict use_column
 declare
   differing uuid;

@@ -1,4 +1,4 @@
--- visit-pacer 6 of 8: believable visits: the catalogue of page paths, and the generator of the SQL functions.
+-- visit-pacer 6 of 9: believable visits: the catalogue of page paths, and the generator of the SQL functions.
 
 -- The default catalogue: thirty pages of a shop with a blog, weights by rank as in Zipf's law with exponent 1.07.
 -- It is a start, to be edited: sown once, the first time that this file is applied.

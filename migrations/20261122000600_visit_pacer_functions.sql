@@ -1,4 +1,4 @@
--- visit-pacer 7 of 8: the functions of the guide. They store through visit_pacer_store() as the agent does: same locks, same
+-- visit-pacer 7 of 9: the functions of the guide. They store through visit_pacer_store() as the agent does: same locks, same
 -- compare-and-set, same numbers, one bucket a row. So any number of them may run beside each other and beside agents.
 --
 -- Whoever writes progress here has locked the distribution row before, in an earlier statement or in the same one. Nothing
@@ -295,7 +295,7 @@ select public.visit_pacer_make_room('function', 'distribute_visits', 'max_visits
   'TABLE(partner_id uuid, visits_added bigint, total_distributed_now numeric, message text)');
 create or replace function public.distribute_visits(max_visits integer default 10000)
 returns table (partner_id uuid, visits_added bigint, total_distributed_now numeric, message text)
-language plpgsql security definer set search_path = '' set jit = off as $$
+language plpgsql security definer set search_path = '' set timezone = 'UTC' set jit = off as $$
 #variable_conflict use_column
 declare
   work constant interval := '500 milliseconds';
@@ -338,7 +338,7 @@ select public.visit_pacer_make_room('function', 'distribute_visits_for_partner',
   'TABLE(partner_id uuid, visits_added bigint, total_distributed_now numeric, message text)');
 create or replace function public.distribute_visits_for_partner(partner uuid, visits integer)
 returns table (partner_id uuid, visits_added bigint, total_distributed_now numeric, message text)
-language plpgsql security definer set search_path = '' set jit = off as $$
+language plpgsql security definer set search_path = '' set timezone = 'UTC' set jit = off as $$
 #variable_conflict use_column
 declare
   at_once constant integer := 10000;
@@ -408,7 +408,7 @@ comment on function public.visit_pacer_hold is 'visit-pacer: locks a distributio
 select public.visit_pacer_make_room('function', 'purge_old_visits', 'keep interval', 'TABLE(distribution_id uuid, purged bigint)');
 create or replace function public.purge_old_visits(keep interval)
 returns table (distribution_id uuid, purged bigint)
-language plpgsql security definer set search_path = '' set jit = off as $$
+language plpgsql security definer set search_path = '' set timezone = 'UTC' set jit = off as $$
 #variable_conflict use_column
 declare
   chunk constant integer := 10000;
@@ -459,7 +459,7 @@ comment on function public.purge_old_visits is 'visit-pacer: removes generated v
 select public.visit_pacer_make_room('function', 'adopt_existing_visits', 'partner uuid', 'TABLE(distribution_id uuid, adopted bigint, message text)');
 create or replace function public.adopt_existing_visits(partner uuid)
 returns table (distribution_id uuid, adopted bigint, message text)
-language plpgsql security definer set search_path = '' set jit = off as $$
+language plpgsql security definer set search_path = '' set timezone = 'UTC' set jit = off as $$
 #variable_conflict use_column
 declare
   windows uuid[];

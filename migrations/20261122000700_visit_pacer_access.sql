@@ -1,4 +1,4 @@
--- visit-pacer 8 of 8: what is published to Realtime, and that nobody but service_role calls or reads what is ours.
+-- visit-pacer 8 of 9: what is published to Realtime, and that nobody but service_role calls or reads what is ours.
 
 -- visit_distribution drives the agent; the canary proves that events still arrive. Nothing else of ours is published.
 do $$
@@ -13,6 +13,10 @@ begin
       if not exists (select from pg_publication_tables
                       where pubname = 'supabase_realtime' and schemaname = 'public' and tablename = t) then
         execute format('alter publication supabase_realtime add table public.%I', t);
+        if t = 'visit_distribution' then
+          insert into public.visit_pacer_replaced (name, definition)
+          values ('publication supabase_realtime', 'alter publication supabase_realtime drop table public.visit_distribution');
+        end if;
       end if;
     end loop;
   end if;

@@ -1,6 +1,15 @@
 //! What users see and every release keeps: one file a promise.
 
+mod bad_rows;
+mod cli;
+mod curve;
 mod edits;
 mod exactly_once;
+mod migrations;
+mod neighbour;
 mod pace;
 mod pause;
+mod postgres_away;
+mod realtime_away;
+mod stack;
+mod write;

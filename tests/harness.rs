@@ -14,8 +14,8 @@ pub mod subscriber;
 use std::fmt::Display;
 use std::time::Duration;
 
-use sqlx::postgres::{PgPoolOptions, PgRow};
-use sqlx::{AssertSqlSafe, FromRow, PgPool, Postgres, Row as _};
+use sqlx::postgres::{PgDatabaseError, PgPoolOptions, PgRow};
+use sqlx::{AssertSqlSafe, Connection as _, FromRow, PgConnection, PgPool, Postgres, Row as _};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -60,6 +60,21 @@ pub async fn find<T>(
 /// Waits until `look` is true.
 pub async fn wait_until(what: impl Display, limit: Duration, mut look: impl AsyncFnMut() -> bool) {
     find(what, limit, async || look().await.then_some(())).await;
+}
+
+/// An SQLSTATE, and the message with its hint, of what the database refused.
+pub fn refusal(error: &sqlx::Error) -> (String, String) {
+    let error = error
+        .as_database_error()
+        .unwrap_or_else(|| panic!("refused by the database, not: {error}"));
+    let hint = error
+        .downcast_ref::<PgDatabaseError>()
+        .hint()
+        .unwrap_or_default();
+    (
+        error.code().unwrap_or_default().into_owned(),
+        format!("{}; {hint}", error.message()),
+    )
 }
 
 /// One look at a row: a single statement, so all of it is of one snapshot.
@@ -125,6 +140,15 @@ impl Place {
         Self::at(url, None, seat).await
     }
 
+    /// On the shared server, over a database that somebody else made; our schema is added to it.
+    pub async fn over(url: String) -> Self {
+        let seat = SEAT.acquire().await.expect("never closed");
+        let mut connection = PgConnection::connect(&url).await.expect("a connection");
+        stack::prepare(&mut connection).await.expect("the schema");
+        connection.close().await.expect("a goodbye");
+        Self::at(url, None, seat).await
+    }
+
     /// On a server of its own, to be stopped and started.
     pub async fn apart() -> Self {
         let seat = SEAT.acquire().await.expect("never closed");
@@ -169,9 +193,7 @@ impl Place {
             _seat: seat,
         };
         place
-            .edit(format!(
-                "insert into partners (id, name) values ('{partner}', 'a partner')"
-            ))
+            .edit(format!("insert into partners (id) values ('{partner}')"))
             .await;
         place
     }
@@ -191,7 +213,7 @@ impl Place {
 
     /// An agent that has started; see [`Agent::ready`].
     pub async fn start_agent(&self) -> Agent {
-        Agent::start(&self.folder, &self.environment()).await
+        Agent::start(&self.folder, &["run"], &self.environment()).await
     }
 
     /// An agent that is ready.
@@ -376,12 +398,12 @@ impl Place {
     }
 
     /// Seconds, counted from the row's start, at whose end what is stored (by `visited_at`) is not what the curve says. Only
-    /// those after the last edit, and before the last full second.
+    /// those that have passed, and not those just after an edit, when what was due before it is still draining.
     pub async fn seconds_off_the_curve(&self, id: Uuid) -> Vec<String> {
         sqlx::query_scalar(AssertSqlSafe(format!(
             "select format('%s: %s instead of %s', at, counted, due)
                from visit_distribution d
-               cross join lateral generate_series(greatest(d.start_time, d.anchor_at) + interval '1 second',
+               cross join lateral generate_series(case when d.anchor_at > d.start_time then d.anchor_at + interval '2 seconds' else d.start_time end,
                  least(coalesce(d.end_time, 'infinity'), clock_timestamp() - interval '3 seconds'), interval '1 second') at
                cross join lateral (select visit_distribution_due(d.id, at) as due,
                  (select count(*) from store_visits v where v.distribution_id = d.id and v.visited_at <= at) as counted) c

@@ -23,7 +23,7 @@ use visit_pacer::{
     domain::secret::Secret,
 };
 
-use crate::stack;
+use crate::harness::server::database;
 
 /// Each thing that the client says comes within this time.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -117,7 +117,7 @@ async fn install(directory: &Path) {
 
 #[tokio::test]
 async fn the_official_client_receives_inserts_updates_and_deletes() {
-    let database_url = stack::database().await;
+    let database_url = database().await;
     let mut postgres = PgConnection::connect(&database_url)
         .await
         .expect("a connection");

@@ -24,7 +24,7 @@ use visit_pacer::{
 };
 
 use self::bench::{Bench, Client, NEVER, PATIENCE, options, secret, service_key};
-use crate::stack;
+use crate::harness::server::database;
 
 /// Status and body of a refused connect.
 async fn refusal(url: &str) -> (u16, String) {
@@ -340,7 +340,7 @@ async fn whoever_joins_while_postgres_is_away_is_told() {
 
 #[tokio::test]
 async fn a_publication_that_comes_later_is_waited_for() {
-    let database_url = stack::database().await;
+    let database_url = database().await;
     let mut server = RealtimeServer::start(options(&database_url))
         .await
         .expect("a start");
@@ -557,10 +557,11 @@ async fn a_frame_beyond_five_megabytes_is_answered_with_1009() {
     let mut bench = Bench::start().await;
     let mut client = bench.connect().await;
     // The server may close before all has been written.
-    let _ = client
+    client
         .socket
         .send(Message::text("x".repeat(6_000_000)))
-        .await;
+        .await
+        .ok();
     assert_eq!(client.close_code().await, Some(1009));
     bench.server.stop().await;
 }
@@ -597,11 +598,11 @@ async fn a_client_that_does_not_read_is_dropped_and_others_are_not_held_up() {
 async fn a_token_that_expires_closes_the_channel_and_leaves_the_socket() {
     let mut bench = Bench::start().await;
     let mut client = bench.connect().await;
-    let token = jwt::mint(
-        &secret(),
-        "service_role",
-        chrono::Utc::now().timestamp() + 2,
-    );
+    let now: i64 = sqlx::query_scalar("select extract(epoch from clock_timestamp())::bigint")
+        .fetch_one(&mut bench.postgres)
+        .await
+        .expect("the time");
+    let token = jwt::mint(&secret(), "service_role", now + 2);
     let config = json!({ "postgres_changes": [{"table": "rows"}] });
     let join = json!({ "config": config, "access_token": token });
     client

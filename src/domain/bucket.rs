@@ -164,23 +164,29 @@ impl RateBucket {
 }
 
 /// Max-min fair shares: nobody gets more than asked for, and what is short is shared equally among those who want more
-/// than their share. The sum is `min(available, Σ wanted)`; an odd visit goes to the greatest claim.
+/// than their share. The sum is `min(available, Σ wanted)`; odd visits go to the first of those who want more.
 pub fn fair_shares(wanted: &[i64], available: i64) -> Vec<i64> {
-    let mut order: Vec<usize> = (0..wanted.len()).collect();
-    let want = |index: usize| wanted.get(index).copied().unwrap_or(0).max(0);
-    order.sort_by_key(|&index| want(index));
-    let mut shares = vec![0; wanted.len()];
+    let mut ascending: Vec<i64> = wanted.iter().map(|want| (*want).max(0)).collect();
+    ascending.sort_unstable();
     let mut left = available.max(0);
     let mut claimants = i64::try_from(wanted.len()).unwrap_or(i64::MAX);
-    for index in order {
-        let share = want(index).min(left / claimants.max(1));
-        if let Some(slot) = shares.get_mut(index) {
-            *slot = share;
+    let (mut level, mut odd) = (i64::MAX, 0);
+    for want in ascending {
+        if want > left / claimants {
+            (level, odd) = (left / claimants, left % claimants);
+            break;
         }
-        left -= share;
+        left -= want;
         claimants -= 1;
     }
-    shares
+    let share = |want: &i64| {
+        if *want > level && odd > 0 {
+            odd -= 1;
+            return level + 1;
+        }
+        (*want).clamp(0, level)
+    };
+    wanted.iter().map(share).collect()
 }
 
 #[cfg(test)]
@@ -265,6 +271,14 @@ mod tests {
             for (share, want) in shares.iter().zip(&wanted) {
                 prop_assert!(share == want || most - share <= 1, "who wants more has no less than anybody: {shares:?} of {wanted:?}");
             }
+        }
+
+        #[test]
+        fn odd_visits_go_to_the_first(claims in 1_usize..40, odd in 0_i64..40) {
+            let odd = odd % i64::try_from(claims).expect("small");
+            let shares = fair_shares(&vec![9; claims], 2 * i64::try_from(claims).expect("small") + odd);
+            prop_assert!(shares.is_sorted_by(|a, b| a >= b));
+            prop_assert_eq!(shares.iter().filter(|share| **share == 3).count(), usize::try_from(odd).expect("small"));
         }
 
         #[test]

@@ -69,14 +69,20 @@ pub struct Distribution {
     pub catch_up_milli: Option<i64>,
 }
 
-/// Why a row cannot be paced: what was found, what was expected.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Error)]
-#[error("{0}")]
-pub struct Invalid(String);
+/// Why a row cannot be paced.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum Unpaced {
+    /// A value of it is bad: what was found, what to use.
+    #[error("{0}")]
+    Invalid(String),
+    /// Nothing is wrong with it, but no trigger has seen it: the next sync has it anchored.
+    #[error("not anchored yet; the next sync anchors it")]
+    NotAnchored,
+}
 
 impl Distribution {
     /// Parses a row.
-    pub fn parse(row: &RawRow) -> Result<Self, Invalid> {
+    pub fn parse(row: &RawRow) -> Result<Self, Unpaced> {
         let total = parse_total(row.total_visits.as_deref())?;
         let slope = parse_slope(row.visits_per_unit.as_deref(), row.time_period.as_deref())?;
         let start = parse_moment("start_time", row.start_time.as_deref())?;
@@ -84,26 +90,25 @@ impl Distribution {
         if let (Some(start), Some(end)) = (start, end)
             && end <= start
         {
-            return Err(Invalid(
+            return Err(Unpaced::Invalid(
                 "end_time is not after start_time; move one of the two".to_owned(),
             ));
         }
         let catch_up_milli = parse_catch_up(row.catch_up.as_deref())?;
         let partner_id = row
             .partner_id
-            .ok_or_else(|| Invalid("partner_id is null; name the partner".to_owned()))?;
-        let uninitialised = || Invalid("not anchored yet; the next sync anchors it".to_owned());
-        let version = row.config_version.ok_or_else(uninitialised)?;
+            .ok_or_else(|| Unpaced::Invalid("partner_id is null; name the partner".to_owned()))?;
+        let version = row.config_version.ok_or(Unpaced::NotAnchored)?;
         let anchor = row
             .anchor_units
             .as_deref()
             .and_then(|text| parse_scaled(text, RATE_DECIMALS).ok())
-            .ok_or_else(uninitialised)?;
+            .ok_or(Unpaced::NotAnchored)?;
         let anchor_at = row
             .anchor_at
             .as_deref()
             .and_then(|text| text.parse().ok().map(DbTime::from_micros))
-            .ok_or_else(uninitialised)?;
+            .ok_or(Unpaced::NotAnchored)?;
         let active = row.is_active.unwrap_or(false);
         let curve = Curve {
             anchor,
@@ -122,29 +127,38 @@ impl Distribution {
             catch_up_milli,
         })
     }
+
+    /// Whether its window has been over for so long that what is still owed is not stored any more.
+    pub fn given_up(&self, give_up_after_us: i64, now: DbTime) -> bool {
+        self.curve
+            .to
+            .is_some_and(|to| to.plus_micros(give_up_after_us) <= now)
+    }
 }
 
-fn parse_total(text: Option<&str>) -> Result<i64, Invalid> {
+fn parse_total(text: Option<&str>) -> Result<i64, Unpaced> {
     let wanted = "use a whole number of visits, 0 or more";
-    let text = text.ok_or_else(|| Invalid(format!("total_visits is null; {wanted}")))?;
+    let text = text.ok_or_else(|| Unpaced::Invalid(format!("total_visits is null; {wanted}")))?;
     let too_many = || {
-        Invalid(format!(
+        Unpaced::Invalid(format!(
             "total_visits is {text}; use at most 1000000000000000 (10^15)"
         ))
     };
     match parse_scaled(text, 0) {
-        Ok(total) if total < 0 => Err(Invalid(format!("total_visits is {text}; {wanted}"))),
+        Ok(total) if total < 0 => Err(Unpaced::Invalid(format!(
+            "total_visits is {text}; {wanted}"
+        ))),
         Ok(total) if total > MAX_TOTAL => Err(too_many()),
         Ok(total) => i64::try_from(total).map_err(|_| too_many()),
         Err(DecimalError::TooLarge) => Err(too_many()),
-        Err(DecimalError::NotFinite | DecimalError::TooManyDecimals) => {
-            Err(Invalid(format!("total_visits is {text}; {wanted}")))
-        }
+        Err(DecimalError::NotFinite | DecimalError::TooManyDecimals) => Err(Unpaced::Invalid(
+            format!("total_visits is {text}; {wanted}"),
+        )),
     }
 }
 
 /// Units per microsecond: `visits_per_unit × 86400 / unit`, in billionths.
-fn parse_slope(rate: Option<&str>, period: Option<&str>) -> Result<i128, Invalid> {
+fn parse_slope(rate: Option<&str>, period: Option<&str>) -> Result<i128, Unpaced> {
     let unit_seconds: i128 = match period {
         Some("second") => 1,
         Some("minute") => 60,
@@ -152,25 +166,28 @@ fn parse_slope(rate: Option<&str>, period: Option<&str>) -> Result<i128, Invalid
         Some("day") => 86_400,
         Some(_) | None => {
             let found = period.map_or_else(|| "null".to_owned(), |period| format!("'{period}'"));
-            return Err(Invalid(format!(
+            return Err(Unpaced::Invalid(format!(
                 "time_period is {found}; use 'second', 'minute', 'hour' or 'day'"
             )));
         }
     };
     let wanted = "use a number of visits, 0 or more";
-    let text = rate.ok_or_else(|| Invalid(format!("visits_per_unit is null; {wanted}")))?;
+    let text =
+        rate.ok_or_else(|| Unpaced::Invalid(format!("visits_per_unit is null; {wanted}")))?;
     let too_fast = || {
-        Invalid(format!(
+        Unpaced::Invalid(format!(
             "visits_per_unit is {text}; use at most 1000000 visits a second"
         ))
     };
     let nano = match parse_scaled(text, RATE_DECIMALS) {
         Ok(nano) if nano >= 0 => nano,
         Ok(_) | Err(DecimalError::NotFinite) => {
-            return Err(Invalid(format!("visits_per_unit is {text}; {wanted}")));
+            return Err(Unpaced::Invalid(format!(
+                "visits_per_unit is {text}; {wanted}"
+            )));
         }
         Err(DecimalError::TooManyDecimals) => {
-            return Err(Invalid(format!(
+            return Err(Unpaced::Invalid(format!(
                 "visits_per_unit is {text}; use at most 9 decimals"
             )));
         }
@@ -182,20 +199,20 @@ fn parse_slope(rate: Option<&str>, period: Option<&str>) -> Result<i128, Invalid
     Ok(nano * (86_400 / unit_seconds))
 }
 
-fn parse_moment(column: &str, text: Option<&str>) -> Result<Option<DbTime>, Invalid> {
+fn parse_moment(column: &str, text: Option<&str>) -> Result<Option<DbTime>, Unpaced> {
     let Some(text) = text else { return Ok(None) };
     match text.parse() {
         Ok(micros) if (YEAR_2000_US..YEAR_2200_US).contains(&micros) => {
             Ok(Some(DbTime::from_micros(micros)))
         }
-        Ok(_) | Err(_) => Err(Invalid(format!(
+        Ok(_) | Err(_) => Err(Unpaced::Invalid(format!(
             "{column} is out of range; use a time between the years 2000 and 2200"
         ))),
     }
 }
 
 /// Parses a `catch_up` into thousandths; `None` stays `None`.
-fn parse_catch_up(text: Option<&str>) -> Result<Option<i64>, Invalid> {
+fn parse_catch_up(text: Option<&str>) -> Result<Option<i64>, Unpaced> {
     let Some(text) = text else { return Ok(None) };
     parse_scaled(text, CATCH_UP_DECIMALS)
         .ok()
@@ -203,7 +220,7 @@ fn parse_catch_up(text: Option<&str>) -> Result<Option<i64>, Invalid> {
         .filter(|milli| (1_000..=1_000_000).contains(milli))
         .map(Some)
         .ok_or_else(|| {
-            Invalid(format!(
+            Unpaced::Invalid(format!(
                 "catch_up is {text}; use a number from 1 to 1000 with at most 3 decimals"
             ))
         })

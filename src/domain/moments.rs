@@ -16,11 +16,13 @@ pub struct Span {
 
 impl Span {
     /// The span of a batch that is computed for the instant `at`: it ends there or at `end_time`, whichever is earlier, and
-    /// begins at the latest of the row's last visit, the curve's own beginning, and two minutes before its end.
+    /// begins at the latest of the row's last visit, the curve's own beginning, and two minutes before its end. A beginning
+    /// that is yet to come (an edit moved `start_time` while a backlog was left) bounds nothing: no visit is dated into the
+    /// future for it.
     pub fn of(curve: &Curve, last_visited_at: Option<DbTime>, at: DbTime) -> Self {
         let cut = curve.to.map_or(at, |end| end.min(at));
         let mut floor = cut.plus_micros(-BACKDATED_US);
-        if let Some(from) = curve.from {
+        if let Some(from) = curve.from.filter(|from| *from <= cut) {
             floor = floor.max(from);
         }
         if let Some(last) = last_visited_at {
@@ -128,6 +130,20 @@ mod tests {
         );
         let passed = Span::of(&curve, Some(at(1_200_000)), at(9_000_000));
         assert_eq!(visited_at(&curve, 9, 2, passed), vec![at(1_200_000); 2]);
+    }
+
+    #[test]
+    fn a_backlog_is_not_dated_into_the_future_when_the_window_is_moved_there() {
+        let curve = Curve {
+            anchor: 3 * VISIT,
+            from: Some(at(900_000_000)),
+            ..ten_a_second()
+        };
+        let span = Span::of(&curve, Some(at(0)), at(4_000_000));
+        assert_eq!(
+            visited_at(&curve, 1, 3, span),
+            vec![at(1_000_000), at(2_000_000), at(3_000_000)]
+        );
     }
 
     proptest! {

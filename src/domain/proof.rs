@@ -25,10 +25,11 @@ pub enum Verdict {
 #[derive(Debug, Default)]
 pub struct Proof {
     live: bool,
-    written: BTreeMap<Uuid, Mono>,
+    /// By when; `None` while our write is not answered yet.
+    written: BTreeMap<Uuid, Option<Mono>>,
     repaired: BTreeMap<Uuid, Mono>,
-    last_proof: Option<Mono>,
-    last_verdict: Option<Mono>,
+    proved_at: Option<Mono>,
+    judged_at: Option<Mono>,
     unproved_verdicts: u32,
 }
 
@@ -36,7 +37,7 @@ impl Proof {
     /// The subscription is live from now on.
     pub fn live(&mut self, now: Mono) {
         self.live = true;
-        self.last_proof = Some(now);
+        self.proved_at = Some(now);
         self.written.clear();
         self.repaired.clear();
     }
@@ -48,14 +49,33 @@ impl Proof {
         self.repaired.clear();
     }
 
-    /// We wrote to this row ourselves, and it is committed.
+    /// We are about to write to this row ourselves. Its event may well be heard before the answer to our write is.
+    pub fn writing(&mut self, id: Uuid) {
+        if self.live && self.written.len() < ECHOES_AWAITED {
+            self.written.entry(id).or_insert(None);
+        }
+    }
+
+    /// We wrote to it, and it is committed.
     pub fn wrote(&mut self, id: Uuid, now: Mono) {
-        Self::expect(&mut self.written, self.live, id, now);
+        if let Some(by) = self.written.get_mut(&id) {
+            by.get_or_insert(now.plus(ECHO_WITHIN));
+        }
+    }
+
+    /// Nothing was written to it after all, or nobody knows.
+    pub fn did_not_write(&mut self, id: Uuid) {
+        if self.written.get(&id) == Some(&None) {
+            self.written.remove(&id);
+        }
     }
 
     /// A sync found a change of this row of which we had not been told.
     pub fn repaired(&mut self, id: Uuid, now: Mono) {
-        Self::expect(&mut self.repaired, self.live, id, now);
+        if self.live && self.repaired.len() < ECHOES_AWAITED {
+            let by = now.plus(ECHO_WITHIN);
+            self.repaired.entry(id).or_insert(by);
+        }
     }
 
     /// An event of this row arrived. One echo proves the channel, so none of the others is waited for any longer.
@@ -63,33 +83,26 @@ impl Proof {
         self.repaired.remove(&id);
         if self.written.contains_key(&id) {
             self.written.clear();
-            self.last_proof = Some(now);
+            self.proved_at = Some(now);
             self.unproved_verdicts = 0;
         }
     }
 
-    /// Whether the canary is to be touched: nothing has proved the channel for a while, and nothing is under way that will.
-    pub fn wants_canary(&self, now: Mono) -> bool {
-        self.live
-            && self.written.is_empty()
-            && self
-                .last_proof
-                .is_none_or(|proof| now.since(proof) >= CANARY_EVERY)
+    /// When the canary is to be touched, if nothing proves the channel before; `None` while something is under way that
+    /// will, or while the channel is down.
+    pub fn canary_at(&self) -> Option<Mono> {
+        (self.live && self.written.is_empty())
+            .then_some(self.proved_at)
+            .flatten()
+            .map(|proof| proof.plus(CANARY_EVERY))
     }
 
     /// The verdict on a channel that has kept silent for too long; the caller acts on it. At most one a minute.
     pub fn verdict(&mut self, now: Mono) -> Option<Verdict> {
-        let overdue = |awaited: &BTreeMap<Uuid, Mono>| awaited.values().any(|by| *by <= now);
-        if !self.live || !(overdue(&self.written) || overdue(&self.repaired)) {
+        if self.next_deadline().is_none_or(|at| at > now) {
             return None;
         }
-        if self
-            .last_verdict
-            .is_some_and(|last| now.since(last) < REJOIN_EVERY)
-        {
-            return None;
-        }
-        self.last_verdict = Some(now);
+        self.judged_at = Some(now);
         self.unproved_verdicts += 1;
         self.down();
         Some(if self.unproved_verdicts > 1 {
@@ -99,29 +112,12 @@ impl Proof {
         })
     }
 
-    /// When to look again: the next echo's deadline or the next canary.
+    /// When the next verdict is due, unless an echo comes before.
     pub fn next_deadline(&self) -> Option<Mono> {
-        if !self.live {
-            return None;
-        }
-        let not_before = self.last_verdict.map(|last| last.plus(REJOIN_EVERY));
-        let awaited = self
-            .written
-            .values()
-            .chain(self.repaired.values())
-            .min()
-            .copied();
-        let canary = self.last_proof.map(|proof| proof.plus(CANARY_EVERY));
-        match awaited {
-            Some(by) => Some(not_before.map_or(by, |earliest| earliest.max(by))),
-            None => canary,
-        }
-    }
-
-    fn expect(awaited: &mut BTreeMap<Uuid, Mono>, live: bool, id: Uuid, now: Mono) {
-        if live && awaited.len() < ECHOES_AWAITED {
-            awaited.entry(id).or_insert_with(|| now.plus(ECHO_WITHIN));
-        }
+        let written = self.written.values().copied().flatten();
+        let by = written.chain(self.repaired.values().copied()).min()?;
+        let earliest = self.judged_at.map_or(by, |last| last.plus(REJOIN_EVERY));
+        self.live.then_some(by.max(earliest))
     }
 }
 
@@ -135,16 +131,21 @@ mod tests {
 
     const ROW: Uuid = Uuid::from_u128(5);
 
+    fn write(proof: &mut Proof, id: Uuid, now: Mono) {
+        proof.writing(id);
+        proof.wrote(id, now);
+    }
+
     #[test]
     fn a_write_back_that_is_not_heard_of_in_ten_seconds_leads_to_a_rejoin_then_to_a_new_socket() {
         let mut proof = Proof::default();
         proof.live(s(0));
-        proof.wrote(ROW, s(1));
+        write(&mut proof, ROW, s(1));
         assert_eq!(proof.next_deadline(), Some(s(11)));
         assert_eq!(proof.verdict(s(10)), None);
         assert_eq!(proof.verdict(s(11)), Some(Verdict::Rejoin));
         proof.live(s(12));
-        proof.wrote(ROW, s(13));
+        write(&mut proof, ROW, s(13));
         assert_eq!(proof.verdict(s(24)), None, "at most once a minute");
         assert_eq!(proof.verdict(s(71)), Some(Verdict::Reopen));
     }
@@ -153,24 +154,42 @@ mod tests {
     fn one_echo_proves_the_channel_for_all() {
         let mut proof = Proof::default();
         proof.live(s(0));
-        proof.wrote(ROW, s(1));
-        proof.wrote(Uuid::from_u128(6), s(1));
+        write(&mut proof, ROW, s(1));
+        write(&mut proof, Uuid::from_u128(6), s(1));
         proof.heard(ROW, s(2));
         assert_eq!(proof.verdict(s(60)), None);
     }
 
     #[test]
+    fn an_echo_that_is_quicker_than_the_answer_to_our_write_counts() {
+        let mut proof = Proof::default();
+        proof.live(s(0));
+        proof.writing(ROW);
+        proof.heard(ROW, s(1));
+        proof.wrote(ROW, s(1));
+        assert_eq!(proof.next_deadline(), None);
+        assert_eq!(proof.canary_at(), Some(s(61)));
+    }
+
+    #[test]
+    fn a_write_that_changed_nothing_is_not_waited_for() {
+        let mut proof = Proof::default();
+        proof.live(s(0));
+        proof.writing(ROW);
+        proof.did_not_write(ROW);
+        assert_eq!(proof.verdict(s(100)), None);
+    }
+
+    #[test]
     fn the_canary_is_touched_only_when_nothing_else_is_heard_for_a_minute() {
         let mut proof = Proof::default();
-        assert!(!proof.wants_canary(s(100)), "not while down");
+        assert_eq!(proof.canary_at(), None, "not while down");
         proof.live(s(0));
-        assert!(!proof.wants_canary(s(59)));
-        assert!(proof.wants_canary(s(60)));
-        proof.wrote(CANARY, s(60));
-        assert!(!proof.wants_canary(s(61)));
+        assert_eq!(proof.canary_at(), Some(s(60)));
+        write(&mut proof, CANARY, s(60));
+        assert_eq!(proof.canary_at(), None, "its echo is awaited");
         proof.heard(CANARY, s(61));
-        assert!(!proof.wants_canary(s(120)));
-        assert!(proof.wants_canary(s(121)));
+        assert_eq!(proof.canary_at(), Some(s(121)));
     }
 
     #[test]

@@ -11,13 +11,19 @@ use uuid::Uuid;
 
 use super::batch::{Batch, BatchRow, Progress};
 use super::bucket::{BucketRule, fair_shares};
-use super::distribution::{Distribution, Invalid, RawRow};
+use super::distribution::{Distribution, RawRow, Unpaced};
 use super::limits::{
     FIRE_PERIOD_US, INVALID_RETRY, LOCKED_RETRY_MAX, LOCKED_RETRY_MIN, ROWS_PER_BATCH,
-    ROWS_PER_SLOT, SLOT_US, SLOTS, VISITS_PER_BATCH, VISITS_PER_ROW,
+    VISITS_PER_BATCH, VISITS_PER_ROW,
 };
 use super::moments::{Span, visited_at};
 use super::time::{DbTime, micros_of};
+
+pub use self::look::{Look, Status};
+use self::spread::Spread;
+
+mod look;
+mod spread;
 
 /// The order in which reads began. A row that was read is applied only if its read began after the last applied one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -69,7 +75,7 @@ pub enum Applied {
     Removed,
 }
 
-/// Why a row that is due does not get what is due.
+/// What kept a row, at its last fire, from storing all that was due.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stall {
     /// Somebody holds the row or its partner.
@@ -87,19 +93,21 @@ enum Hold {
     Ready,
     /// In the batch that is being written.
     InFlight,
-    /// Refused, or its outcome is unknown: nothing is tried before it was read again.
-    Doubtful(Doubt),
+    /// Nothing is tried before a read that began after this moment has shown the truth.
+    Doubtful(Doubt, Stamp),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Doubt {
+    /// The database refused it; unless the read finds a reason, somebody holds it.
     Refused,
+    /// The answer was lost, or it was refused since it was edited.
     Unknown,
 }
 
 #[derive(Debug)]
 struct Entry {
-    parsed: Result<Distribution, Invalid>,
+    parsed: Result<Distribution, Unpaced>,
     version: Option<i64>,
     progress: Progress,
     rule: BucketRule,
@@ -108,7 +116,7 @@ struct Entry {
     progress_read: Stamp,
     hold: Hold,
     wake: Option<DbTime>,
-    /// When it may fire again after a batch that did not store all that was due.
+    /// When it may fire again after a fire that did not store all that was due.
     not_before: Option<DbTime>,
     locked_tries: u32,
     /// After a batch failed: how many rows its next one may have.
@@ -145,51 +153,38 @@ impl Timetable {
         self.reschedule_all(now);
     }
 
+    /// The database's clock stepped: what was put off by the old one is due for another look.
+    pub fn clock_stepped(&mut self, now: DbTime) {
+        for entry in self.entries.values_mut() {
+            entry.not_before = None;
+        }
+        self.reschedule_all(now);
+    }
+
     /// One row that was read (`None`: it is not there) by a read that began at `began`.
     pub fn apply(&mut self, id: Uuid, read: Option<RowRead>, began: Stamp, now: DbTime) -> Applied {
         let Some(read) = read else {
             return self.remove(id, began);
         };
         let control = self.control;
-        let known = self.entries.contains_key(&id);
-        let entry = self
-            .entries
-            .entry(id)
-            .or_insert_with(|| Entry::unknown(&control));
-        let mut applied = Applied::Nothing;
-        if began > entry.config_read && (!known || read.row.config_version != entry.version) {
-            entry.parsed = Distribution::parse(&read.row);
-            entry.version = read.row.config_version;
-            entry.rule = rule_of(entry.parsed.as_ref().ok(), &control);
-            entry.company = None;
-            entry.not_before = None;
-            applied = Applied::Changed;
-        }
-        entry.config_read = entry.config_read.max(began);
-        let mut moved = false;
-        if began > entry.progress_read && entry.hold != Hold::InFlight {
-            let progress = read.progress.unwrap_or_default();
-            moved = progress != entry.progress;
-            entry.progress = progress;
-            entry.written = read.written;
-            entry.progress_read = began;
-        }
-        if let Hold::Doubtful(doubt) = entry.hold {
-            entry.hold = Hold::Ready;
-            let locked = doubt == Doubt::Refused && applied == Applied::Nothing && !moved;
-            if locked && !control.paused {
-                entry.locked_tries = entry.locked_tries.saturating_add(1);
-                entry.stall = Some(Stall::Locked);
-                let wait = locked_retry(entry.locked_tries);
-                self.set_wake(id, Some(now.plus_micros(micros_of(wait))));
-                return applied;
-            }
+        let entry = self.entries.entry(id).or_insert_with(Entry::unknown);
+        let changed = entry.take_config(&read, began, &control);
+        let moved = entry.take_progress(read, began);
+        let doubt = entry.settle(began);
+        if doubt == Some(Doubt::Refused) && !changed && !moved && !control.paused {
+            entry.locked_tries = entry.locked_tries.saturating_add(1);
+            entry.stall = Some(Stall::Locked);
+            let wait = locked_retry(entry.locked_tries);
+            self.set_wake(id, Some(now.plus_micros(micros_of(wait))));
+        } else if doubt.is_some() || changed || moved {
             entry.locked_tries = 0;
-        } else if applied == Applied::Nothing && !moved {
-            return applied;
+            self.schedule(id, now);
         }
-        self.schedule(id, now);
-        applied
+        if changed {
+            Applied::Changed
+        } else {
+            Applied::Nothing
+        }
     }
 
     /// Ids that are known and were not seen by a full read that began at `began`.
@@ -207,6 +202,9 @@ impl Timetable {
     }
 
     /// Cuts what is due into the next batch, of at most `available` visits; `None` if nothing can be stored now.
+    ///
+    /// Where `available` is less than what is wanted, the rows that fire at this instant share it max-min fairly, and an
+    /// odd visit goes to the row that has waited longest: so none starves, however long the agent's bound binds.
     pub fn plan(&mut self, now: DbTime, available: i64) -> Option<Batch> {
         if self.control.paused {
             return None;
@@ -216,32 +214,21 @@ impl Timetable {
         let shares = fair_shares(&wanted, available);
         let mut batch = Batch::default();
         let mut room = VISITS_PER_BATCH;
-        for (fire, share) in wave.into_iter().zip(shares) {
+        for (fire, share) in wave.iter().zip(shares) {
             let visits = share.min(VISITS_PER_ROW).min(room);
+            room -= visits;
+            self.judge(fire, share, visits);
             if visits > 0 {
-                room -= visits;
-                let again = if visits < share {
-                    Some(fire.at)
-                } else if visits < fire.backlog {
-                    Some(fire.at.plus_micros(FIRE_PERIOD_US))
-                } else {
-                    None
-                };
-                batch.rows.extend(self.depart(&fire, visits, again));
-            } else if share > 0 {
-                self.set_wake(fire.id, Some(fire.at)); // no room in this statement: the next one takes it
+                batch.rows.extend(self.depart(fire, visits));
             } else {
-                self.stall(
-                    fire.id,
-                    Stall::AgentBound,
-                    fire.at.plus_micros(FIRE_PERIOD_US),
-                );
+                self.schedule(fire.id, now);
             }
         }
         (!batch.rows.is_empty()).then_some(batch)
     }
 
-    /// The batch was answered: these rows of it were stored, the others were refused and must be read again (returned).
+    /// The batch was answered at `at`: these rows of it were stored, the others were refused and must be read again
+    /// (returned).
     pub fn answered(
         &mut self,
         batch: &Batch,
@@ -260,10 +247,15 @@ impl Timetable {
                 entry.hold = Hold::Ready;
                 entry.locked_tries = 0;
                 entry.company = None;
-                entry.stall = entry.not_before.is_some().then_some(Stall::Bucket);
                 self.schedule(row.id, now);
             } else {
-                entry.hold = Hold::Doubtful(Doubt::Refused);
+                let edited = entry.version != Some(row.version);
+                let doubt = if edited {
+                    Doubt::Unknown
+                } else {
+                    Doubt::Refused
+                };
+                entry.hold = Hold::Doubtful(doubt, at);
                 refused.push(row.id);
             }
         }
@@ -271,11 +263,11 @@ impl Timetable {
     }
 
     /// Nobody knows whether the batch was committed: its rows must be read before anything is tried again (returned).
-    pub fn unknown(&mut self, batch: &Batch) -> Vec<Uuid> {
+    pub fn unknown(&mut self, batch: &Batch, at: Stamp) -> Vec<Uuid> {
         let mut doubtful = Vec::new();
         for row in &batch.rows {
             if let Some(entry) = self.entries.get_mut(&row.id) {
-                entry.hold = Hold::Doubtful(Doubt::Unknown);
+                entry.hold = Hold::Doubtful(Doubt::Unknown, at);
                 entry.stall = Some(Stall::Database);
                 doubtful.push(row.id);
             }
@@ -287,29 +279,31 @@ impl Timetable {
     /// tried again after a minute.
     pub fn failed(&mut self, batch: &Batch, why: &str, now: DbTime) -> Option<Uuid> {
         let half = batch.rows.len() / 2;
+        let mut alone = None;
         for row in &batch.rows {
             let Some(entry) = self.entries.get_mut(&row.id) else {
                 continue;
             };
             entry.hold = Hold::Ready;
             entry.company = Some(half.max(1));
+            entry.not_before = None;
             if half == 0 {
                 entry.progress.invalid = Some(why.to_owned());
-                let again = now.plus_micros(micros_of(INVALID_RETRY));
-                self.set_wake(row.id, Some(again));
-                return Some(row.id);
+                entry.not_before = Some(now.plus_micros(micros_of(INVALID_RETRY)));
+                alone = Some(row.id);
             }
             self.schedule(row.id, now);
         }
-        None
+        alone
     }
 
-    /// The batch was not tried, or certainly not committed, and nothing is wrong with its rows.
-    pub fn untried(&mut self, batch: &Batch, stall: Stall, now: DbTime) {
+    /// The batch was certainly not committed, for a reason of the database's own: nothing is wrong with its rows.
+    pub fn not_now(&mut self, batch: &Batch, now: DbTime) {
         for row in &batch.rows {
             if let Some(entry) = self.entries.get_mut(&row.id) {
                 entry.hold = Hold::Ready;
-                entry.stall = Some(stall);
+                entry.stall = Some(Stall::Database);
+                entry.not_before = None;
                 self.schedule(row.id, now);
             }
         }
@@ -374,36 +368,51 @@ impl Timetable {
         }
     }
 
-    /// Takes the rows out of the queue that are due now and may be stored; the others are put back for later.
+    /// Takes the rows out of the queue that are due now, the one first that has waited longest for a visit.
     fn take_due(&mut self, now: DbTime) -> Vec<Fire> {
         let mut wave = Vec::new();
         let mut most = ROWS_PER_BATCH;
         while let Some(&(wake, id)) = self.queue.first() {
+            let company = self.entries.get(&id).and_then(|entry| entry.company);
+            most = most.min(company.unwrap_or(ROWS_PER_BATCH));
             if wake > now || wave.len() >= most {
-                break;
+                break; // not due; or it wants less company than there already is
             }
-            let Some(entry) = self.entries.get(&id) else {
-                self.queue.remove(&(wake, id));
-                continue;
-            };
-            most = most.min(entry.company.unwrap_or(ROWS_PER_BATCH));
-            if wave.len() >= most {
-                break; // it wants less company than there already is
-            }
-            let at = self.spread.at_or_before(id, now);
-            let fire = entry.fire(id, at);
             self.set_wake(id, None);
-            match fire {
-                Some(fire) if fire.wanted > 0 => wave.push(fire),
-                Some(fire) => self.stall(id, Stall::Bucket, fire.at.plus_micros(FIRE_PERIOD_US)),
+            let at = self.spread.at_or_before(id, now);
+            let give_up_after = self.control.give_up_after_us;
+            let entry = self
+                .entries
+                .get(&id)
+                .filter(|entry| entry.paced(give_up_after, now).is_some());
+            match entry.and_then(|entry| entry.fire(id, at)) {
+                Some(fire) => wave.push(fire),
                 None => self.schedule(id, now),
             }
         }
+        wave.sort_by_key(|fire| fire.served_at);
         wave
     }
 
+    /// What keeps the row from all that is due, and when it may have more: at once where only this statement is full.
+    fn judge(&mut self, fire: &Fire, share: i64, visits: i64) {
+        let Some(entry) = self.entries.get_mut(&fire.id) else {
+            return;
+        };
+        let next_fire = Some(fire.at.plus_micros(FIRE_PERIOD_US));
+        (entry.stall, entry.not_before) = if visits < share {
+            (None, Some(fire.at))
+        } else if share < fire.wanted {
+            (Some(Stall::AgentBound), next_fire)
+        } else if fire.wanted < fire.backlog {
+            (Some(Stall::Bucket), next_fire)
+        } else {
+            (None, None)
+        };
+    }
+
     /// The row's part of the batch; from here on it is in flight.
-    fn depart(&mut self, fire: &Fire, visits: i64, again: Option<DbTime>) -> Option<BatchRow> {
+    fn depart(&mut self, fire: &Fire, visits: i64) -> Option<BatchRow> {
         let entry = self.entries.get_mut(&fire.id)?;
         let distribution = entry.parsed.as_ref().ok()?;
         let before = entry.progress.clone();
@@ -416,7 +425,8 @@ impl Timetable {
             last_visited_at: moments.last().copied().or(before.last_visited_at),
             invalid: None,
         };
-        let row = BatchRow {
+        entry.hold = Hold::InFlight;
+        Some(BatchRow {
             id: fire.id,
             partner_id: distribution.partner_id,
             version: distribution.version,
@@ -424,17 +434,7 @@ impl Timetable {
             after,
             at: fire.at,
             moments,
-        };
-        entry.hold = Hold::InFlight;
-        entry.not_before = again;
-        Some(row)
-    }
-
-    fn stall(&mut self, id: Uuid, stall: Stall, until: DbTime) {
-        if let Some(entry) = self.entries.get_mut(&id) {
-            entry.stall = Some(stall);
-        }
-        self.set_wake(id, Some(until));
+        })
     }
 
     fn reschedule_all(&mut self, now: DbTime) {
@@ -449,9 +449,8 @@ impl Timetable {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
-        let was_running = entry.running;
-        entry.running = entry.runs();
-        let running = entry.running;
+        let running = entry.runs();
+        let was_running = std::mem::replace(&mut entry.running, running);
         let give_up_after = self.control.give_up_after_us;
         let wake = (entry.hold == Hold::Ready)
             .then(|| entry.due_next(give_up_after, now))
@@ -462,9 +461,6 @@ impl Timetable {
                 let from = entry.not_before.unwrap_or(earliest).max(due).max(earliest);
                 self.spread.at_or_after(id, from)
             });
-        if wake.is_none_or(|wake| wake > now) && entry.stall != Some(Stall::Bucket) {
-            entry.stall = None;
-        }
         self.set_wake(id, wake);
         if running != was_running {
             self.running = if running {
@@ -501,15 +497,17 @@ struct Fire {
     backlog: i64,
     /// … as much of it as its bucket holds.
     wanted: i64,
+    /// When visits were last taken from its bucket.
+    served_at: Option<DbTime>,
 }
 
 impl Entry {
-    fn unknown(control: &Control) -> Self {
+    fn unknown() -> Self {
         Self {
-            parsed: Err(Invalid::default()),
+            parsed: Err(Unpaced::NotAnchored),
             version: None,
             progress: Progress::default(),
-            rule: rule_of(None, control),
+            rule: BucketRule::new(0, 1_000),
             written: None,
             config_read: Stamp::default(),
             progress_read: Stamp::default(),
@@ -523,206 +521,85 @@ impl Entry {
         }
     }
 
+    /// Takes the configuration over that a read found, if it is new; says so. Not only the version is compared: where
+    /// somebody has switched the triggers off, a row changes without it.
+    fn take_config(&mut self, read: &RowRead, began: Stamp, control: &Control) -> bool {
+        if began <= self.config_read {
+            return false;
+        }
+        let first = self.config_read == Stamp::default();
+        self.config_read = began;
+        let mut parsed = Distribution::parse(&read.row);
+        if parsed.is_ok() && read.progress.is_none() {
+            parsed = Err(Unpaced::NotAnchored);
+        }
+        if !first && parsed == self.parsed && read.row.config_version == self.version {
+            return false;
+        }
+        self.rule = rule_of(parsed.as_ref().ok(), control);
+        self.parsed = parsed;
+        self.version = read.row.config_version;
+        self.company = None;
+        self.not_before = None;
+        self.stall = None;
+        true
+    }
+
+    /// Takes the progress over that a read found, unless what is known is newer; says whether that was news.
+    fn take_progress(&mut self, read: RowRead, began: Stamp) -> bool {
+        if began <= self.progress_read || self.hold == Hold::InFlight {
+            return false;
+        }
+        let progress = read.progress.unwrap_or_default();
+        let moved = progress != self.progress;
+        self.progress = progress;
+        self.written = read.written;
+        self.progress_read = began;
+        moved
+    }
+
+    /// Ends a doubt, if this read began late enough to do so; says which.
+    fn settle(&mut self, began: Stamp) -> Option<Doubt> {
+        match self.hold {
+            Hold::Doubtful(doubt, since) if began > since => {
+                self.hold = Hold::Ready;
+                self.not_before = None;
+                Some(doubt)
+            }
+            Hold::Ready | Hold::InFlight | Hold::Doubtful(..) => None,
+        }
+    }
+
     fn runs(&self) -> bool {
         self.parsed
             .as_ref()
             .is_ok_and(|row| row.active && self.progress.distributed < row.curve.total)
     }
 
+    /// The row, while visits of it may be stored.
+    fn paced(&self, give_up_after_us: i64, now: DbTime) -> Option<&Distribution> {
+        let row = self.parsed.as_ref().ok()?;
+        (row.active && !row.given_up(give_up_after_us, now)).then_some(row)
+    }
+
     /// What fires at the instant `at`; `None` if nothing is due.
     fn fire(&self, id: Uuid, at: DbTime) -> Option<Fire> {
         let row = self.parsed.as_ref().ok()?;
+        let bucket = &self.progress.bucket;
         let backlog = row.curve.due(at) - self.progress.distributed;
-        let wanted = backlog.min(self.progress.bucket.holds(&self.rule, at));
-        (backlog > 0).then_some(Fire {
+        (backlog > 0).then(|| Fire {
             id,
             at,
             backlog,
-            wanted,
+            wanted: backlog.min(bucket.holds(&self.rule, at)),
+            served_at: bucket.at_column(),
         })
     }
 
     /// When the next visit is due; `None` if never, or if the time to catch up is over.
     fn due_next(&self, give_up_after_us: i64, now: DbTime) -> Option<DbTime> {
-        let row = self.parsed.as_ref().ok().filter(|row| row.active)?;
-        let over = row
-            .curve
-            .to
-            .is_some_and(|to| to.plus_micros(give_up_after_us) <= now);
-        if over {
-            return None;
-        }
+        let row = self.paced(give_up_after_us, now)?;
         row.curve.due_at(self.progress.distributed + 1)
-    }
-
-    fn look(&self, id: Uuid, control: &Control, now: DbTime) -> Look {
-        let mut look = Look {
-            id,
-            partner_id: None,
-            status: Status::Invalid,
-            reason: self.progress.invalid.clone(),
-            stall: self.stall,
-            total: 0,
-            due: 0,
-            distributed: self.progress.distributed,
-            written: self.written,
-            per_second_nano: 0,
-        };
-        let row = match &self.parsed {
-            Ok(row) => row,
-            Err(why) => {
-                look.reason = Some(why.to_string());
-                return look;
-            }
-        };
-        let curve = &row.curve;
-        let done = self.progress.distributed;
-        look.partner_id = Some(row.partner_id);
-        look.total = curve.total;
-        look.due = curve.due(now);
-        look.per_second_nano = row.slope / 86_400;
-        let one_second = i64::try_from(row.slope / 86_400 / 1_000_000_000).unwrap_or(i64::MAX);
-        let over = curve.to.is_some_and(|to| to <= now);
-        let given_up = curve
-            .to
-            .is_some_and(|to| to.plus_micros(control.give_up_after_us) <= now);
-        look.status = if look.reason.is_some() {
-            Status::Invalid
-        } else if done >= curve.total {
-            Status::Completed
-        } else if given_up || (over && look.due <= done) {
-            Status::Ended
-        } else if !row.active {
-            Status::Paused
-        } else if over {
-            Status::Draining
-        } else if curve.from.is_none_or(|from| from > now) {
-            Status::Scheduled
-        } else if curve.due(now.plus_micros(-BEHIND_US)) - done > one_second.saturating_add(1) {
-            Status::Behind
-        } else {
-            Status::Active
-        };
-        look
-    }
-}
-
-/// A row is behind when it is so for this long, in microseconds.
-const BEHIND_US: i64 = 3_000_000;
-
-/// A row's state.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Look {
-    /// The row.
-    pub id: Uuid,
-    /// Its partner; `None` for a row that could not be parsed.
-    pub partner_id: Option<Uuid>,
-    /// See [`Status`].
-    pub status: Status,
-    /// Why it is invalid.
-    pub reason: Option<String>,
-    /// Why it does not get what is due, when it does not.
-    pub stall: Option<Stall>,
-    /// `total_visits`
-    pub total: i64,
-    /// Visits that should exist now.
-    pub due: i64,
-    /// Visits that do, or did.
-    pub distributed: i64,
-    /// What the row itself says, as last read or written.
-    pub written: Option<i64>,
-    /// Its pace when active, in billionths of a visit a second.
-    pub per_second_nano: i128,
-}
-
-/// See the section of the same name in the README.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Status {
-    /// Starts later, or never.
-    Scheduled,
-    /// On its curve.
-    Active,
-    /// More than a second's worth and one visit behind its curve, for over three seconds.
-    Behind,
-    /// `is_active` is false or null.
-    Paused,
-    /// Its window is over; what was due in it is still being stored.
-    Draining,
-    /// At its total.
-    Completed,
-    /// Its window is over, short of the total.
-    Ended,
-    /// It cannot be paced, or its inserts fail.
-    Invalid,
-}
-
-impl Status {
-    /// As the view `visit_distribution_status` spells it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Scheduled => "scheduled",
-            Self::Active => "active",
-            Self::Behind => "behind",
-            Self::Paused => "paused",
-            Self::Draining => "draining",
-            Self::Completed => "completed",
-            Self::Ended => "ended",
-            Self::Invalid => "invalid",
-        }
-    }
-}
-
-/// How rows are spread over the second. Few rows share one instant, and so one statement; many are dealt over up to
-/// [`SLOTS`] instants by their ids.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Spread {
-    slots: i64,
-}
-
-impl Default for Spread {
-    fn default() -> Self {
-        Self { slots: 1 }
-    }
-}
-
-impl Spread {
-    /// The numbers of slots that divide a second evenly.
-    const STEPS: [i64; 6] = [1, 2, 5, 10, 25, SLOTS];
-
-    /// Fits the slots to so many running rows; says whether that changed them. It shrinks late, so that it does not flap.
-    fn fit(&mut self, running: usize) -> bool {
-        let enough = |rows_per_slot: usize| {
-            let holds =
-                |slots: &&i64| usize::try_from(**slots).unwrap_or(1) * rows_per_slot >= running;
-            Self::STEPS.iter().find(holds).copied().unwrap_or(SLOTS)
-        };
-        let (grown, shrunk) = (enough(ROWS_PER_SLOT), enough(ROWS_PER_SLOT / 2));
-        let before = self.slots;
-        self.slots = if grown > before {
-            grown
-        } else {
-            before.min(shrunk)
-        };
-        self.slots != before
-    }
-
-    /// The row's phase: microseconds after the full second.
-    fn phase(self, id: Uuid) -> i64 {
-        let (high, low) = id.as_u64_pair();
-        let mixed = (high ^ low.rotate_left(32)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-        let fine = i64::try_from(mixed).unwrap_or(0) % SLOTS;
-        let per_step = SLOTS / self.slots;
-        fine / per_step * per_step * SLOT_US
-    }
-
-    fn at_or_before(self, id: Uuid, at: DbTime) -> DbTime {
-        let phase = self.phase(id);
-        let since = (at.as_micros().saturating_sub(phase)).rem_euclid(FIRE_PERIOD_US);
-        at.plus_micros(-since)
-    }
-
-    fn at_or_after(self, id: Uuid, at: DbTime) -> DbTime {
-        self.at_or_before(id, at.plus_micros(FIRE_PERIOD_US - 1))
     }
 }
 

@@ -9,15 +9,15 @@ async fn each_edit_of_the_pace_takes_effect_and_the_seconds_after_it_follow_the_
     let place = Place::new().await;
     let _agent = place.agent().await;
     let mut rows = Vec::new();
-    for pace in ["20 a second", "60 a second", "40 a second", "1200 a minute"] {
+    for pace in ["20 a second", "60 a second", "40 a minute", "1200 a minute"] {
         rows.push(place.insert(1_000_000, pace, "interval '1 hour'").await);
     }
     for row in &rows {
-        place.has_stored(*row, 30).await;
+        place.has_stored(*row, 1).await;
     }
     place.set(rows[0], "visits_per_unit = 90").await;
-    place.set(rows[1], "visits_per_unit = 7").await;
-    place.set(rows[2], "time_period = 'minute'").await;
+    place.set(rows[1], "visits_per_unit = 30").await;
+    place.set(rows[2], "time_period = 'second'").await;
     place
         .set(
             rows[3],

@@ -46,8 +46,12 @@ pub struct Outcome {
 
 impl Agent {
     /// Starts one and waits until it says where it listens.
-    pub async fn start(folder: &Scratch, environment: &[(String, String)]) -> Self {
-        let mut agent = Self::launch(folder, &["run"], environment);
+    pub async fn start(
+        folder: &Scratch,
+        arguments: &[&str],
+        environment: &[(String, String)],
+    ) -> Self {
+        let mut agent = Self::launch(folder, arguments, environment);
         agent.address = find("the agent says where it listens", PATIENCE, async || {
             agent.still_runs();
             let log = agent.log();

@@ -17,6 +17,18 @@ use visit_pacer::demo::stack;
 /// The migrated database that those of the tests are copies of.
 const TEMPLATE: &str = "template_migrated";
 
+/// What a project of Supabase has before anybody makes a table: its roles, and their rights on whatever is made in `public`.
+const SUPABASE: &str = "
+  do $$ begin
+    if not exists (select from pg_roles where rolname = 'anon') then create role anon nologin; end if;
+    if not exists (select from pg_roles where rolname = 'authenticated') then create role authenticated nologin; end if;
+    if not exists (select from pg_roles where rolname = 'service_role') then create role service_role nologin bypassrls; end if;
+  end $$;
+  grant usage on schema public to anon, authenticated, service_role;
+  alter default privileges in schema public grant all on tables to anon, authenticated, service_role;
+  alter default privileges in schema public grant all on functions to anon, authenticated, service_role;
+  alter default privileges in schema public grant all on sequences to anon, authenticated, service_role;";
+
 /// Waits until its input ends and no server is at work in `$1`, then removes that folder.
 const SWEEPER: &str = r#"
 trap '' HUP INT TERM
@@ -98,14 +110,9 @@ impl Shared {
         }
     }
 
-    /// The URL of a new, empty database.
+    /// The URL of a new, empty database, as Supabase gives it.
     pub async fn empty(&self) -> String {
-        let name = self.next_name();
-        self.server
-            .create_database(&name)
-            .await
-            .expect("a database");
-        self.server.url(&name)
+        like_supabase(&self.server, &self.next_name()).await
     }
 
     /// The URL of a new database with our schema.
@@ -122,6 +129,11 @@ impl Shared {
         .expect("a copy of the template");
         connection.close().await.expect("a goodbye");
         self.server.url(&name)
+    }
+
+    /// The URL of one of its databases.
+    pub fn url(&self, database: &str) -> String {
+        self.server.url(database)
     }
 
     fn next_name(&self) -> String {
@@ -153,13 +165,25 @@ pub async fn start(data_dir: PathBuf) -> PostgresServer {
     .expect("a PostgreSQL server starts")
 }
 
-/// Makes a database with Supabase's roles and our schema; gives its URL.
-pub async fn prepared(server: &PostgresServer, name: &str) -> String {
+/// Makes a database as a new project of Supabase has it; gives its URL.
+async fn like_supabase(server: &PostgresServer, name: &str) -> String {
     server.create_database(name).await.expect("a database");
     let mut connection = PgConnection::connect(&server.url(name))
         .await
         .expect("a connection");
-    stack::prepare(&mut connection).await.expect("the schema");
+    sqlx::raw_sql(SUPABASE)
+        .execute(&mut connection)
+        .await
+        .expect("roles and their rights");
     connection.close().await.expect("a goodbye");
     server.url(name)
+}
+
+/// The same with our schema.
+pub async fn prepared(server: &PostgresServer, name: &str) -> String {
+    let url = like_supabase(server, name).await;
+    let mut connection = PgConnection::connect(&url).await.expect("a connection");
+    stack::prepare(&mut connection).await.expect("the schema");
+    connection.close().await.expect("a goodbye");
+    url
 }

@@ -18,7 +18,7 @@ use visit_pacer::{
     domain::secret::Secret,
 };
 
-use crate::stack;
+use crate::harness::server::database;
 
 /// What is awaited comes within this time.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -54,7 +54,7 @@ impl Bench {
     }
 
     pub async fn start_with(adjust: impl FnOnce(&mut Options)) -> Self {
-        let database_url = stack::database().await;
+        let database_url = database().await;
         let mut postgres = PgConnection::connect(&database_url)
             .await
             .expect("a connection");

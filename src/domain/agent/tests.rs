@@ -1,1 +1,607 @@
+//! What the agent asks for, and what follows from the answers.
 
+use std::time::Duration;
+
+use super::*;
+use crate::domain::limits::{CANARY_EVERY, ECHO_WITHIN};
+use crate::domain::proof::Verdict;
+use crate::domain::time::micros_of;
+
+use self::bench::{ALL_PUBLISHED, Bench, T0, edited, id, row};
+
+mod bench;
+
+#[test]
+fn nothing_is_stored_before_the_first_full_sync_and_the_control_row_are_in() {
+    let mut bench = Bench::new();
+    bench.pass_to(2.0);
+    assert_eq!(bench.take_batch(), None);
+    assert_eq!(bench.take_read(), Some(What::All));
+    bench.answer_read(vec![row(1, 10)]);
+    bench.pass_to(3.0);
+    assert!(bench.take_batch().is_some());
+
+    let mut bench = Bench::new();
+    assert_eq!(bench.take_read(), Some(What::All));
+    bench.answer_read(vec![row(1, 10)]);
+    bench.now = Bench::at(5.0);
+    bench.input(Input::Tick);
+    assert_eq!(
+        bench.take_batch(),
+        None,
+        "it does not know yet whether everything is paused"
+    );
+    let paused = Control {
+        paused: true,
+        ..Control::default()
+    };
+    bench.answer_beat(paused);
+    bench.pass_to(8.0);
+    assert_eq!(bench.take_batch(), None);
+}
+
+#[test]
+fn it_is_caught_up_only_after_the_full_sync_that_follows_the_subscription() {
+    let mut bench = Bench::paced(vec![row(1, 1)]);
+    bench.pass_to(2.0);
+    assert_eq!(bench.take_read(), Some(What::All));
+    bench.input(Input::News(News::Live));
+    bench.answer_read(vec![row(1, 1)]);
+    assert!(!bench.agent.health().caught_up, "that read began before");
+    assert_eq!(
+        bench.take_read(),
+        Some(What::All),
+        "so it is read again at once"
+    );
+    bench.answer_read(vec![row(1, 1)]);
+    assert!(bench.agent.health().caught_up);
+    bench.input(Input::News(News::Live));
+    assert!(
+        !bench.agent.health().caught_up,
+        "changes may have been missed"
+    );
+    assert_eq!(bench.take_read(), Some(What::All));
+    bench.answer_read(vec![row(1, 1)]);
+    bench.input(Input::News(News::Down));
+    assert!(!bench.agent.health().caught_up);
+}
+
+#[test]
+fn the_table_is_read_in_full_every_30_s_while_realtime_is_live_and_every_2_s_while_it_is_not() {
+    let mut bench = Bench::live(&[]);
+    bench.pass_to(29.9);
+    assert_eq!(bench.take_read(), None);
+    bench.pass_to(30.0);
+    assert_eq!(bench.take_read(), Some(What::All));
+    bench.answer_read(Vec::new());
+    bench.input(Input::News(News::Down));
+    for second in [32.0, 34.0, 36.0] {
+        bench.pass_to(second - 0.1);
+        assert_eq!(bench.take_read(), None);
+        bench.pass_to(second);
+        assert_eq!(bench.take_read(), Some(What::All));
+        bench.answer_read(Vec::new());
+    }
+}
+
+#[test]
+fn an_event_leads_to_a_read_of_that_row_and_many_within_20_ms_to_one_read() {
+    let mut bench = Bench::live(&[row(1, 0), row(2, 0)]);
+    bench.input(Input::News(News::Row(id(1), Some(5))));
+    bench.now = Bench::at(0.01);
+    bench.input(Input::News(News::Row(id(2), None)));
+    bench.input(Input::News(News::Row(id(1), None)));
+    assert_eq!(bench.take_read(), None);
+    bench.pass_to(0.02);
+    assert_eq!(bench.take_read(), Some(What::Rows(vec![id(1), id(2)])));
+}
+
+#[test]
+fn an_event_with_the_version_that_is_known_costs_no_read() {
+    let mut bench = Bench::live(&[row(1, 0)]);
+    bench.input(Input::News(News::Row(id(1), Some(1))));
+    bench.pass_to(1.0);
+    assert_eq!(bench.take_read(), None);
+    assert_eq!(bench.agent.counters().events_known, 1);
+}
+
+#[test]
+fn a_row_that_an_event_told_of_and_that_is_not_there_any_more_is_forgotten() {
+    let mut bench = Bench::live(&[row(1, 10)]);
+    bench.input(Input::News(News::Row(id(1), None)));
+    bench.pass_to(0.02);
+    assert_eq!(bench.take_read(), Some(What::Rows(vec![id(1)])));
+    bench.answer_read(Vec::new());
+    assert_eq!(bench.agent.rows(), 0);
+    bench.pass_to(3.0);
+    assert_eq!(bench.take_batch(), None);
+}
+
+#[test]
+fn refused_rows_are_read_again_at_once_and_the_others_go_on() {
+    let mut bench = Bench::live(&[row(1, 10), row(2, 10)]);
+    bench.pass_to(1.0);
+    let batch = bench.take_batch().expect("both fire");
+    assert_eq!(batch.rows.len(), 2);
+    bench.stored([id(1)]);
+    assert_eq!(bench.take_read(), Some(What::Rows(vec![id(2)])));
+    bench.answer_read(vec![edited(row(2, 20))]);
+    let batch = bench.take_batch().expect("row 2 is healed, and late");
+    assert_eq!((batch.rows[0].id, batch.rows[0].version), (id(2), 2));
+}
+
+#[test]
+fn with_realtime_dead_a_pause_is_learnt_from_the_database_that_refuses_the_batch() {
+    let mut bench = Bench::paced(vec![row(1, 10)]);
+    bench.pass_to(1.0);
+    assert!(bench.take_batch().is_some());
+    bench.stored([]);
+    assert_eq!(bench.take_read(), Some(What::Rows(vec![id(1)])));
+    let mut paused = edited(row(1, 10));
+    paused.row.is_active = Some(false);
+    bench.answer_read(vec![paused]);
+    bench.pass_to(1.9);
+    assert_eq!((bench.take_batch(), bench.agent.running()), (None, 0));
+}
+
+#[test]
+fn after_an_answer_that_was_lost_the_rows_are_read_before_anything_is_tried_again() {
+    let mut bench = Bench::live(&[row(1, 10)]);
+    bench.pass_to(1.0);
+    let batch = bench.take_batch().expect("due");
+    bench.input(Input::Stored(Stored::Unknown("reset".to_owned()), None));
+    assert_eq!(bench.take_read(), Some(What::Rows(vec![id(1)])));
+    bench.input(Input::Read(Err("refused".to_owned())));
+    bench.pass_to(5.0);
+    assert_eq!(bench.take_batch(), None);
+    assert_eq!(
+        bench.take_read(),
+        Some(What::Rows(vec![id(1)])),
+        "tried again after a while"
+    );
+    let mut committed = row(1, 10);
+    committed.progress = Some(batch.rows[0].after.clone());
+    bench.answer_read(vec![committed]);
+    let next = bench.take_batch().expect("40 more are due");
+    assert_eq!(
+        next.rows[0].before.last_number, 10,
+        "the lost batch had been committed"
+    );
+}
+
+#[test]
+fn the_database_going_away_and_coming_back_is_told_once_each() {
+    let mut bench = Bench::live(&[row(1, 10)]);
+    bench.notices();
+    bench.pass_to(1.0);
+    assert!(bench.take_batch().is_some());
+    bench.input(Input::Stored(
+        Stored::NotNow("starting up".to_owned()),
+        None,
+    ));
+    for second in [3.0, 15.0, 30.0] {
+        bench.pass_to(second);
+        assert!(
+            bench.take_batch().is_some(),
+            "tried again, at most 10 s later"
+        );
+        bench.input(Input::Stored(
+            Stored::NotNow("starting up".to_owned()),
+            None,
+        ));
+    }
+    let away =
+        |notice: &&Notice| matches!(notice, Notice::DatabaseAway(_) | Notice::DatabaseBack(_));
+    // Beats are answered on this bench, so each failure is followed by a sign of life.
+    let told = bench.notices();
+    let told: Vec<_> = told.iter().filter(away).collect();
+    assert_eq!(told.len(), 7, "{told:?}");
+    assert!(bench.agent.health().database_away_since.is_some());
+}
+
+#[test]
+fn a_lane_whose_job_failed_waits_before_the_next_one() {
+    let mut bench = Bench::live(&[row(1, 10)]);
+    bench.pass_to(1.0);
+    let batch = bench.take_batch();
+    bench.input(Input::Stored(
+        Stored::NotNow("too many connections".to_owned()),
+        None,
+    ));
+    bench.pass_to(1.199);
+    assert_eq!(bench.take_batch(), None);
+    bench.pass_to(1.4);
+    assert_eq!(bench.take_batch(), batch);
+}
+
+#[test]
+fn an_edit_of_which_we_were_told_is_no_repair_though_a_sync_finds_it() {
+    let mut bench = Bench::live(&[row(1, 0)]);
+    bench.pass_to(29.99);
+    bench.input(Input::News(News::Row(id(1), Some(2))));
+    bench.pass_to(30.0);
+    assert_eq!(
+        bench.take_read(),
+        Some(What::All),
+        "it answers for the event too"
+    );
+    bench.answer_read(vec![edited(row(1, 0))]);
+    assert_eq!(bench.agent.counters().repaired, 0);
+    bench.pass_to(45.0);
+    assert_eq!(bench.take_revival(), None);
+}
+
+#[test]
+fn an_edit_that_only_a_sync_finds_is_a_repair_and_a_reason_to_rejoin_unless_its_event_still_comes()
+{
+    for event_comes in [false, true] {
+        let mut bench = Bench::live(&[row(1, 0)]);
+        bench.pass_to(30.0);
+        assert_eq!(bench.take_read(), Some(What::All));
+        bench.answer_read(vec![edited(row(1, 0))]);
+        assert_eq!(bench.agent.counters().repaired, 1);
+        assert!(bench.notices().contains(&Notice::Repaired(1)));
+        if event_comes {
+            bench.input(Input::News(News::Row(id(1), Some(2))));
+        }
+        bench.pass_to(41.0);
+        let expected = (!event_comes).then_some(Verdict::Rejoin);
+        assert_eq!(bench.take_revival(), expected);
+    }
+}
+
+#[test]
+fn what_a_sync_finds_that_follows_a_subscription_or_an_unclear_event_is_no_repair() {
+    let mut bench = Bench::live(&[row(1, 0)]);
+    bench.input(Input::News(News::Unclear));
+    assert_eq!(bench.take_read(), Some(What::All));
+    bench.answer_read(vec![edited(row(1, 0))]);
+    bench.input(Input::News(News::Live));
+    assert_eq!(bench.take_read(), Some(What::All));
+    bench.answer_read(vec![edited(edited(row(1, 0))), row(2, 0)]);
+    assert_eq!(bench.agent.counters().repaired, 0);
+}
+
+#[test]
+fn a_truncate_stops_every_row_and_is_no_reason_to_rejoin_since_it_is_never_told() {
+    let mut bench = Bench::live(&[row(1, 0), row(2, 0)]);
+    bench.pass_to(30.0);
+    assert_eq!(bench.take_read(), Some(What::All));
+    bench.answer_read(Vec::new());
+    assert_eq!(
+        (bench.agent.rows(), bench.agent.counters().repaired),
+        (0, 0)
+    );
+}
+
+#[test]
+fn a_write_back_whose_echo_is_not_heard_in_ten_seconds_leads_to_a_rejoin() {
+    for heard in [true, false] {
+        let mut bench = Bench::live(&[row(1, 10)]);
+        let is_write_back = |chore: &Chore| matches!(chore, Chore::WriteBack(_));
+        let chore = bench.pass_until_chore(10.0, is_write_back);
+        assert_eq!(chore, Some(Chore::WriteBack(vec![id(1)])));
+        if heard {
+            bench.input(Input::News(News::Row(id(1), Some(1))));
+        }
+        bench.kept(Kept::WroteBack(vec![WrittenBack {
+            id: id(1),
+            distributed: 10,
+            changed: true,
+        }]));
+        let written_at = bench.now;
+        while bench.now < written_at.plus(ECHO_WITHIN) && bench.take_revival().is_none() {
+            let next = bench.now.plus(Duration::from_millis(500));
+            bench.pass_to(Duration::from_micros(next.as_micros().unsigned_abs()).as_secs_f64());
+            while let Some(batch) = bench.take_batch() {
+                bench.stored(batch.rows.iter().map(|row| row.id));
+            }
+        }
+        assert_eq!(
+            bench.agent.counters().silent,
+            u64::from(!heard),
+            "an echo that is quicker than the answer counts"
+        );
+    }
+}
+
+#[test]
+fn while_nothing_is_written_back_the_canary_is_touched_every_minute() {
+    let mut bench = Bench::live(&[]);
+    bench.pass_to(59.9);
+    assert_eq!(bench.take_read(), Some(What::All));
+    bench.answer_read(Vec::new());
+    assert_eq!(bench.take_chore(), None);
+    bench.pass_to(60.0);
+    assert_eq!(bench.take_chore(), Some(Chore::Canary));
+    bench.kept(Kept::Canary);
+    bench.input(Input::News(News::Canary));
+    let read_every = 29.0;
+    let mut second = 60.0;
+    while bench.now < Bench::at(119.9) {
+        second = f64::min(second + read_every, 119.9);
+        bench.pass_to(second);
+        if bench.take_read().is_some() {
+            bench.answer_read(Vec::new());
+        }
+    }
+    assert_eq!(bench.take_chore(), None);
+    bench.pass_to(120.0);
+    assert_eq!(bench.take_chore(), Some(Chore::Canary));
+}
+
+#[test]
+fn a_canary_that_is_not_published_is_never_touched_and_the_agent_does_not_spin_for_it() {
+    let mut bench = Bench::live(&[]);
+    bench.input(Input::News(News::Unfollowed));
+    assert_eq!(bench.take_chore(), Some(Chore::Published));
+    let without = Published {
+        canary: false,
+        ..ALL_PUBLISHED
+    };
+    bench.kept(Kept::Published(without));
+    assert!(bench.asked.contains(&Action::Follow(without)));
+    bench.input(Input::News(News::Live));
+    assert_eq!(bench.take_read(), Some(What::All));
+    bench.answer_read(Vec::new());
+    bench.pass_to(f64::from(u32::try_from(CANARY_EVERY.as_secs()).unwrap()) + 5.0);
+    assert_eq!(bench.take_chore(), None);
+}
+
+#[test]
+fn while_the_database_is_away_the_agent_does_not_spin() {
+    let mut bench = Bench::live(&[row(1, 10)]);
+    for _ in 0..400 {
+        let Some((at, why)) = bench.agent.next_deadline(bench.now) else {
+            break;
+        };
+        assert!(
+            at > bench.now || bench.asked.is_empty(),
+            "it spins for: {why}"
+        );
+        bench.now = bench.now.max(at);
+        bench.input(Input::Tick);
+        while let Some(action) = bench.asked.pop_front() {
+            let away = || "away".to_owned();
+            match action {
+                Action::Store(_) => bench.input(Input::Stored(Stored::Unknown(away()), None)),
+                Action::Read(_) => bench.input(Input::Read(Err(away()))),
+                Action::Keep(_) => bench.input(Input::Kept(Err(away()))),
+                Action::Revive(_) | Action::Follow(_) | Action::Tell(_) => {}
+            }
+        }
+    }
+    let seconds = bench.now.since(Mono::from_micros(0)).as_secs();
+    assert!(seconds > 300, "400 ticks lasted only {seconds} s");
+}
+
+#[test]
+fn what_realtime_publishes_is_asked_for_again_when_the_answer_was_lost() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.take_chore(), Some(Chore::Beat));
+    bench.answer_beat(Control::default());
+    assert_eq!(bench.take_chore(), Some(Chore::Published));
+    bench.input(Input::Kept(Err("away".to_owned())));
+    bench.pass_to(2.0);
+    assert_eq!(bench.take_chore(), Some(Chore::Published));
+}
+
+#[test]
+fn a_completed_row_that_somebody_held_is_written_back_as_soon_as_it_is_free() {
+    let mut last = row(1, 10);
+    last.row.total_visits = Some("10".to_owned());
+    let mut bench = Bench::live(&[last]);
+    bench.pass_to(1.0);
+    assert!(bench.take_batch().is_some());
+    bench.stored([id(1)]);
+    assert_eq!(
+        bench.take_chore(),
+        Some(Chore::WriteBack(vec![id(1)])),
+        "at once"
+    );
+    bench.kept(Kept::WroteBack(Vec::new()));
+    bench.pass_to(1.2);
+    assert_eq!(bench.take_chore(), Some(Chore::WriteBack(vec![id(1)])));
+    bench.kept(Kept::WroteBack(vec![WrittenBack {
+        id: id(1),
+        distributed: 10,
+        changed: true,
+    }]));
+    bench.pass_to(5.0);
+    assert_eq!(bench.take_chore(), None);
+}
+
+#[test]
+fn a_running_row_is_written_back_every_five_seconds_at_the_most() {
+    let mut bench = Bench::live(&[row(1, 10)]);
+    let mut written: Vec<Mono> = Vec::new();
+    while let Some(Chore::WriteBack(_)) =
+        bench.pass_until_chore(29.0, |chore| matches!(chore, Chore::WriteBack(_)))
+    {
+        written.push(bench.now);
+        let distributed = bench.agent.look_at_all(bench.now)[0].distributed;
+        bench.kept(Kept::WroteBack(vec![WrittenBack {
+            id: id(1),
+            distributed,
+            changed: true,
+        }]));
+        bench.input(Input::News(News::Row(id(1), Some(1))));
+    }
+    assert!((5..=6).contains(&written.len()), "{written:?}");
+    assert!(
+        written
+            .windows(2)
+            .all(|pair| pair[1].since(pair[0]) >= Duration::from_secs(5))
+    );
+}
+
+#[test]
+fn a_row_that_is_set_aside_is_told_once_and_again_when_it_is_mended() {
+    let mut bad = row(1, 10);
+    bad.row.time_period = Some("week".to_owned());
+    let mut bench = Bench::live(&[bad]);
+    bench.pass_to(30.0);
+    let mut mended = edited(row(1, 10));
+    mended.written = None;
+    bench.answer_read(vec![mended]);
+    let told: Vec<Notice> = bench.notices();
+    assert!(told.contains(&Notice::Mended(id(1))), "{told:?}");
+
+    let mut bench = Bench::new();
+    let mut bad = row(1, 10);
+    bad.row.time_period = Some("week".to_owned());
+    bench.answer_read(vec![bad.clone()]);
+    bench.pass_to(2.5);
+    bench.answer_read(vec![bad]);
+    let set_aside = |notice: &&Notice| matches!(notice, Notice::SetAside(..));
+    assert_eq!(bench.notices().iter().filter(set_aside).count(), 1);
+}
+
+#[test]
+fn a_bad_row_is_never_written_back() {
+    let mut bad = row(1, 10);
+    bad.row.total_visits = Some("-3".to_owned());
+    bad.written = None;
+    let mut bench = Bench::live(&[bad]);
+    bench.pass_to(20.0);
+    assert_eq!(bench.take_chore(), None);
+}
+
+#[test]
+fn a_row_that_no_trigger_has_seen_is_anchored_and_not_told_as_set_aside() {
+    let mut unseen = row(1, 10);
+    (
+        unseen.row.config_version,
+        unseen.row.anchor_at,
+        unseen.progress,
+    ) = (None, None, None);
+    let mut bench = Bench::new();
+    bench.answer_read(vec![unseen]);
+    bench.answer_beat(Control::default());
+    bench.kept(Kept::Published(ALL_PUBLISHED));
+    bench
+        .asked
+        .retain(|action| !matches!(action, Action::Keep(Chore::Beat | Chore::Published)));
+    assert_eq!(bench.take_chore(), Some(Chore::Initialise));
+    bench.kept(Kept::Initialised(1));
+    bench.take_read();
+    bench.answer_read(vec![row(1, 10)]);
+    let told = bench.notices();
+    assert!(told.contains(&Notice::Initialised(1)));
+    assert!(
+        !told
+            .iter()
+            .any(|notice| matches!(notice, Notice::SetAside(..) | Notice::Repaired(_))),
+        "{told:?}"
+    );
+    bench.now = Bench::at(1.0);
+    bench.input(Input::Tick);
+    assert!(bench.take_batch().is_some());
+}
+
+#[test]
+fn a_row_whose_insert_fails_keeps_its_reason_in_the_database() {
+    let mut bench = Bench::live(&[row(1, 10)]);
+    bench.pass_to(1.0);
+    assert!(bench.take_batch().is_some());
+    bench.input(Input::Stored(
+        Stored::Failed("no such page".to_owned()),
+        None,
+    ));
+    let mark = Chore::MarkInvalid(id(1), "no such page".to_owned());
+    assert_eq!(bench.take_chore(), Some(mark));
+    assert!(
+        bench
+            .notices()
+            .contains(&Notice::SetAside(id(1), "no such page".to_owned()))
+    );
+}
+
+#[test]
+fn a_held_row_does_not_use_up_the_agents_bound() {
+    let mut bench = Bench::live(&[row(1, 1_500), row(2, 900)]);
+    bench.pass_to(1.0);
+    let mut statements = 0;
+    while let Some(batch) = bench.take_batch() {
+        bench.stored(
+            batch
+                .rows
+                .iter()
+                .map(|row| row.id)
+                .filter(|row| *row == id(2)),
+        );
+        if bench.take_read().is_some() {
+            bench.answer_read(vec![row(1, 1_500)]);
+        }
+        statements += 1;
+        assert!(statements < 10);
+    }
+    bench.pass_to(1.05);
+    let batch = bench.take_batch().expect("the held row is tried again");
+    assert!(
+        batch.visits() >= 1_000,
+        "{} of the 2,000 less 900",
+        batch.visits()
+    );
+}
+
+#[test]
+fn a_step_of_the_databases_clock_is_told_and_followed() {
+    let mut bench = Bench::live(&[row(1, 10)]);
+    bench.pass_to(1.0);
+    assert!(bench.take_batch().is_some());
+    bench.db_offset_us = micros_of(Duration::from_hours(1));
+    bench.stored([id(1)]);
+    assert!(bench.notices().contains(&Notice::ClockStepped));
+    let batch = bench.take_batch().expect("an hour is owed");
+    assert!(batch.rows[0].at >= DbTime::from_micros(T0 + bench.db_offset_us));
+}
+
+#[test]
+fn a_stop_finishes_what_is_in_hand_and_begins_nothing() {
+    let mut bench = Bench::live(&[row(1, 10)]);
+    bench.pass_to(1.0);
+    assert!(bench.take_batch().is_some());
+    bench.asked.clear();
+    bench.input(Input::Stop);
+    assert!(!bench.agent.is_idle());
+    assert_eq!(bench.agent.next_deadline(bench.now), None);
+    bench.stored([id(1)]);
+    bench.pass_to(9.0);
+    assert!(bench.agent.is_idle());
+    assert_eq!(
+        (bench.asked.pop_front(), bench.agent.counters().visits),
+        (None, 10)
+    );
+}
+
+#[test]
+fn visits_that_are_missing_are_told_once() {
+    let mut bench = Bench::paced(vec![row(1, 0)]);
+    let finding = Finding {
+        id: id(1),
+        missing: 5,
+        changed: false,
+        message: "5 visits are missing".to_owned(),
+    };
+    bench.agent.keeping = Some(Chore::Reconcile(vec![id(1)]));
+    bench.kept(Kept::Reconciled(vec![finding.clone()]));
+    bench.agent.keeping = Some(Chore::Reconcile(vec![id(1)]));
+    bench.kept(Kept::Reconciled(vec![finding.clone()]));
+    assert_eq!(bench.notices(), [Notice::Found(finding)]);
+}
+
+#[test]
+fn counts_are_compared_after_the_first_sync() {
+    let mut bench = Bench::new();
+    bench.answer_read(vec![row(1, 0), row(2, 0)]);
+    bench.answer_beat(Control::default());
+    bench.kept(Kept::Published(ALL_PUBLISHED));
+    bench
+        .asked
+        .retain(|action| !matches!(action, Action::Keep(Chore::Beat | Chore::Published)));
+    assert_eq!(
+        bench.take_chore(),
+        Some(Chore::Reconcile(vec![id(1), id(2)]))
+    );
+}

@@ -1,0 +1,122 @@
+-- Takes visit-pacer out of a database and leaves the tables partners, visit_distribution and store_visits as they were: its
+-- triggers, functions, views, tables, columns, cron jobs and rights go, and what it replaced comes back (visit_pacer_replaced).
+-- Run by the owner of the tables, in the SQL Editor or with psql, as a whole. It is one transaction: all of it or nothing.
+--
+-- Stop the agents first. For the generated visits there is one choice, made before this file or in the next line:
+--   yes  they stay, and so does what says that they are synthetic: the columns that were added to store_visits, and their index
+--   no   they are removed, and the columns with them
+begin;
+select set_config('visit_pacer.keep_visits', coalesce(nullif(current_setting('visit_pacer.keep_visits', true), ''), 'yes'), true);
+
+set local lock_timeout = '10s';  -- nobody waits long behind this: run it again where it gives up
+set local statement_timeout = 0;
+set local search_path = public, pg_catalog;
+
+-- Nothing is stored from here on; what is being stored now is waited for.
+do $$
+begin
+  if to_regclass('public.visit_pacer_control') is null then
+    raise exception 'visit-pacer is not in this database (there is no table visit_pacer_control); nothing was changed';
+  end if;
+  if current_setting('visit_pacer.keep_visits') not in ('yes', 'no') then
+    raise exception 'visit_pacer.keep_visits is %; use yes or no', quote_literal(current_setting('visit_pacer.keep_visits'));
+  end if;
+  if public.visit_pacer_agent_alive() then
+    raise exception using message = 'an agent is running; nothing was changed',
+      hint = 'stop it, wait 20 seconds and run this again; who it is: select name, seen_at from visit_pacer_agents';
+  end if;
+  update public.visit_pacer_control set paused = true;
+end $$;
+
+do $$
+declare
+  removed bigint;
+begin
+  update public.visit_distribution v
+     set total_distributed = case current_setting('visit_pacer.keep_visits') when 'no' then p.baseline else p.distributed end
+    from public.visit_distribution_progress p where p.distribution_id = v.id and p.distributed <> p.baseline;
+  if current_setting('visit_pacer.keep_visits') = 'no' then
+    delete from public.store_visits where distribution_id is not null;
+    get diagnostics removed = row_count;
+    raise notice 'visit-pacer: % generated visits removed', removed;
+  end if;
+end $$;
+
+-- Jobs that would fail from now on, and the rights of the agent's own role.
+do $$
+declare
+  held record;
+begin
+  if to_regclass('cron.job') is not null then
+    for held in execute 'select jobid, jobname from cron.job where jobname like ''visit-pacer: %'' and username = current_user' loop
+      execute format('select cron.unschedule(%s)', held.jobid);
+      raise notice 'visit-pacer: the cron job "%" is gone', held.jobname;
+    end loop;
+  end if;
+  for held in select c.oid::regclass as name from pg_policy p join pg_class c on c.oid = p.polrelid where p.polname = 'visit_pacer_agent' loop
+    execute format('drop policy visit_pacer_agent on %s', held.name);
+  end loop;
+  if exists (select from pg_roles where rolname = 'visit_pacer') then
+    for held in select t from unnest(array['partners', 'visit_distribution', 'store_visits']) t loop
+      execute format('revoke all on table public.%I from visit_pacer', held.t);
+    end loop;
+    execute 'revoke all on schema public from visit_pacer';
+    raise notice 'visit-pacer: the role visit_pacer has no rights here any more; drop role visit_pacer, where no other database needs it';
+  end if;
+end $$;
+
+-- What is ours says so in its comment; nothing is dropped with CASCADE, so a view of yours that stands on it is named in an error.
+do $$
+declare
+  ours record;
+begin
+  for ours in
+    select format('drop trigger %I on %s', t.tgname, t.tgrelid::regclass) as statement
+      from pg_trigger t where t.tgname like 'zzz\_visit\_pacer\_%' and not t.tgisinternal
+    union all
+    select * from (select format('drop view %s', c.oid::regclass) from pg_class c
+      where c.relnamespace = 'public'::regnamespace and c.relkind = 'v' and obj_description(c.oid, 'pg_class') like 'visit-pacer:%') v
+    union all
+    select * from (select format('drop function %s', p.oid::regprocedure) from pg_proc p
+      where p.pronamespace = 'public'::regnamespace and obj_description(p.oid, 'pg_proc') like 'visit-pacer:%') f
+  loop
+    execute ours.statement;
+  end loop;
+  if current_setting('visit_pacer.keep_visits') = 'no' then
+    drop index if exists public.store_visits_distribution_visit_number;
+  end if;
+  for ours in
+    select a.attrelid::regclass as of_table, string_agg(format('drop column %I', a.attname), ', ') as statement
+      from pg_attribute a
+     where a.attrelid in ('public.visit_distribution'::regclass, 'public.store_visits'::regclass) and not a.attisdropped
+       and col_description(a.attrelid, a.attnum) like 'visit-pacer:%'
+       and (a.attrelid = 'public.visit_distribution'::regclass or current_setting('visit_pacer.keep_visits') = 'no')
+     group by a.attrelid
+  loop
+    execute format('alter table %s %s', ours.of_table, ours.statement);
+  end loop;
+end $$;
+
+-- What was replaced comes back. One that cannot is told, with its text, and does not stop the rest; so is a policy that opened a
+-- table to everybody and made way for fix_rls.sql: to open it again is for a person to decide.
+do $$
+declare
+  was record;
+begin
+  for was in select r.name, r.definition from public.visit_pacer_replaced r order by r.replaced_at loop
+    if was.name like 'policy %' then
+      raise notice 'visit-pacer: not brought back: %', was.definition;
+      continue;
+    end if;
+    begin
+      execute was.definition;
+      raise notice 'visit-pacer: % is as it was', was.name;
+    exception when others then
+      raise warning 'visit-pacer: % could not be brought back (%); this was it: %', was.name, sqlerrm, was.definition;
+    end;
+  end loop;
+end $$;
+
+drop table public.visit_distribution_progress, public.visit_page_paths, public.visit_pacer_control, public.visit_pacer_agents,
+  public.visit_pacer_canary, public.visit_pacer_replaced, public.visit_pacer_migrations;
+commit;

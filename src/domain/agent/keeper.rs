@@ -1,0 +1,181 @@
+//! The keeper's jobs and what follows from its answers: beats, write-backs, canary, reconciliation, and the rest.
+
+use rand::Rng as _;
+use uuid::Uuid;
+
+use super::{Action, Agent, Chore, Finding, Kept, Notice, Published, Trip, WrittenBack};
+use crate::domain::limits::BEAT_EVERY;
+use crate::domain::proof::CANARY;
+use crate::domain::time::{DbTime, Mono};
+use crate::domain::timetable::Control;
+
+impl Agent {
+    pub(super) fn give_out_keeping(&mut self, now: Mono) {
+        if !self.keeper.free(now) {
+            return;
+        }
+        if let Some(chore) = self.next_chore(now) {
+            match &chore {
+                Chore::WriteBack(ids) => ids.iter().for_each(|id| self.proof.writing(*id)),
+                Chore::Canary => self.proof.writing(CANARY),
+                Chore::Beat
+                | Chore::Initialise
+                | Chore::Reconcile(_)
+                | Chore::MarkInvalid(..)
+                | Chore::Published => {}
+            }
+            self.keeper.busy = true;
+            self.keeping = Some(chore.clone());
+            self.outbox.push_back(Action::Keep(chore));
+        }
+    }
+
+    fn next_chore(&mut self, now: Mono) -> Option<Chore> {
+        if self.next_beat <= now {
+            self.next_beat = now.plus(BEAT_EVERY);
+            return Some(Chore::Beat);
+        }
+        if let Some(chore) = self.chores.pop_front() {
+            return Some(chore);
+        }
+        let stale = self.echo.take(now);
+        if !stale.is_empty() {
+            return Some(Chore::WriteBack(stale));
+        }
+        if self.canary_at().is_some_and(|at| at <= now) {
+            return Some(Chore::Canary);
+        }
+        self.next_slice(now).map(Chore::Reconcile)
+    }
+
+    /// When the canary is to be touched: never while Realtime does not publish it.
+    pub(super) fn canary_at(&self) -> Option<Mono> {
+        let published = self.published.is_some_and(|tables| tables.canary);
+        self.proof.canary_at().filter(|_| published)
+    }
+
+    fn next_slice(&mut self, now: Mono) -> Option<Vec<Uuid>> {
+        let db_now = self.clock.at(now)?;
+        let timetable = &self.timetable;
+        self.reconciliation.slice(
+            now,
+            || timetable.look_at_all(db_now).map(|look| look.id).collect(),
+            |id| {
+                timetable
+                    .look(id, db_now)
+                    .map_or(0, |look| look.distributed)
+            },
+        )
+    }
+
+    pub(super) fn kept(&mut self, answer: Result<(Kept, Trip), String>, now: Mono) {
+        let Some(chore) = self.keeping.take() else {
+            return;
+        };
+        let kept = match answer {
+            Ok((kept, trip)) => {
+                self.keeper.succeeded();
+                self.trip(trip, now);
+                kept
+            }
+            Err(why) => {
+                let draw = self.random.next_u32();
+                self.keeper.failed(draw, now);
+                self.database_away(why, now);
+                self.not_kept(chore, now);
+                return;
+            }
+        };
+        let Some(db_now) = self.clock.at(now) else {
+            return;
+        };
+        match kept {
+            Kept::Beat(control) => self.control(control, db_now, now),
+            Kept::WroteBack(rows) => self.wrote_back(&chore, &rows, now),
+            Kept::Canary => self.proof.wrote(CANARY, now),
+            Kept::Initialised(rows) => {
+                if rows > 0 {
+                    self.tell(Notice::Initialised(rows));
+                    self.sync_now(now);
+                }
+            }
+            Kept::Reconciled(findings) => self.found(findings, now),
+            Kept::MarkedInvalid => {}
+            Kept::Published(published) => self.publication(published),
+        }
+    }
+
+    /// A chore failed, or its answer was lost: what nobody would ask for again is asked for again.
+    fn not_kept(&mut self, chore: Chore, now: Mono) {
+        match chore {
+            // The beat comes by itself; so do the others, as long as there is a reason for them.
+            Chore::Beat | Chore::Initialise | Chore::MarkInvalid(..) => {}
+            Chore::Canary => self.proof.did_not_write(CANARY),
+            Chore::WriteBack(_) => self.wrote_back(&chore, &[], now),
+            Chore::Reconcile(ids) => {
+                for id in ids {
+                    self.reconciliation.moved(id);
+                }
+            }
+            Chore::Published => self.chore(Chore::Published),
+        }
+    }
+
+    /// Rows that are not among the written ones are held by somebody, or were not asked: they are still to be written.
+    fn wrote_back(&mut self, chore: &Chore, written: &[WrittenBack], now: Mono) {
+        for row in written {
+            self.timetable.wrote_back(row.id, row.distributed);
+            if row.changed {
+                self.counters.written_back += 1;
+                self.proof.wrote(row.id, now);
+            }
+        }
+        let (Chore::WriteBack(ids), Some(db_now)) = (chore, self.clock.at(now)) else {
+            return;
+        };
+        for id in ids {
+            self.proof.did_not_write(*id);
+            self.take_note(*id, db_now, now);
+        }
+    }
+
+    fn control(&mut self, control: Control, db_now: DbTime, now: Mono) {
+        let was_paused = self.timetable.control().paused;
+        self.timetable.set_control(control, db_now);
+        self.echo.set_rate(control.echo_budget_micro, now);
+        self.control_known = true;
+        if was_paused != control.paused {
+            self.tell(Notice::Paused(control.paused));
+        }
+    }
+
+    fn publication(&mut self, published: Published) {
+        if self.published != Some(published) {
+            let as_wished = Published {
+                distributions: true,
+                canary: true,
+                visits: false,
+            };
+            if published != as_wished {
+                self.tell(Notice::Published(published));
+            }
+            if self.published.is_some() || !published.canary {
+                self.outbox.push_back(Action::Follow(published));
+            }
+            self.published = Some(published);
+        }
+    }
+
+    fn found(&mut self, findings: Vec<Finding>, now: Mono) {
+        for finding in findings {
+            let told = self.missing_told.get(&finding.id).copied().unwrap_or(0);
+            if finding.changed {
+                self.want([finding.id], now);
+            }
+            if finding.changed || finding.missing != told {
+                self.missing_told.insert(finding.id, finding.missing);
+                self.tell(Notice::Found(finding));
+            }
+        }
+    }
+}

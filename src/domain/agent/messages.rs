@@ -1,0 +1,243 @@
+//! What the state machine is told, and what it asks for.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::domain::batch::Batch;
+use crate::domain::proof::Verdict;
+use crate::domain::time::{DbTime, Mono};
+use crate::domain::timetable::{Control, RowRead};
+
+/// What Realtime tells.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum News {
+    /// The subscription is live, or was made anew: changes may have been missed before.
+    Live,
+    /// It ended.
+    Down,
+    /// A row changed; its version, where the event carries it.
+    Row(Uuid, Option<i64>),
+    /// Our canary was heard.
+    Canary,
+    /// Something changed, and it cannot be told what.
+    Unclear,
+    /// A table cannot be followed.
+    Unfollowed,
+}
+
+/// One round trip to the database.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Trip {
+    /// When it was sent.
+    pub sent: Mono,
+    /// What the database's clock said meanwhile.
+    pub db: DbTime,
+    /// When it was answered.
+    pub received: Mono,
+}
+
+/// What became of a batch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Stored {
+    /// It was committed; these rows were stored, the others of it refused.
+    Rows(BTreeSet<Uuid>),
+    /// The answer was lost: nobody knows.
+    Unknown(String),
+    /// Certainly not committed: the database refused the data.
+    Failed(String),
+    /// Certainly not committed, for a reason that is not the rows'.
+    NotNow(String),
+}
+
+/// What the keeper found out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Kept {
+    /// The agent was seen; the control row.
+    Beat(Control),
+    /// These rows' columns were written, with what they say now.
+    WroteBack(Vec<WrittenBack>),
+    /// The canary was touched.
+    Canary,
+    /// Rows that were anchored.
+    Initialised(u64),
+    /// What the comparison with the stored visits found.
+    Reconciled(Vec<Finding>),
+    /// The reason is kept in progress.
+    MarkedInvalid,
+    /// Which tables Realtime publishes.
+    Published(Published),
+}
+
+/// Which tables Realtime publishes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Published {
+    /// `visit_distribution`
+    pub distributions: bool,
+    /// The canary.
+    pub canary: bool,
+    /// `store_visits`, which should not be: each visit would be an event.
+    pub visits: bool,
+}
+
+/// A row's own column after a write-back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WrittenBack {
+    /// The row.
+    pub id: Uuid,
+    /// What `total_distributed` says now.
+    pub distributed: i64,
+    /// Whether that was news, so that an event of it must follow.
+    pub changed: bool,
+}
+
+/// One row whose counters and stored visits differed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Finding {
+    /// The row.
+    pub id: Uuid,
+    /// Visits that are gone.
+    pub missing: i64,
+    /// Whether its counter was changed.
+    pub changed: bool,
+    /// In words.
+    pub message: String,
+}
+
+/// What happens to the agent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Input {
+    /// A deadline passed.
+    Tick,
+    /// From Realtime.
+    News(News),
+    /// The reader's answer.
+    Read(Result<(Vec<RowRead>, Trip), String>),
+    /// The writer's answer; no trip where there was no answer.
+    Stored(Stored, Option<Trip>),
+    /// The keeper's answer.
+    Kept(Result<(Kept, Trip), String>),
+    /// Stop: finish what is in hand, begin nothing.
+    Stop,
+}
+
+/// A job for one of the lanes, or a word to the log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// For the writer.
+    Store(Batch),
+    /// For the reader.
+    Read(What),
+    /// For the keeper.
+    Keep(Chore),
+    /// For the feed: its channel keeps silent.
+    Revive(Verdict),
+    /// For the feed: what to follow from now on.
+    Follow(Published),
+    /// For the log.
+    Tell(Notice),
+}
+
+/// What to read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum What {
+    /// Every row.
+    All,
+    /// These.
+    Rows(Vec<Uuid>),
+}
+
+/// The keeper's jobs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Chore {
+    /// Be seen, and read the control row.
+    Beat,
+    /// Write `total_distributed` back.
+    WriteBack(Vec<Uuid>),
+    /// Touch the canary.
+    Canary,
+    /// Anchor rows that no trigger has seen.
+    Initialise,
+    /// Compare these rows' counters with what is stored.
+    Reconcile(Vec<Uuid>),
+    /// Keep the reason why a row's insert fails.
+    MarkInvalid(Uuid, String),
+    /// Find out which tables Realtime publishes.
+    Published,
+}
+
+/// What a person should hear. The runtime words it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// The first full sync is done.
+    Synced(usize),
+    /// A row cannot be paced, or its insert fails.
+    SetAside(Uuid, String),
+    /// A row that was set aside is paced again.
+    Mended(Uuid),
+    /// A sync found changes of which Realtime had not told.
+    Repaired(usize),
+    /// Realtime's channel kept silent.
+    Silent(Verdict),
+    /// The database's clock stepped.
+    ClockStepped,
+    /// The database does not answer, or refuses to work.
+    DatabaseAway(String),
+    /// It does again.
+    DatabaseBack(Duration),
+    /// Everything was stopped by the control row, or goes on.
+    Paused(bool),
+    /// Counters and stored visits differ.
+    Found(Finding),
+    /// Rows that no trigger had seen were anchored.
+    Initialised(u64),
+    /// Something about the publication is not as it should be.
+    Published(Published),
+}
+
+/// Plain counters, since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// Visits stored.
+    pub visits: u64,
+    /// Batches committed.
+    pub batches: u64,
+    /// Rows refused by the database at a batch.
+    pub refused: u64,
+    /// Batches whose answer was lost.
+    pub unknown: u64,
+    /// Batches that failed.
+    pub failed: u64,
+    /// Full reads of the table.
+    pub syncs: u64,
+    /// Rows read by id.
+    pub rows_read: u64,
+    /// Events of Realtime, and those that told nothing new.
+    pub events: u64,
+    /// See `events`.
+    pub events_known: u64,
+    /// Changes that only a sync found.
+    pub repaired: u64,
+    /// Times that the channel was found to keep silent.
+    pub silent: u64,
+    /// Rows written back.
+    pub written_back: u64,
+}
+
+/// Whether the agent does its work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Health {
+    /// When the last full sync ended.
+    pub synced_at: Option<Mono>,
+    /// When a batch was last committed.
+    pub stored_at: Option<Mono>,
+    /// Since when the database has been away.
+    pub database_away_since: Option<Mono>,
+    /// Since when Realtime has been live.
+    pub live_since: Option<Mono>,
+    /// Since when it has not.
+    pub down_since: Option<Mono>,
+    /// A full sync has followed the subscription.
+    pub caught_up: bool,
+}

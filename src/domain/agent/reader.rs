@@ -1,0 +1,163 @@
+//! The reader's jobs and what follows from its answers: changed rows, full syncs, and repairs.
+
+use std::collections::BTreeSet;
+
+use rand::Rng as _;
+use uuid::Uuid;
+
+use super::{Action, Agent, Chore, Notice, Trip, What};
+use crate::domain::limits::{ROWS_PER_READ, SYNC_EVERY, SYNC_EVERY_BLIND};
+use crate::domain::time::Mono;
+use crate::domain::timetable::{Applied, RowRead, Stamp};
+
+/// A read that is under way.
+#[derive(Debug)]
+pub(super) struct Reading {
+    what: What,
+    began: Stamp,
+    /// The rows that a full read answers for beside the others: of their changes we have been told.
+    told: BTreeSet<Uuid>,
+    /// A full read that somebody called for, since changes may have been missed: what it finds is no surprise.
+    called_for: bool,
+}
+
+impl Agent {
+    pub(super) fn give_out_reading(&mut self, now: Mono) {
+        if !self.reader.free(now) {
+            return;
+        }
+        let mut told = BTreeSet::new();
+        let mut called_for = false;
+        let what = if self.next_sync <= now {
+            told = std::mem::take(&mut self.wanted);
+            called_for = std::mem::take(&mut self.sync_called_for);
+            self.wanted_at = None;
+            What::All
+        } else if self.wanted_at.is_some_and(|at| at <= now) {
+            let ids: Vec<Uuid> = self.wanted.iter().take(ROWS_PER_READ).copied().collect();
+            for id in &ids {
+                self.wanted.remove(id);
+            }
+            self.wanted_at = (!self.wanted.is_empty()).then_some(now);
+            What::Rows(ids)
+        } else {
+            return;
+        };
+        let began = self.next_stamp();
+        self.reader.busy = true;
+        self.reading = Some(Reading {
+            what: what.clone(),
+            began,
+            told,
+            called_for,
+        });
+        self.outbox.push_back(Action::Read(what));
+    }
+
+    pub(super) fn read(&mut self, answer: Result<(Vec<RowRead>, Trip), String>, now: Mono) {
+        let Some(reading) = self.reading.take() else {
+            return;
+        };
+        match answer {
+            Ok((rows, trip)) => {
+                self.reader.succeeded();
+                self.trip(trip, now);
+                self.apply(&reading, rows, now);
+            }
+            Err(why) => {
+                let draw = self.random.next_u32();
+                self.reader.failed(draw, now);
+                self.database_away(why, now);
+                self.wanted.extend(reading.told);
+                self.sync_called_for |= reading.called_for;
+                match reading.what {
+                    What::All => self.next_sync = now,
+                    What::Rows(ids) => self.want(ids, now),
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, reading: &Reading, rows: Vec<RowRead>, now: Mono) {
+        let Some(db_now) = self.clock.at(now) else {
+            return;
+        };
+        let empty = rows.is_empty();
+        let mut seen = BTreeSet::new();
+        let mut changed = Vec::new();
+        let mut unanchored = false;
+        for row in rows {
+            let id = row.row.id;
+            unanchored |= row.row.config_version.is_none() || row.progress.is_none();
+            seen.insert(id);
+            if self.timetable.apply(id, Some(row), reading.began, db_now) != Applied::Nothing {
+                changed.push(id);
+            }
+            self.take_note(id, db_now, now);
+        }
+        let absent = match &reading.what {
+            What::All => self.timetable.unseen_by(&seen, reading.began),
+            What::Rows(ids) => ids
+                .iter()
+                .filter(|id| !seen.contains(id))
+                .copied()
+                .collect(),
+        };
+        for id in absent {
+            if self.timetable.apply(id, None, reading.began, db_now) == Applied::Removed {
+                self.forget(id, now);
+                changed.push(id);
+            }
+        }
+        if unanchored {
+            self.chore(Chore::Initialise);
+        }
+        match &reading.what {
+            What::All => {
+                // A TRUNCATE is never told, so an empty table proves nothing against Realtime.
+                if !reading.called_for && !empty {
+                    self.repairs(&changed, &reading.told, now);
+                }
+                self.synced(reading, now);
+            }
+            What::Rows(ids) => {
+                self.counters.rows_read += u64::try_from(ids.len()).unwrap_or(u64::MAX);
+            }
+        }
+    }
+
+    /// Changes that a periodic sync had to find, though Realtime, if it was live, should have told of them.
+    fn repairs(&mut self, changed: &[Uuid], told: &BTreeSet<Uuid>, now: Mono) {
+        let missed: Vec<Uuid> = changed
+            .iter()
+            .filter(|id| !told.contains(id) && !self.wanted.contains(id))
+            .copied()
+            .collect();
+        if missed.is_empty() || self.health.synced_at.is_none() {
+            return;
+        }
+        self.counters.repaired += u64::try_from(missed.len()).unwrap_or(u64::MAX);
+        self.tell(Notice::Repaired(missed.len()));
+        if self.health.caught_up {
+            for id in missed {
+                self.proof.repaired(id, now);
+            }
+        }
+    }
+
+    fn synced(&mut self, reading: &Reading, now: Mono) {
+        self.counters.syncs += 1;
+        let first = self.health.synced_at.is_none();
+        let live = self.health.live_since.is_some();
+        let answered = reading.began > self.sync_since;
+        if answered {
+            self.next_sync = now.plus(if live { SYNC_EVERY } else { SYNC_EVERY_BLIND });
+        }
+        self.health.caught_up = live && answered;
+        self.health.synced_at = Some(now);
+        if first {
+            self.tell(Notice::Synced(self.timetable.len()));
+            self.reconciliation.begin(now);
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! A bench for the agent: time passes from deadline to deadline, and the test is all three lanes, Realtime and the log.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::super::*;
+use crate::domain::batch::Progress;
+use crate::domain::distribution::RawRow;
+use crate::domain::proof::Verdict;
+use crate::domain::timetable::RowRead;
+
+/// The database's clock when the agent starts: a full second.
+pub(super) const T0: i64 = 1_800_000_000_000_000;
+
+pub(super) const ALL_PUBLISHED: Published = Published {
+    distributions: true,
+    canary: true,
+    visits: false,
+};
+
+pub(super) fn id(n: u128) -> Uuid {
+    Uuid::from_u128(n)
+}
+
+/// So many visits a second from T0 on, of version 1.
+pub(super) fn row(n: u128, per_second: u32) -> RowRead {
+    RowRead {
+        row: RawRow {
+            id: id(n),
+            partner_id: Some(id(1_000_000)),
+            config_version: Some(1),
+            is_active: Some(true),
+            total_visits: Some("1000000".to_owned()),
+            visits_per_unit: Some(per_second.to_string()),
+            time_period: Some("second".to_owned()),
+            start_time: Some(T0.to_string()),
+            end_time: None,
+            catch_up: None,
+            anchor_units: Some("0".to_owned()),
+            anchor_at: Some(T0.to_string()),
+        },
+        progress: Some(Progress::default()),
+        written: Some(0),
+    }
+}
+
+pub(super) fn edited(mut row: RowRead) -> RowRead {
+    row.row.config_version = row.row.config_version.map(|version| version + 1);
+    row
+}
+
+/// An agent on a bench: time passes from deadline to deadline, and the tests are its lanes.
+pub(super) struct Bench {
+    pub(super) agent: Agent,
+    pub(super) now: Mono,
+    /// What the agent asked for and nobody has taken yet.
+    pub(super) asked: VecDeque<Action>,
+    /// By how much the database's clock differs from where it began.
+    pub(super) db_offset_us: i64,
+}
+
+impl Bench {
+    pub(super) fn new() -> Self {
+        let now = Mono::from_micros(0);
+        let mut bench = Self {
+            agent: Agent::new(2_000, 7, now),
+            now,
+            asked: VecDeque::new(),
+            db_offset_us: 0,
+        };
+        bench.input(Input::Tick);
+        bench
+    }
+
+    /// An agent that has read these rows and the control row; Realtime is down.
+    pub(super) fn paced(rows: Vec<RowRead>) -> Self {
+        let mut bench = Self::new();
+        assert_eq!(bench.take_read(), Some(What::All));
+        bench.answer_read(rows);
+        assert_eq!(bench.take_chore(), Some(Chore::Beat));
+        bench.answer_beat(Control::default());
+        assert_eq!(bench.take_chore(), Some(Chore::Published));
+        bench.kept(Kept::Published(ALL_PUBLISHED));
+        if let Some(Chore::Reconcile(_)) = bench.take_chore() {
+            bench.kept(Kept::Reconciled(Vec::new()));
+        }
+        bench.asked.clear();
+        bench
+    }
+
+    /// … and Realtime is live.
+    pub(super) fn live(rows: &[RowRead]) -> Self {
+        let mut bench = Self::paced(rows.to_vec());
+        bench.input(Input::News(News::Live));
+        assert_eq!(
+            bench.take_read(),
+            Some(What::All),
+            "a live subscription is followed by a sync"
+        );
+        bench.answer_read(rows.to_vec());
+        bench
+    }
+
+    pub(super) fn input(&mut self, input: Input) {
+        self.agent.handle(input, self.now);
+        while let Some(action) = self.agent.poll_action() {
+            self.asked.push_back(action);
+        }
+    }
+
+    pub(super) fn trip(&self) -> Trip {
+        let db = DbTime::from_micros(T0 + self.db_offset_us + self.now.as_micros());
+        Trip {
+            sent: self.now,
+            db,
+            received: self.now,
+        }
+    }
+
+    pub(super) fn answer_read(&mut self, rows: Vec<RowRead>) {
+        let trip = self.trip();
+        self.input(Input::Read(Ok((rows, trip))));
+    }
+
+    pub(super) fn kept(&mut self, kept: Kept) {
+        let trip = self.trip();
+        self.input(Input::Kept(Ok((kept, trip))));
+    }
+
+    pub(super) fn answer_beat(&mut self, control: Control) {
+        self.kept(Kept::Beat(control));
+    }
+
+    pub(super) fn stored(&mut self, rows: impl IntoIterator<Item = Uuid>) {
+        let trip = self.trip();
+        let rows = rows.into_iter().collect();
+        self.input(Input::Stored(Stored::Rows(rows), Some(trip)));
+    }
+
+    pub(super) fn take<T>(&mut self, wanted: impl Fn(&Action) -> Option<T>) -> Option<T> {
+        let at = self
+            .asked
+            .iter()
+            .position(|action| wanted(action).is_some())?;
+        self.asked.remove(at).as_ref().and_then(wanted)
+    }
+
+    pub(super) fn take_read(&mut self) -> Option<What> {
+        self.take(|action| {
+            if let Action::Read(what) = action {
+                Some(what.clone())
+            } else {
+                None
+            }
+        })
+    }
+
+    pub(super) fn take_batch(&mut self) -> Option<Batch> {
+        self.take(|action| {
+            if let Action::Store(batch) = action {
+                Some(batch.clone())
+            } else {
+                None
+            }
+        })
+    }
+
+    pub(super) fn take_chore(&mut self) -> Option<Chore> {
+        self.take(|action| {
+            if let Action::Keep(chore) = action {
+                Some(chore.clone())
+            } else {
+                None
+            }
+        })
+    }
+
+    pub(super) fn take_revival(&mut self) -> Option<Verdict> {
+        self.take(|action| {
+            if let Action::Revive(verdict) = action {
+                Some(*verdict)
+            } else {
+                None
+            }
+        })
+    }
+
+    pub(super) fn notices(&mut self) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        while let Some(notice) = self.take(|action| {
+            if let Action::Tell(notice) = action {
+                Some(notice.clone())
+            } else {
+                None
+            }
+        }) {
+            notices.push(notice);
+        }
+        notices
+    }
+
+    pub(super) fn at(seconds: f64) -> Mono {
+        Mono::from_micros(0).plus(Duration::from_secs_f64(seconds))
+    }
+
+    /// Lets time pass to this second, from deadline to deadline; beats are answered on the way.
+    pub(super) fn pass_to(&mut self, seconds: f64) {
+        self.answer_beats();
+        let end = Self::at(seconds);
+        let mut idle_ticks = 0;
+        while let Some((at, why)) = self
+            .agent
+            .next_deadline(self.now)
+            .filter(|(at, _)| *at <= end)
+        {
+            idle_ticks = if at > self.now { 0 } else { idle_ticks + 1 };
+            assert!(idle_ticks < 10, "it spins for: {why}");
+            self.now = self.now.max(at);
+            self.input(Input::Tick);
+            self.answer_beats();
+        }
+        self.now = end;
+    }
+
+    pub(super) fn answer_beats(&mut self) {
+        let beat = |action: &Action| (*action == Action::Keep(Chore::Beat)).then_some(());
+        while self.take(beat).is_some() {
+            let control = self.agent.timetable.control();
+            self.answer_beat(control);
+        }
+    }
+
+    /// Lets time pass until the agent asks for such a chore; batches that it asks for meanwhile are stored.
+    pub(super) fn pass_until_chore(
+        &mut self,
+        seconds: f64,
+        wanted: impl Fn(&Chore) -> bool,
+    ) -> Option<Chore> {
+        let end = Self::at(seconds);
+        while self.now < end {
+            while let Some(batch) = self.take_batch() {
+                self.stored(batch.rows.iter().map(|row| row.id));
+            }
+            self.answer_beats();
+            if let Some(chore) = self.take(|action| {
+                if let Action::Keep(chore) = action {
+                    wanted(chore).then(|| chore.clone())
+                } else {
+                    None
+                }
+            }) {
+                return Some(chore);
+            }
+            let (at, _) = self.agent.next_deadline(self.now)?;
+            self.now = self.now.max(at).min(end);
+            self.input(Input::Tick);
+        }
+        None
+    }
+}

@@ -1,0 +1,295 @@
+//! The command line: what is wrong is told in one clear line, with its exit code, without a panic and without a key.
+
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+
+use crate::harness::{Agent, Outcome, PATIENCE, Place, agent, server, wait_until};
+
+const USAGE: Option<i32> = Some(2);
+const CONFIG: Option<i32> = Some(78);
+
+/// `visit-pacer run` with one setting changed, to its end.
+async fn run_with(place: &Place, name: &str, value: &str) -> Outcome {
+    let mut environment = place.environment();
+    environment.retain(|(known, _)| known != name);
+    if !value.is_empty() {
+        environment.push((name.to_owned(), value.to_owned()));
+    }
+    agent::command(&place.folder, &["run"], &environment).await
+}
+
+fn says_in_one_line(outcome: &Outcome, code: Option<i32>, words: &[&str]) {
+    assert_eq!(outcome.code, code, "{outcome:?}");
+    let errors: Vec<&str> = outcome
+        .said
+        .lines()
+        .filter(|line| line.starts_with("error: "))
+        .collect();
+    assert_eq!(errors.len(), 1, "one clear line: {outcome:?}");
+    for word in words {
+        assert!(
+            errors[0].contains(word),
+            "expected {word:?} in: {}",
+            errors[0]
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_setting_that_is_missing_malformed_or_said_twice_is_refused_with_78() {
+    let place = Place::new().await;
+    let names = ["SUPABASE_DB_URL", "DATABASE_URL"];
+    says_in_one_line(&run_with(&place, "DATABASE_URL", "").await, CONFIG, &names);
+    let other = "postgres://someone:their-password@127.0.0.1/elsewhere";
+    let twice = run_with(&place, "SUPABASE_DB_URL", other).await;
+    says_in_one_line(&twice, CONFIG, &names);
+    assert!(!twice.said.contains("their-password"));
+    let malformed = run_with(&place, "DATABASE_URL", "mysql://u:their-password@h/d").await;
+    says_in_one_line(
+        &malformed,
+        CONFIG,
+        &["postgres://user:password@host:port/database"],
+    );
+    assert!(!malformed.said.contains("their-password"));
+    let two_keys = run_with(&place, "SUPABASE_SECRET_KEY", "sb_secret_another_one").await;
+    says_in_one_line(
+        &two_keys,
+        CONFIG,
+        &["SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY"],
+    );
+    let no_key = run_with(&place, "SUPABASE_SERVICE_ROLE_KEY", "").await;
+    says_in_one_line(&no_key, CONFIG, &["SUPABASE_SERVICE_ROLE_KEY"]);
+    says_in_one_line(
+        &run_with(&place, "SUPABASE_URL", "").await,
+        CONFIG,
+        &["SUPABASE_URL"],
+    );
+    says_in_one_line(
+        &run_with(&place, "VISIT_PACER_LISTEN", "here").await,
+        CONFIG,
+        &["VISIT_PACER_LISTEN", "here"],
+    );
+}
+
+#[tokio::test]
+async fn a_login_or_database_that_is_refused_at_the_first_connect_ends_with_78() {
+    let place = Place::new().await;
+    let mut wrong = url::Url::parse(&place.url).expect("a URL");
+    wrong
+        .set_password(Some("not-the-password"))
+        .expect("a host");
+    let refused = run_with(&place, "DATABASE_URL", wrong.as_str()).await;
+    says_in_one_line(&refused, CONFIG, &["refuses the login", "password"]);
+    assert!(!refused.said.contains("not-the-password"));
+    let mut elsewhere = url::Url::parse(&place.url).expect("a URL");
+    elsewhere.set_path("/no_such_database");
+    let refused = run_with(&place, "DATABASE_URL", elsewhere.as_str()).await;
+    says_in_one_line(&refused, CONFIG, &["no_such_database"]);
+    let pooler = run_with(
+        &place,
+        "DATABASE_URL",
+        "postgres://postgres.ref:pass-word@127.0.0.1:6543/postgres",
+    )
+    .await;
+    says_in_one_line(&pooler, CONFIG, &["transaction pooler", ":5432/postgres"]);
+}
+
+#[tokio::test]
+async fn a_schema_that_is_missing_or_old_ends_with_78_and_names_the_command_that_mends_it() {
+    let place = Place::new().await;
+    let empty = server::database().await;
+    let missing = run_with(&place, "DATABASE_URL", &empty).await;
+    says_in_one_line(&missing, CONFIG, &["missing", "visit-pacer migrate"]);
+    place
+        .edit("delete from visit_pacer_migrations where version = (select max(version) from visit_pacer_migrations)")
+        .await;
+    let old = place.command(&["run"]).await;
+    says_in_one_line(
+        &old,
+        CONFIG,
+        &["old", "visit_pacer_access.sql", "visit-pacer migrate"],
+    );
+    let mended = place.command(&["migrate"]).await;
+    assert!(
+        mended.code == Some(0) && mended.said.contains("applied"),
+        "{mended:?}"
+    );
+    let mut agent = place.agent().await;
+    assert!(agent.terminate().await.success());
+}
+
+#[tokio::test]
+async fn what_cannot_be_parsed_is_usage_and_ends_with_2() {
+    let place = Place::new().await;
+    for arguments in [
+        &["frobnicate"][..],
+        &["run", "--listen", "nowhere"],
+        &["run", "--max-visits-per-second", "0"],
+        &["pause"],
+        &["pause", "not-an-id"],
+        &["resume", "--all", "00000000-0000-0000-0000-000000000001"],
+        &["demo", "--for", "soon"],
+    ] {
+        let outcome = place.command(arguments).await;
+        assert_eq!(outcome.code, USAGE, "{arguments:?}: {outcome:?}");
+    }
+    assert_eq!(place.command(&["--help"]).await.code, Some(0));
+    assert!(
+        place
+            .command(&["--version"])
+            .await
+            .said
+            .starts_with("visit-pacer ")
+    );
+}
+
+#[tokio::test]
+async fn sigterm_finishes_what_is_in_hand_says_goodbye_and_exits_0() {
+    let place = Place::new().await;
+    let row = place.insert(1_000_000, "500 a second", "null").await;
+    let mut agent = place.agent().await;
+    place.has_stored(row, 500).await;
+    assert!(agent.terminate().await.success());
+    assert_eq!(
+        place
+            .ask::<i64>("select count(*) from visit_pacer_agents")
+            .await,
+        0,
+        "its row is gone"
+    );
+    wait_until("its channel is closed", PATIENCE, async || {
+        place.realtime.faults().subscribers() == 0
+    })
+    .await;
+    let left: i64 = place.ask(
+        "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'visit-pacer'").await;
+    assert_eq!(left, 0, "its connections are closed");
+    assert!(
+        agent.log().trim_end().ends_with("stopped"),
+        "{}",
+        agent.log()
+    );
+    let stored = place.stored(row).await;
+    let counted: i64 = place
+        .ask(format!(
+            "select distributed from visit_distribution_progress where distribution_id = '{row}'"
+        ))
+        .await;
+    assert_eq!(stored, counted);
+    let look = place.look(row).await;
+    assert!(
+        look.reason.is_none() || look.reason.as_deref() == Some("no agent"),
+        "{look:?}"
+    );
+    place.becomes(row, "behind").await;
+    assert_eq!(
+        place.look(row).await.reason.as_deref(),
+        Some("no agent"),
+        "who looks sees why it stands still"
+    );
+}
+
+#[tokio::test]
+async fn the_address_in_use_is_named() {
+    let place = Place::new().await;
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let outcome = run_with(&place, "VISIT_PACER_LISTEN", &address).await;
+    says_in_one_line(&outcome, Some(1), &[&address, "--listen"]);
+}
+
+#[tokio::test]
+async fn a_flag_goes_before_the_environment_and_the_environment_before_the_env_file() {
+    let place = Place::new().await;
+    let listen = |text: &str| vec![("VISIT_PACER_LISTEN".to_owned(), text.to_owned())];
+    let lines: Vec<String> = place
+        .environment()
+        .into_iter()
+        .filter(|(name, _)| name != "VISIT_PACER_LISTEN")
+        .chain(listen("'of the file'"))
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    std::fs::write(place.folder.path().join(".env"), lines.join("\n")).expect("a file");
+    let of_file = agent::command(&place.folder, &["run"], &[]).await;
+    says_in_one_line(&of_file, CONFIG, &["of the file"]);
+    let of_environment =
+        agent::command(&place.folder, &["run"], &listen("of the environment")).await;
+    says_in_one_line(&of_environment, CONFIG, &["of the environment"]);
+    Agent::start(&place.folder, &["run"], &listen("127.0.0.1:0"))
+        .await
+        .ready()
+        .await;
+    let arguments = ["run", "--listen", "127.0.0.1:0"];
+    Agent::start(&place.folder, &arguments, &listen("of the environment"))
+        .await
+        .ready()
+        .await;
+}
+
+#[tokio::test]
+async fn status_shows_rows_and_agents_and_sync_says_what_it_found() {
+    let place = Place::new().await;
+    let row = place.insert(30, "30 a second", "null").await;
+    let _agent = place.agent().await;
+    place.becomes(row, "completed").await;
+    let shown = place.command(&["status"]).await;
+    assert!(
+        shown.code == Some(0) && shown.said.contains("completed"),
+        "{shown:?}"
+    );
+    let shown = place.command(&["status", "--json"]).await;
+    let json: serde_json::Value = serde_json::from_str(&shown.said).expect("JSON and nothing else");
+    assert!(json.to_string().contains(&row.to_string()), "{json}");
+
+    let in_sync = place.command(&["sync"]).await;
+    assert!(
+        in_sync.code == Some(0) && in_sync.said.contains("in sync"),
+        "{in_sync:?}"
+    );
+    place
+        .edit(format!(
+            "delete from store_visits where distribution_id = '{row}' and visit_number <= 10"
+        ))
+        .await;
+    let missing = place.command(&["sync"]).await;
+    assert!(
+        missing.said.contains("10 visits are missing"),
+        "{missing:?}"
+    );
+    assert_eq!(
+        place.stored(row).await,
+        20,
+        "nothing is stored again unless somebody asks for it"
+    );
+    let lowered = place.command(&["sync", "--lower"]).await;
+    assert!(lowered.said.contains("stored again"), "{lowered:?}");
+    wait_until(
+        "the missing visits are stored again",
+        PATIENCE,
+        async || place.stored(row).await == 30,
+    )
+    .await;
+    let highest: i64 = place
+        .ask(format!(
+            "select max(visit_number) from store_visits where distribution_id = '{row}'"
+        ))
+        .await;
+    assert_eq!(highest, 40, "under new numbers");
+}
+
+#[tokio::test]
+async fn migrate_print_is_sql_that_a_database_takes_and_changes_nothing_itself() {
+    let place = Place::new().await;
+    let empty = server::database().await;
+    let printed = agent::command(&place.folder, &["migrate", "--print"], &[]).await;
+    assert_eq!(printed.code, Some(0));
+    let mut connection = PgConnection::connect(&empty).await.expect("a connection");
+    sqlx::raw_sql(AssertSqlSafe(printed.said))
+        .execute(&mut connection)
+        .await
+        .expect("it is SQL");
+    let environment = [("DATABASE_URL".to_owned(), empty)];
+    let migrated = agent::command(&place.folder, &["migrate"], &environment).await;
+    assert!(migrated.said.contains("nothing to do"), "{migrated:?}");
+}

@@ -1,0 +1,163 @@
+//! A good neighbour: it floods nobody, needs nothing of an editor, labels what it makes and touches nothing else.
+
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use tokio::time::Instant;
+
+use crate::harness::subscriber::Subscriber;
+use crate::harness::{PATIENCE, Place, refusal, server, wait_until};
+
+#[tokio::test]
+async fn with_many_rows_the_write_backs_stay_within_the_echo_budget() {
+    let place = Place::new().await;
+    let subscriber = Subscriber::to(&place).await;
+    let mut rows = Vec::new();
+    for _ in 0..60 {
+        rows.push(place.insert(1_000_000, "2 a second", "null").await);
+    }
+    let began = Instant::now();
+    let _agent = place.agent().await;
+    place.agents_work_for(15).await;
+    let events = subscriber.updates();
+    let allowed = 20 + began.elapsed().as_secs() / 5 + 1;
+    assert!(
+        (1..=allowed).contains(&events),
+        "{events} events, expected 1 to {allowed}"
+    );
+    let stored: i64 = place
+        .ask("select min(distributed) from visit_distribution_progress")
+        .await;
+    assert!(stored >= 20, "while all rows are paced: {stored}");
+}
+
+#[tokio::test]
+async fn the_agents_own_write_backs_are_recognised_and_read_nothing() {
+    let place = Place::new().await;
+    let agent = place.agent().await;
+    let row = place.insert(1_000_000, "10 a second", "null").await;
+    place.has_stored(row, 10).await;
+    let read = agent
+        .metric("visit_pacer_rows_read_total")
+        .await
+        .expect("the metric");
+    let known = agent
+        .metric("visit_pacer_realtime_events_known_total")
+        .await
+        .expect("the metric");
+    wait_until(
+        "a write-back has come back as an event",
+        PATIENCE,
+        async || {
+            agent
+                .metric("visit_pacer_realtime_events_known_total")
+                .await
+                > Some(known)
+        },
+    )
+    .await;
+    assert_eq!(
+        agent.metric("visit_pacer_rows_read_total").await,
+        Some(read)
+    );
+}
+
+#[tokio::test]
+async fn an_editor_with_rights_on_nothing_of_ours_can_insert_pause_and_edit() {
+    let url = server::database().await;
+    let mut owner = PgConnection::connect(&url).await.expect("a connection");
+    let editor = format!("editor_{:016x}", rand::random::<u64>());
+    let own_tables = format!(
+        "create table partners (id uuid primary key default gen_random_uuid());
+         insert into partners default values;
+         create table visit_distribution (
+           id uuid primary key default gen_random_uuid(), partner_id uuid references partners, total_visits integer,
+           time_period varchar(10), visits_per_unit numeric(10,2), is_active boolean default true,
+           start_time timestamptz default now(), end_time timestamptz, total_distributed integer default 0,
+           last_distribution timestamptz, created_at timestamptz default now(), updated_at timestamptz default now());
+         create role {editor} login password 'an editor';
+         grant select, insert, update, delete on visit_distribution to {editor};
+         grant select on partners to {editor};"
+    );
+    sqlx::raw_sql(AssertSqlSafe(own_tables))
+        .execute(&mut owner)
+        .await
+        .expect("the user's own tables");
+    let place = Place::over(url.clone()).await;
+
+    let mut as_editor = url::Url::parse(&url).expect("a URL");
+    as_editor.set_username(&editor).expect("a host");
+    as_editor.set_password(Some("an editor")).expect("a host");
+    let mut connection = PgConnection::connect(as_editor.as_str())
+        .await
+        .expect("the editor is let in");
+    let _agent = place.agent().await;
+    let row: uuid::Uuid = sqlx::query_scalar(
+        "insert into visit_distribution (partner_id, total_visits, time_period, visits_per_unit)
+         select id, 100000, 'second', 50 from partners limit 1 returning id",
+    )
+    .fetch_one(&mut connection)
+    .await
+    .expect("an editor inserts");
+    place.has_stored(row, 30).await;
+    for edit in [
+        "is_active = false",
+        "visits_per_unit = 80",
+        "is_active = true",
+        "total_visits = 120",
+    ] {
+        sqlx::query(AssertSqlSafe(format!(
+            "update visit_distribution set {edit} where id = $1"
+        )))
+        .bind(row)
+        .execute(&mut connection)
+        .await
+        .unwrap_or_else(|error| panic!("an editor sets {edit}: {error}"));
+    }
+    place.becomes(row, "completed").await;
+    assert_eq!(place.settles(row).await, 120);
+    let refused = sqlx::query("select from visit_distribution_progress")
+        .execute(&mut connection)
+        .await;
+    let refused = refused.expect_err("our tables are not theirs");
+    assert_eq!(refusal(&refused).0, "42501");
+    sqlx::query("delete from visit_distribution")
+        .execute(&mut connection)
+        .await
+        .expect("an editor deletes");
+}
+
+#[tokio::test]
+async fn organic_visits_are_neither_touched_nor_counted_and_ours_are_labelled() {
+    let place = Place::new().await;
+    let organic = format!(
+        "insert into store_visits (partner_id, visited_at, page_path)
+         select '{}', now() - n * interval '1 second', '/organic' from generate_series(1, 50) n",
+        place.partner
+    );
+    place.edit(organic).await;
+    let before: String = place
+        .ask("select md5(string_agg(v::text, '' order by id)) from store_visits v")
+        .await;
+    let row = place.insert(60, "30 a second", "null").await;
+    let _agent = place.agent().await;
+    place.becomes(row, "completed").await;
+    assert_eq!(place.settles(row).await, 60);
+    let after: String =
+        place.ask("select md5(string_agg(v::text, '' order by id)) from store_visits v where distribution_id is null").await;
+    assert_eq!(before, after);
+    assert_eq!(
+        place
+            .ask::<i64>("select count(*) from organic_store_visits")
+            .await,
+        50
+    );
+    place
+        .edit(format!(
+            "delete from store_visits where distribution_id = '{row}'"
+        ))
+        .await;
+    assert_eq!(
+        place.ask::<i64>("select count(*) from store_visits").await,
+        50,
+        "one command removes what is generated"
+    );
+}

@@ -1,0 +1,93 @@
+//! The database stops and starts: the schedule is kept, the backlog drains at twice the pace, every visit comes once.
+
+use std::time::Duration;
+
+use visit_pacer::demo::server::StopMode;
+
+use crate::harness::{PATIENCE, Place, long, wait_until};
+
+/// The outage, long enough for a burst to break the bound below.
+fn outage() -> Duration {
+    Duration::from_secs(if long() { 20 } else { 10 })
+}
+
+#[tokio::test]
+async fn after_an_outage_the_backlog_drains_at_twice_the_pace_and_every_visit_comes_once() {
+    let mut place = Place::apart().await;
+    let agent = place.agent().await;
+    let row = place.insert(1_000_000, "50 a second", "null").await;
+    let slow = place.insert(1_000_000, "90 a minute", "null").await;
+    place.has_stored(row, 100).await;
+
+    let server = place.server.as_mut().expect("a server of its own");
+    server.stop(StopMode::Immediate).await.expect("it stops");
+    agent.says("the database is away").await;
+    tokio::time::sleep(outage()).await;
+    agent.unready("the database has been away").await;
+    server.start_again().await.expect("it starts");
+
+    wait_until(
+        "the backlog has drained",
+        Duration::from_secs(90),
+        async || {
+            let look = place.look(row).await;
+            look.due.is_some_and(|due| due - look.stored <= 75)
+        },
+    )
+    .await;
+    let most = 2 * 50 * 5 + 101;
+    let densest = place.densest(row, "5 seconds").await;
+    assert!(
+        densest <= most,
+        "{densest} visits in 5 s, expected {most} at the most"
+    );
+    assert!(
+        densest > 50 * 5 + 50,
+        "{densest} visits in 5 s: it does catch up faster than its pace"
+    );
+    agent.ready().await;
+    place.finishes(row).await;
+    place.finishes(slow).await;
+    assert_eq!(
+        place.seconds_off_the_curve(slow).await.len(),
+        0,
+        "each visit has its own moment after two minutes at the most"
+    );
+}
+
+#[tokio::test]
+async fn an_agent_that_finds_no_database_waits_says_why_and_begins_when_it_comes() {
+    let mut place = Place::apart().await;
+    let row = place.insert(1_000_000, "50 a second", "null").await;
+    let server = place.server.as_mut().expect("a server of its own");
+    server.stop(StopMode::Fast).await.expect("it stops");
+
+    let mut agent = place.start_agent().await;
+    agent.unready("waiting for the database").await;
+    assert_eq!(
+        agent.get("/healthz").await.0,
+        200,
+        "it is alive all the same"
+    );
+    agent.still_runs();
+    let mut second = place.start_agent().await;
+    second.unready("waiting for the database").await;
+    assert!(
+        second.terminate().await.success(),
+        "it stops when it is asked to, also without a database"
+    );
+
+    place
+        .server
+        .as_mut()
+        .expect("a server of its own")
+        .start_again()
+        .await
+        .expect("it starts");
+    wait_until("the agent is ready", PATIENCE, async || {
+        agent.get("/readyz").await.0 == 200
+    })
+    .await;
+    place.has_stored(row, 1).await;
+    place.finishes(row).await;
+}

@@ -1,0 +1,168 @@
+//! Realtime makes the agent quick, the database makes it right: what happens while Realtime is away, deaf, or refuses.
+
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use visit_pacer::demo::realtime_server::{Deafness, EventFault, Refusal};
+
+use crate::harness::{Agent, PATIENCE, Place, wait_until};
+
+/// Back-off and readiness: some 10 s without, 30 s of back-off, and a margin.
+const LIVE_AGAIN_WITHIN: Duration = Duration::from_secs(75);
+
+async fn is_live_again(agent: &Agent) {
+    wait_until(
+        "the agent is live again by itself",
+        LIVE_AGAIN_WITHIN,
+        async || agent.metric("visit_pacer_realtime_live").await == Some(1.0),
+    )
+    .await;
+    agent.ready().await;
+}
+
+#[tokio::test]
+async fn while_realtime_is_stopped_pacing_goes_on_a_pause_is_a_barrier_and_a_resume_is_seen() {
+    let mut place = Place::new().await;
+    let agent = place.agent().await;
+    let row = place.insert(1_000_000, "50 a second", "null").await;
+    let beside = place.insert(1_000_000, "20 a second", "null").await;
+    place.has_stored(row, 1).await;
+
+    place.realtime.kill().await;
+    wait_until("the agent has noticed", PATIENCE, async || {
+        agent.metric("visit_pacer_realtime_live").await == Some(0.0)
+    })
+    .await;
+    let seen = place.stored(row).await;
+    place.has_stored(row, seen + 150).await;
+    place.set(row, "is_active = false").await;
+    let (paused_at, seen) = (place.stored(row).await, place.stored(beside).await);
+    place.has_stored(beside, seen + 60).await;
+    assert_eq!(
+        place.stored(row).await,
+        paused_at,
+        "visits after the pause's commit"
+    );
+    place.set(row, "is_active = true").await;
+    place.has_stored(row, paused_at + 100).await;
+    place.set(beside, "visits_per_unit = 60").await;
+    let inserted = place.insert(30, "30 a second", "null").await;
+    place.becomes(inserted, "completed").await;
+    agent.unready("Realtime is not live").await;
+
+    place
+        .realtime
+        .start_again()
+        .await
+        .expect("its port is free");
+    is_live_again(&agent).await;
+    assert_eq!(place.settles(inserted).await, 30);
+    assert_eq!(place.seconds_off_the_curve(row).await, [""; 0]);
+    assert_eq!(place.seconds_off_the_curve(beside).await, [""; 0]);
+    place.finishes(row).await;
+    place.finishes(beside).await;
+}
+
+#[tokio::test]
+async fn a_channel_that_went_deaf_is_found_out_by_its_missing_echo_and_joined_again() {
+    let place = Place::new().await;
+    let agent = place.agent().await;
+    let row = place.insert(1_000_000, "10 a second", "null").await;
+    place.has_stored(row, 1).await;
+    place.realtime.faults().set_deafness(Deafness::UntilRejoin);
+    agent.says("keeps silent though joined").await;
+    is_live_again(&agent).await;
+    let heard = agent.metric("visit_pacer_realtime_events_total").await;
+    place.set(row, "visits_per_unit = 20").await;
+    wait_until("the new channel hears", PATIENCE, async || {
+        agent.metric("visit_pacer_realtime_events_total").await > heard
+    })
+    .await;
+    place.finishes(row).await;
+}
+
+#[tokio::test]
+async fn events_that_are_lost_doubled_or_out_of_order_change_no_count() {
+    let place = Place::new().await;
+    let _agent = place.agent().await;
+    let row = place.insert(1_000_000, "40 a second", "null").await;
+    place.has_stored(row, 1).await;
+    for fault in [
+        EventFault::Duplicate,
+        EventFault::Reorder,
+        EventFault::Delay(Duration::from_millis(700)),
+        EventFault::Drop,
+    ] {
+        place.realtime.faults().set_events(fault);
+        for pace in [80, 20, 40] {
+            place.set(row, &format!("visits_per_unit = {pace}")).await;
+        }
+        let seen = place.stored(row).await;
+        place.has_stored(row, seen + 40).await;
+    }
+    place.realtime.faults().set_events(EventFault::None);
+    assert_eq!(place.seconds_off_the_curve(row).await, [""; 0]);
+    place.finishes(row).await;
+}
+
+#[tokio::test]
+async fn a_key_that_realtime_refuses_is_told_without_the_key_and_pacing_goes_on() {
+    let place = Place::new().await;
+    let row = place.insert(1_000_000, "20 a second", "null").await;
+    let mut environment = place.environment();
+    for (name, value) in &mut environment {
+        if name == "SUPABASE_SERVICE_ROLE_KEY" {
+            "sb_secret_this_key_is_wrong".clone_into(value);
+        }
+    }
+    let mut agent = Agent::start(&place.folder, &["run"], &environment).await;
+    place.has_stored(row, 20).await;
+    agent.unready("Realtime does not accept the API key").await;
+    assert_eq!(
+        agent.log().matches("Realtime is not live").count(),
+        1,
+        "one clear line:\n{}",
+        agent.log()
+    );
+    agent.still_runs();
+    place.finishes(row).await;
+    assert!(agent.terminate().await.success());
+}
+
+#[tokio::test]
+async fn a_realtime_that_nobody_answers_for_leaves_the_agent_pacing_and_not_ready() {
+    let place = Place::new().await;
+    let row = place.insert(1_000_000, "20 a second", "null").await;
+    let nobody = TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port")
+        .local_addr()
+        .expect("an address");
+    let mut environment = place.environment();
+    environment.push((
+        "REALTIME_URL".to_owned(),
+        format!("ws://{nobody}/socket/websocket"),
+    ));
+    let mut agent = Agent::start(&place.folder, &["run"], &environment).await;
+    place.has_stored(row, 20).await;
+    agent.unready("Realtime is not live").await;
+    agent.still_runs();
+    place.finishes(row).await;
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_for_a_while_is_tried_again_until_it_lets_the_agent_in() {
+    let place = Place::new().await;
+    let refusal = Refusal::Http {
+        status: 429,
+        message: "too many connections".to_owned(),
+    };
+    place.realtime.faults().refuse_connects(Some(refusal));
+    let row = place.insert(1_000_000, "20 a second", "null").await;
+    let agent = place.start_agent().await;
+    place.has_stored(row, 20).await;
+    agent.unready("Realtime is not live").await;
+    place.realtime.faults().refuse_connects(None);
+    is_live_again(&agent).await;
+    place.finishes(row).await;
+}
