@@ -48,6 +48,8 @@ grant usage on schema public to visit_pacer;
 -- At start: is the schema there?
 grant select on public.visit_pacer_migrations to visit_pacer;
 
+-- (A trigger of yours on store_visits or visit_distribution runs as this role: grant what it reads, or make it SECURITY DEFINER.)
+
 -- Reading the rows. Locking them (FOR NO KEY UPDATE) takes UPDATE on some column; these two are what is written back.
 grant select, update (total_distributed, last_distribution) on public.visit_distribution to visit_pacer;
 

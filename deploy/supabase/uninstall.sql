@@ -2,11 +2,13 @@
 -- triggers, functions, views, tables, columns, cron jobs and rights go, and what it replaced comes back (visit_pacer_replaced).
 -- Run by the owner of the tables, in the SQL Editor or with psql, as a whole. It is one transaction: all of it or nothing.
 --
--- Stop the agents first. For the generated visits there is one choice, made before this file or in the next line:
+-- Stop the agents first. For the generated visits there is one choice, made below `begin`, or before this file by
+-- `set visit_pacer.keep_visits = 'no'`:
 --   yes  they stay, and so does what says that they are synthetic: the columns that were added to store_visits, and their index
---   no   they are removed, and the columns with them
+--   no   they are removed, and the columns with them, whatever else was written there; visits that were adopted count as generated
 begin;
-select set_config('visit_pacer.keep_visits', coalesce(nullif(current_setting('visit_pacer.keep_visits', true), ''), 'yes'), true);
+select set_config('visit_pacer.keep_visits',
+  case when coalesce(nullif(current_setting('visit_pacer.keep_visits', true), ''), 'yes')::boolean then 'yes' else 'no' end, true);
 
 set local lock_timeout = '10s';  -- nobody waits long behind this: run it again where it gives up
 set local statement_timeout = 0;
@@ -18,14 +20,14 @@ begin
   if to_regclass('public.visit_pacer_control') is null then
     raise exception 'visit-pacer is not in this database (there is no table visit_pacer_control); nothing was changed';
   end if;
-  if current_setting('visit_pacer.keep_visits') not in ('yes', 'no') then
-    raise exception 'visit_pacer.keep_visits is %; use yes or no', quote_literal(current_setting('visit_pacer.keep_visits'));
-  end if;
   if public.visit_pacer_agent_alive() then
     raise exception using message = 'an agent is running; nothing was changed',
       hint = 'stop it, wait 20 seconds and run this again; who it is: select name, seen_at from visit_pacer_agents';
   end if;
   update public.visit_pacer_control set paused = true;
+  if not exists (select from public.store_visits where distribution_id is not null) then
+    perform set_config('visit_pacer.keep_visits', 'no', true);  -- none to keep
+  end if;
 end $$;
 
 do $$

@@ -4,11 +4,17 @@ use std::time::Duration;
 
 use sqlx::Connection as _;
 use uuid::Uuid;
+use visit_pacer::demo::realtime_server::EventFault;
 
 use crate::harness::{PATIENCE, Place, find, wait_until};
 
-/// Visits of the row beside it that pass while a pause is watched.
-const WATCHED: i64 = 15;
+/// Longer than the second between two fires: an agent that hears of a pause so late computes a batch from the row as it was.
+const LATE: Duration = Duration::from_millis(1_500);
+
+/// Sleeps until just before a row that has just fired fires again, so that what comes next races with its batch.
+async fn the_next_fire_is_near() {
+    tokio::time::sleep(Duration::from_millis(rand::random_range(930..1_000))).await;
+}
 
 /// A row of 50 a second is on its curve: never ahead, and behind by one second's worth at most, with half a second's of grace
 /// for the machine.
@@ -30,17 +36,23 @@ async fn twenty_pauses_and_resumes_leak_lose_and_burst_nothing_while_another_row
     place.has_stored(fast, 1).await;
     place.has_stored(steady, 1).await;
 
-    for _ in 0..20 {
+    for turn in 0..20 {
+        let (fault, watched) = if turn % 4 == 3 {
+            (EventFault::Delay(LATE), 75)
+        } else {
+            the_next_fire_is_near().await;
+            (EventFault::None, 15)
+        };
+        place.realtime.faults().set_events(fault);
         place.set(fast, "is_active = false").await;
         let paused_at = place.stored(fast).await;
         let seen = place.stored(steady).await;
-        place.has_stored(steady, seen + WATCHED).await;
-        assert_eq!(
-            place.stored(fast).await,
-            paused_at,
-            "visits after the pause's commit"
-        );
+        place.has_stored(steady, seen + watched).await;
         let look = place.look(fast).await;
+        assert_eq!(
+            look.stored, paused_at,
+            "visits after the pause's commit: {look:?}"
+        );
         assert_eq!(
             (look.status.as_str(), look.total_distributed),
             ("paused", paused_at),
