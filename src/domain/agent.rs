@@ -339,4 +339,6 @@ impl Agent {
 }
 
 #[cfg(test)]
+mod sim;
+#[cfg(test)]
 mod tests;

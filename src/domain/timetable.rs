@@ -599,7 +599,9 @@ impl Entry {
     /// When the next visit is due; `None` if never, or if the time to catch up is over.
     fn due_next(&self, give_up_after_us: i64, now: DbTime) -> Option<DbTime> {
         let row = self.paced(give_up_after_us, now)?;
-        row.curve.due_at(self.progress.distributed + 1)
+        let from = row.curve.from?;
+        let due = row.curve.due_at(self.progress.distributed + 1)?;
+        Some(due.max(from)) // a backlog of an earlier window waits for the new one
     }
 }
 

@@ -1,6 +1,7 @@
 //! The command line: what is wrong is told in one clear line, with its exit code, without a panic and without a key.
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use visit_pacer::postgres::migrations::MIGRATIONS;
 
 use crate::harness::{Agent, Outcome, PATIENCE, Place, agent, server, wait_until};
 
@@ -106,7 +107,11 @@ async fn a_schema_that_is_missing_or_old_ends_with_78_and_names_the_command_that
     says_in_one_line(
         &old,
         CONFIG,
-        &["old", "visit_pacer_access.sql", "visit-pacer migrate"],
+        &[
+            "old",
+            MIGRATIONS.last().expect("files").name,
+            "visit-pacer migrate",
+        ],
     );
     let mended = place.command(&["migrate"]).await;
     assert!(
