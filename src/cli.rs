@@ -5,10 +5,14 @@
 
 pub mod admin;
 pub mod demo;
+pub mod lines;
 pub mod log;
+pub mod measured;
 pub mod migrate;
 pub mod run;
+pub mod screen;
 pub mod status;
+pub mod table;
 
 use std::process::ExitCode;
 

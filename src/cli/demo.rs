@@ -8,13 +8,17 @@ use anyhow::{Context as _, anyhow};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
+use super::lines::Lines;
 use super::log;
 use super::run::{LISTEN, MAX_VISITS_PER_SECOND};
+use super::screen::{self, Screen};
 use crate::demo::server::default_data_dir;
 use crate::demo::stack::{DATABASE, Options, Stack, write_private};
 use crate::domain::secret::Secret;
+use crate::postgres::admin::{self, StatusRow};
 use crate::postgres::link::Database;
 use crate::realtime::{Endpoint, websocket_url};
 use crate::runtime::serve::{Service, asked_to_stop, serve};
@@ -54,10 +58,15 @@ pub struct Args {
 
 /// Starts the stack and the agent, until Ctrl-C or the end of `--for`.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    log::init_stderr();
+    let lines = screen::is_possible().then(Lines::default);
+    match &lines {
+        Some(lines) => log::init(BoxMakeWriter::new(lines.clone()), false),
+        None => log::init_stderr(),
+    }
     let data_dir = args.data_dir.clone().map_or_else(default_data_dir, Ok)?;
+    let data = data_dir.display().to_string();
     let listener = listener(args.listen).await?;
-    info!("starting Postgres in {}", data_dir.display());
+    info!("starting Postgres and Realtime, with their data in {data}");
     let stack = Stack::start(Options {
         data_dir,
         db_port: args.db_port,
@@ -65,47 +74,136 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         sample: !args.empty,
     })
     .await?;
-    let served = with_stack(&stack, listener, &args).await;
+    let served = with_stack(&stack, listener, &args, lines).await;
     stack.stop().await?;
+    info!("all is stopped; the data is kept for the next run, and removed with: rm -r '{data}'");
     served
 }
 
-async fn with_stack(stack: &Stack, listener: TcpListener, args: &Args) -> anyhow::Result<()> {
+async fn with_stack(
+    stack: &Stack,
+    listener: TcpListener,
+    args: &Args,
+    lines: Option<Lines>,
+) -> anyhow::Result<()> {
     let listen = listener.local_addr()?;
     if let Some(path) = &args.env_file {
         write_private(path, &env_file(stack, listen))?;
     }
-    info!("Postgres is ready: psql '{}'", stack.database_url());
-    info!(
-        "Realtime (a stand-in for development) is ready at {}",
-        stack.realtime.supabase_url()
-    );
     let shutdown = CancellationToken::new();
-    let agent = async {
-        if args.stack_only {
-            drop(listener);
-            shutdown.cancelled().await;
-            return Ok(());
-        }
-        let (snapshot, _unseen) = watch::channel(Snapshot::default());
-        let service = service(stack, listener, snapshot)?;
-        serve(service, shutdown.clone()).await
+    let served = async {
+        let served = agent(stack, listener, args.stack_only, shutdown.clone()).await;
+        shutdown.cancel();
+        served
     };
-    tokio::pin!(agent);
-    let stop_after = async {
-        match args.stop_after {
+    let shown = async {
+        if let Err(error) = show(stack, lines, &shutdown).await {
+            warn!("no live table on this terminal, the log goes on: {error:#}");
+            shutdown.cancelled().await;
+        }
+        shutdown.cancel();
+    };
+    let asked = async {
+        let asked = until_asked(args.stop_after, &shutdown).await;
+        info!("stopping");
+        shutdown.cancel();
+        asked
+    };
+    let (served, (), asked) = tokio::join!(served, shown, asked);
+    served.and(asked)
+}
+
+async fn agent(
+    stack: &Stack,
+    listener: TcpListener,
+    stack_only: bool,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    if stack_only {
+        drop(listener);
+        shutdown.cancelled().await;
+        return Ok(());
+    }
+    let (snapshot, _unseen) = watch::channel(Snapshot::default());
+    serve(service(stack, listener, snapshot)?, shutdown).await
+}
+
+/// Until Ctrl-C, SIGTERM, the end of `--for`, or somebody else's end.
+async fn until_asked(time: Option<Duration>, shutdown: &CancellationToken) -> anyhow::Result<()> {
+    let time_is_over = async {
+        match time {
             Some(time) => tokio::time::sleep(time).await,
             None => std::future::pending().await,
         }
     };
     tokio::select! {
-        served = &mut agent => return served,
-        asked = asked_to_stop() => asked?,
-        () = stop_after => {}
+        asked = asked_to_stop() => asked,
+        () = time_is_over => Ok(()),
+        () = shutdown.cancelled() => Ok(()),
     }
-    info!("stopping");
-    shutdown.cancel();
-    agent.await
+}
+
+/// Says where everything is; on a terminal the live table then stays until `shutdown`, or a key.
+async fn show(
+    stack: &Stack,
+    lines: Option<Lines>,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let psql = format!("psql '{}'", stack.database_url());
+    let Some(lines) = lines else {
+        info!("Postgres is ready: {psql}");
+        let realtime = stack.realtime.supabase_url();
+        info!("Realtime (a stand-in for development) is ready at {realtime}");
+        shutdown.cancelled().await;
+        return Ok(());
+    };
+    let database = Database::from_url(&Secret::new(stack.database_url()))?;
+    let rows = admin::status(&mut database.connect().await?).await?;
+    let screen = Screen {
+        title: "synthetic visits, each labelled with its distribution",
+        hint: "q or Ctrl-C stops everything · p: psql line again",
+        intro: intro(&psql, &rows),
+        lines,
+    };
+    screen.show(database, shutdown.clone()).await
+}
+
+/// What to copy into another terminal, with the ids of rows that are there.
+fn intro(psql: &str, rows: &[StatusRow]) -> Vec<String> {
+    const INSERT: &str = "\
+        with p as (insert into partners (name) values ('Example') returning id) \
+        insert into visit_distribution (partner_id, total_visits, time_period, visits_per_unit, end_time) \
+        select id, 600, 'minute', 120, now() + interval '1 hour' from p;";
+    let edits = match (rows.first(), rows.last()) {
+        (Some(first), Some(last)) => vec![
+            format!(
+                "update visit_distribution set is_active = false where id = '{}';",
+                first.id
+            ),
+            format!(
+                "update visit_distribution set visits_per_unit = 10 * visits_per_unit where id = '{}';",
+                last.id
+            ),
+        ],
+        _none => vec![INSERT.to_owned()],
+    };
+    let text = |line: &str| line.to_owned();
+    [
+        vec![
+            text(""),
+            text("The visits that are stored here are synthetic, and labelled as such."),
+        ],
+        vec![
+            text("Open another terminal for psql:"),
+            text(""),
+            format!("  {psql}"),
+            text(""),
+        ],
+        vec![text("edit the table there, such as by")],
+        edits.into_iter().map(|edit| format!("  {edit}")).collect(),
+        vec![text("and watch what happens below."), text("")],
+    ]
+    .concat()
 }
 
 fn service(

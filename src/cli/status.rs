@@ -1,27 +1,160 @@
-//! `visit-pacer status`
+//! `visit-pacer status`: where each distribution stands, once, as JSON, or live.
+//!
+//! Owns the look at the database that the demo's screen takes as well; the wording is `table`'s.
+
+use std::convert::Infallible;
+use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use anyhow::ensure;
+use ratatui::backend::IntoCrossterm as _;
+use ratatui::crossterm::style::{Colored, ContentStyle};
+use ratatui::crossterm::terminal;
+use ratatui::text::Line;
+use serde_json::json;
+use sqlx::PgConnection;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
 use super::connect;
+use super::lines::Lines;
+use super::measured::Meter;
+use super::screen::{self, Screen};
+use super::table::{self, Look, Measured, View};
+
 use crate::postgres::admin;
 use crate::postgres::fault::Fault;
+use crate::postgres::link::{Link, within};
+use crate::runtime::serve::asked_to_stop;
+use crate::settings::Environment;
 
+/// How often the database is asked.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Flags of `status`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// As JSON
+    /// As JSON: {"agents": […], "distributions": […]}
     #[arg(long)]
     json: bool,
+    /// Live on a terminal, until q or Ctrl-C
+    #[arg(long, conflicts_with = "json")]
+    watch: bool,
 }
 
 /// Shows it.
-#[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let mut connection = connect().await?;
-    let rows = admin::status(&mut connection).await.map_err(Fault::from)?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
+    let look = look(&mut connect().await?).await.map_err(Fault::from)?;
+    if args.watch {
+        return watch().await;
+    }
+    let text = if args.json {
+        let all = json!({ "agents": look.agents, "distributions": look.rows });
+        format!("{}\n", serde_json::to_string_pretty(&all)?)
     } else {
-        for row in rows {
-            println!("{row:?}");
+        paper(&look)
+    };
+    std::io::stdout().lock().write_all(text.as_bytes())?;
+    Ok(())
+}
+
+/// One look at everything.
+pub async fn look(connection: &mut PgConnection) -> Result<Look, sqlx::Error> {
+    Ok(Look {
+        at: admin::clock(connection).await?,
+        rows: admin::status(connection).await?,
+        agents: admin::agents(connection).await?,
+    })
+}
+
+/// What a screen knows.
+#[derive(Default)]
+pub struct Seen {
+    /// The latest look that succeeded.
+    pub look: Option<Look>,
+    /// What was measured up to then.
+    pub measured: Measured,
+    /// Why there is no newer look.
+    pub trouble: Option<String>,
+}
+
+/// Asks the database once a second, and again when it is back after it was away.
+pub async fn keep_looking(mut link: Link, seen: watch::Sender<Seen>) -> Infallible {
+    let mut meter = Meter::default();
+    let mut next = Instant::now();
+    loop {
+        let looked = match link.open().await {
+            Ok(connection) => within(look(connection)).await,
+            Err(fault) => Err(fault),
+        };
+        match link.check(looked) {
+            Ok(look) => seen.send_modify(|seen| {
+                seen.measured = meter.take(&look);
+                seen.look = Some(look);
+                seen.trouble = None;
+            }),
+            Err(fault) => seen.send_modify(|seen| seen.trouble = Some(fault.to_string())),
+        }
+        next = (next + LOOK_EVERY).max(Instant::now());
+        sleep_until(next).await;
+    }
+}
+
+async fn watch() -> anyhow::Result<()> {
+    ensure!(
+        screen::is_possible(),
+        "--watch needs a terminal to draw on; use `visit-pacer status`, or --json for a script"
+    );
+    let screen = Screen {
+        title: "where each distribution stands",
+        hint: "q or Ctrl-C ends",
+        intro: Vec::new(),
+        lines: Lines::default(),
+    };
+    let stop = CancellationToken::new();
+    let shown = screen.show(Environment::load()?.database()?, stop.clone());
+    tokio::pin!(shown);
+    tokio::select! {
+        shown = &mut shown => shown,
+        asked = asked_to_stop() => {
+            stop.cancel();
+            shown.await.and(asked)
         }
     }
-    Ok(())
+}
+
+/// The table as text: fit to the terminal and coloured where there is one.
+fn paper(look: &Look) -> String {
+    let is_terminal = std::io::stdout().is_terminal();
+    let columns = is_terminal
+        .then(terminal::size)
+        .and_then(Result::ok)
+        .map(|(columns, _)| columns);
+    let view = View {
+        width: columns.map_or(usize::MAX, usize::from),
+        live: None,
+    };
+    let is_coloured = is_terminal && !Colored::ansi_color_disabled();
+    let mut text = String::new();
+    for line in [
+        table::distributions(look, view),
+        table::agents(&look.agents),
+    ]
+    .concat()
+    {
+        text += written(&line, is_coloured).trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+fn written(line: &Line<'_>, is_coloured: bool) -> String {
+    if !is_coloured {
+        return line.to_string();
+    }
+    let styled = line.spans.iter().map(|span| {
+        let style: ContentStyle = span.style.into_crossterm();
+        style.apply(&span.content).to_string()
+    });
+    styled.collect()
 }

@@ -1,5 +1,6 @@
 //! What the command line asks: status, pause and resume, sync.
 
+use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
@@ -81,6 +82,13 @@ pub async fn status(connection: &mut PgConnection) -> Result<Vec<StatusRow>, sql
             })
         })
         .collect()
+}
+
+/// The database's clock.
+pub async fn clock(connection: &mut PgConnection) -> Result<DateTime<Utc>, sqlx::Error> {
+    sqlx::query_scalar("select clock_timestamp()")
+        .fetch_one(connection)
+        .await
 }
 
 /// An agent as it was last seen.

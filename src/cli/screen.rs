@@ -1,0 +1,288 @@
+//! A live table at the foot of the terminal: below what was printed, which stays where it is and
+//! scrolls up with the log, as in any shell.
+//!
+//! Owns the terminal while it is shown: raw mode, the cursor, the keys. The looks come from a task
+//! that asks the database once a second; drawing and keys are on a thread of their own, so that a
+//! slow terminal delays nothing else.
+//!
+//! Invariant: however it ends — a key, a signal, an error, a panic — the terminal is as it was.
+
+use std::collections::VecDeque;
+use std::io::{self, IsTerminal as _, Stdout, Write as _, stdout};
+use std::iter::repeat;
+use std::sync::Once;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use ratatui::backend::CrosstermBackend;
+use ratatui::crossterm::cursor::{MoveTo, Show};
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyModifiers};
+use ratatui::crossterm::terminal::{self, Clear, ClearType, disable_raw_mode, enable_raw_mode};
+use ratatui::crossterm::{execute, queue};
+use ratatui::style::Stylize as _;
+use ratatui::text::Line;
+use ratatui::widgets::Paragraph;
+use ratatui::{Terminal, TerminalOptions, Viewport};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::lines::Lines;
+use super::status::{Seen, keep_looking};
+use super::table::{self, View};
+use crate::postgres::link::{Database, Link};
+
+/// How long a key, a line of the log or the end may wait.
+const TURN: Duration = Duration::from_millis(100);
+/// Lines of the log that are printed again when the terminal's size changes.
+const RECENT_MAX: usize = 20;
+/// Lines above the table that a table of many rows leaves free.
+const FREE_ABOVE: u16 = 3;
+
+/// What is shown.
+pub struct Screen {
+    /// In the rule above the table.
+    pub title: &'static str,
+    /// Which keys do what, below it.
+    pub hint: &'static str,
+    /// Printed first, as plain text that can be copied whole.
+    pub intro: Vec<String>,
+    /// The log.
+    pub lines: Lines,
+}
+
+/// Whether there is a terminal to draw on, to read keys from, and to log to.
+pub fn is_possible() -> bool {
+    io::stdin().is_terminal() && stdout().is_terminal() && io::stderr().is_terminal()
+}
+
+impl Screen {
+    /// Shows it until `stop` is cancelled, or `q` or Ctrl-C is pressed. The terminal is free again
+    /// when this has returned; so cancel and await it, rather than drop it.
+    pub async fn show(self, database: Database, stop: CancellationToken) -> anyhow::Result<()> {
+        let (sender, seen) = watch::channel(Seen::default());
+        let mut painter = tokio::task::spawn_blocking(move || self.paint(seen, &stop));
+        tokio::select! {
+            painted = &mut painter => painted.context("the screen's thread")?,
+            never = keep_looking(Link::new(database), sender) => match never {},
+        }
+    }
+
+    fn paint(
+        self,
+        mut seen: watch::Receiver<Seen>,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let _held = Held::take(self.lines.clone())?;
+        print(&self.intro)?;
+        let mut canvas = Canvas::open(1).context("ask the terminal where its cursor is")?;
+        let mut recent = VecDeque::new();
+        while !stop.is_cancelled() {
+            let fresh = self.lines.drain();
+            recent.extend(fresh.iter().cloned());
+            recent.drain(..recent.len().saturating_sub(RECENT_MAX));
+            let mut is_stale = seen.has_changed().unwrap_or(false) || !fresh.is_empty();
+            if !fresh.is_empty() {
+                canvas.print_above(&fresh)?;
+            }
+            match turn()? {
+                Turn::Nothing => {}
+                Turn::Quit => break,
+                Turn::Again => {
+                    canvas.print_above(&self.intro)?;
+                    is_stale = true;
+                }
+                Turn::Resized => {
+                    execute!(stdout(), Clear(ClearType::All), MoveTo(0, 0))?;
+                    let recent: Vec<String> = recent.iter().cloned().collect();
+                    print(&recent)?;
+                    print(&self.intro)?;
+                    canvas = Canvas::open(1)?;
+                    is_stale = true;
+                }
+            }
+            if is_stale {
+                let (width, _) = terminal::size()?;
+                canvas.draw(self.content(&seen.borrow_and_update(), usize::from(width)))?;
+            }
+        }
+        canvas.leave()
+    }
+
+    fn content(&self, seen: &Seen, width: usize) -> Vec<Line<'static>> {
+        let rule: String = format!("── {} ", self.title)
+            .chars()
+            .chain(repeat('─'))
+            .take(width)
+            .collect();
+        let mut lines = vec![Line::from(rule.dim())];
+        if let Some(look) = &seen.look {
+            lines.extend(table::distributions(
+                look,
+                View {
+                    width,
+                    live: Some(&seen.measured),
+                },
+            ));
+            lines.extend(table::agents(&look.agents));
+        }
+        lines.extend(
+            seen.trouble
+                .as_ref()
+                .map(|why| Line::from(why.clone().red())),
+        );
+        let clock = seen
+            .look
+            .as_ref()
+            .map(|look| look.at.format("database time %H:%M:%S UTC · "));
+        let clock = clock.map_or_else(String::new, |clock| clock.to_string());
+        lines.push(Line::from(format!("{clock}{}", self.hint).dim()));
+        lines
+            .into_iter()
+            .map(|line| table::clipped(line, width))
+            .collect()
+    }
+}
+
+/// What is to be done; of several at once the last one here.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Turn {
+    Nothing,
+    Again,
+    Resized,
+    Quit,
+}
+
+/// Waits a little for what the user does.
+fn turn() -> io::Result<Turn> {
+    const EVENTS_MAX: usize = 64;
+    let mut turn = Turn::Nothing;
+    let mut patience = TURN;
+    for _ in 0..EVENTS_MAX {
+        if !event::poll(patience)? {
+            break;
+        }
+        patience = Duration::ZERO;
+        turn = turn.max(match event::read()? {
+            Event::Key(key) if key.is_press() => pressed(key),
+            Event::Resize(..) => Turn::Resized,
+            Event::Key(_) | Event::Mouse(_) | Event::Paste(_) => Turn::Nothing,
+            Event::FocusGained | Event::FocusLost => Turn::Nothing,
+        });
+    }
+    Ok(turn)
+}
+
+fn pressed(key: KeyEvent) -> Turn {
+    let is_control = key.modifiers.contains(KeyModifiers::CONTROL);
+    if key.code == KeyCode::Char('q') || (key.code == KeyCode::Char('c') && is_control) {
+        Turn::Quit
+    } else if key.code == KeyCode::Char('p') {
+        Turn::Again
+    } else {
+        Turn::Nothing
+    }
+}
+
+/// Prints lines as they are: the terminal folds long ones, so that they can be copied whole.
+fn print(lines: &[String]) -> io::Result<()> {
+    let mut out = stdout().lock();
+    for line in lines {
+        write!(out, "{line}\r\n")?;
+    }
+    out.flush()
+}
+
+/// The foot of the terminal.
+struct Canvas {
+    terminal: Terminal<CrosstermBackend<Stdout>>,
+    height: u16,
+    top: u16,
+}
+
+impl Canvas {
+    /// Below the cursor; what is above scrolls up where there is no room.
+    fn open(height: u16) -> io::Result<Self> {
+        let viewport = Viewport::Inline(height);
+        let backend = CrosstermBackend::new(stdout());
+        let mut terminal = Terminal::with_options(backend, TerminalOptions { viewport })?;
+        let top = terminal.get_frame().area().top();
+        Ok(Self {
+            terminal,
+            height,
+            top,
+        })
+    }
+
+    fn print_above(&mut self, lines: &[String]) -> io::Result<()> {
+        execute!(
+            stdout(),
+            MoveTo(0, self.top),
+            Clear(ClearType::FromCursorDown)
+        )?;
+        print(lines)?;
+        *self = Self::open(self.height)?;
+        Ok(())
+    }
+
+    /// Draws the lines, taking more room where they need it.
+    fn draw(&mut self, mut lines: Vec<Line<'static>>) -> io::Result<()> {
+        let (_, rows) = terminal::size()?;
+        let most = rows.saturating_sub(FREE_ABOVE).max(rows.div_ceil(2)).max(1);
+        let wanted = u16::try_from(lines.len()).unwrap_or(most).min(most);
+        if wanted > self.height {
+            self.height = wanted;
+            self.print_above(&[])?;
+        }
+        let hidden = lines.len().saturating_sub(usize::from(self.height));
+        if hidden > 0 {
+            // The foot stays: the agents, and which keys there are.
+            let foot = lines.split_off(lines.len().saturating_sub(2));
+            lines.truncate(usize::from(self.height).saturating_sub(foot.len() + 1));
+            lines.push(Line::from(format!("  … {} more lines", hidden + 1).dim()));
+            lines.extend(foot);
+        }
+        self.terminal
+            .draw(|frame| frame.render_widget(Paragraph::new(lines), frame.area()))?;
+        Ok(())
+    }
+
+    /// Leaves the last picture where it is, and the cursor below it.
+    fn leave(mut self) -> anyhow::Result<()> {
+        let area = self.terminal.get_frame().area();
+        let below = area.bottom().saturating_sub(1);
+        queue!(stdout(), MoveTo(0, below))?;
+        print(&[String::new()])?;
+        Ok(())
+    }
+}
+
+/// The terminal in raw mode and the log held back, until this is dropped.
+struct Held(Lines);
+
+impl Held {
+    fn take(lines: Lines) -> io::Result<Self> {
+        static HOOK: Once = Once::new();
+        HOOK.call_once(|| {
+            let before = std::panic::take_hook();
+            std::panic::set_hook(Box::new(move |panic| {
+                free_terminal();
+                before(panic);
+            }));
+        });
+        enable_raw_mode()?;
+        lines.hold();
+        Ok(Self(lines))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        free_terminal();
+        self.0.release();
+    }
+}
+
+fn free_terminal() {
+    // There is nobody left to tell.
+    let _freed = disable_raw_mode().is_ok() && execute!(stdout(), Show).is_ok();
+}

@@ -1,0 +1,220 @@
+//! The wording of the table, and what fits.
+
+use super::*;
+
+const NAME: &str = "Nordlicht Books";
+
+/// A row that runs, of whose visits so many are distributed.
+pub fn row(distributed: i64, total: i64) -> StatusRow {
+    StatusRow {
+        id: Uuid::from_u128(0xe273_1c06),
+        partner_id: Some(Uuid::from_u128(7)),
+        partner: Some(NAME.to_owned()),
+        status: "active".to_owned(),
+        reason: None,
+        pace: Some("33.33 a minute".to_owned()),
+        total_visits: Some(total),
+        due: Some(distributed),
+        distributed: Some(distributed),
+        backlog: Some(0),
+        purged: Some(0),
+        baseline: Some(0),
+        missing: Some(0),
+        last_visit_at: None,
+        completes_at: Some("2026-01-01T03:12:00Z".to_owned()),
+    }
+}
+
+fn agent(name: &str, seen_seconds_ago: f64, realtime: &str, rows: i64) -> AgentRow {
+    AgentRow {
+        name: name.to_owned(),
+        seen_seconds_ago,
+        realtime: Some(realtime.to_owned()),
+        rows,
+        version: None,
+    }
+}
+
+fn look(rows: Vec<StatusRow>) -> Look {
+    let at = DateTime::parse_from_rfc3339("2026-01-01T00:00:00Z")
+        .unwrap()
+        .to_utc();
+    Look {
+        at,
+        rows,
+        agents: Vec::new(),
+    }
+}
+
+fn text(lines: &[Line<'_>]) -> Vec<String> {
+    lines
+        .iter()
+        .map(|line| line.to_string().trim_end().to_owned())
+        .collect()
+}
+
+fn on_paper(rows: Vec<StatusRow>, width: usize) -> Vec<String> {
+    text(&distributions(&look(rows), View { width, live: None }))
+}
+
+fn on_screen(rows: Vec<StatusRow>, width: usize, per_second: f64) -> Vec<String> {
+    let measured = rows.iter().map(|row| (row.id, per_second)).collect();
+    text(&distributions(
+        &look(rows),
+        View {
+            width,
+            live: Some(&measured),
+        },
+    ))
+}
+
+#[test]
+fn a_wide_page_holds_everything_in_one_line() {
+    assert_eq!(
+        on_paper(vec![row(1_234, 150_000)], usize::MAX),
+        [
+            "partner          status      asked    distributed         backlog  completes      id",
+            "Nordlicht Books  active  33.33/min  1,234/150,000  0.8 %        0  in 3 h 12 min  \
+             00000000-0000-0000-0000-0000e2731c06",
+        ]
+    );
+}
+
+#[test]
+fn on_a_narrow_page_the_id_goes_below_uncut() {
+    let lines = on_paper(vec![row(1_234, 150_000)], 80);
+    assert_eq!(lines[2], "  00000000-0000-0000-0000-0000e2731c06");
+    let tiny = on_paper(vec![row(1_234, 150_000)], 20);
+    assert_eq!(tiny[2], "  00000000-0000-0000-0000-0000e2731c06");
+}
+
+#[test]
+fn the_screen_shows_the_measured_pace_in_the_unit_of_the_one_asked_and_a_bar() {
+    assert_eq!(
+        on_screen(vec![row(1_000, 2_000)], 80, 0.55),
+        [
+            "partner          status      asked  measured  distributed",
+            "Nordlicht Books  active  33.33/min      33.0  1,000/2,000  █████░░░░░  50.0 %",
+        ]
+    );
+}
+
+#[test]
+fn no_line_of_the_screen_is_wider_than_the_terminal() {
+    let mut long = row(123_456_789, 999_999_999);
+    long.partner = Some("株式会社ノルトリヒト・ブックス・インターナショナル".to_owned());
+    long.status = "invalid".to_owned();
+    long.reason = Some("time_period is 'fortnight'; ".repeat(9));
+    for width in 1..200 {
+        for line in on_screen(vec![row(1, 2), long.clone()], width, 0.55) {
+            let found = Span::raw(line.as_str()).width();
+            assert!(
+                found <= width,
+                "{found} columns where there are {width}: {line}"
+            );
+        }
+    }
+}
+
+#[test]
+fn percent_is_rounded_down_so_that_100_means_all() {
+    assert_eq!(percent(&row(149_999, 150_000)), "99.9 %");
+    assert_eq!(percent(&row(150_000, 150_000)), "100.0 %");
+    assert_eq!(percent(&row(0, 150_000)), "0.0 %");
+    assert_eq!(percent(&row(0, 0)), "");
+    assert_eq!(percent(&row(3, 2)), "150.0 %");
+}
+
+#[test]
+fn the_bar_is_full_only_when_all_is_distributed() {
+    assert_eq!(bar(&row(0, 100)), "░░░░░░░░░░");
+    assert_eq!(bar(&row(1_999, 2_000)), "█████████▉");
+    assert_eq!(bar(&row(2_000, 2_000)), "██████████");
+    assert_eq!(bar(&row(3_000, 2_000)), "██████████");
+    assert_eq!(bar(&row(0, 0)), "░░░░░░░░░░");
+}
+
+#[test]
+fn a_time_is_told_by_its_two_largest_units() {
+    let told = |seconds| span(TimeDelta::seconds(seconds));
+    assert_eq!(told(-3), "0 s");
+    assert_eq!(told(59), "59 s");
+    assert_eq!(told(150), "2 min 30 s");
+    assert_eq!(told(11_520), "3 h 12 min");
+    assert_eq!(told(3_600 * 24 * 4 + 3_700), "4 d 1 h");
+}
+
+#[test]
+fn a_pace_is_told_without_needless_zeros_also_where_its_unit_is_unknown() {
+    let told = |pace: &str| {
+        let mut row = row(0, 1);
+        row.pace = Some(pace.to_owned());
+        Pace::of(&row).map(Pace::words)
+    };
+    assert_eq!(told("6250.00 a hour").as_deref(), Some("6250/h"));
+    assert_eq!(told("200 a second").as_deref(), Some("200/s"));
+    assert_eq!(told("0.50 a day").as_deref(), Some("0.5/day"));
+    assert_eq!(told("5 a fortnight").as_deref(), Some("5/fortnight"));
+}
+
+#[test]
+fn a_reason_is_on_a_line_of_its_own_and_says_what_to_do() {
+    let mut behind = row(1, 2);
+    behind.status = "behind".to_owned();
+    behind.reason = Some("no agent".to_owned());
+    let lines = on_paper(vec![behind], 200);
+    assert_eq!(
+        lines[2],
+        "  no agent is at work: start one with visit-pacer run"
+    );
+}
+
+#[test]
+fn a_row_that_is_half_null_is_shown_all_the_same() {
+    let mut bare = row(0, 1);
+    (bare.partner, bare.pace, bare.completes_at) = (None, None, None);
+    (bare.total_visits, bare.distributed, bare.backlog) = (None, None, None);
+    let lines = on_paper(vec![bare], 80);
+    assert_eq!(lines[1], "00000000  active      –          0/–");
+}
+
+#[test]
+fn a_name_cannot_move_the_cursor() {
+    let mut sly = row(0, 1);
+    sly.partner = Some("a\u{1b}[2Jb\nc".to_owned());
+    assert!(on_paper(vec![sly], 80)[1].starts_with("a [2Jb c"));
+}
+
+#[test]
+fn an_empty_table_says_what_to_do() {
+    let text = "no distribution yet: insert a row into visit_distribution";
+    assert_eq!(on_paper(Vec::new(), 80), [text]);
+}
+
+#[test]
+fn agents_are_counted_named_and_their_realtime_is_told() {
+    let live = agent("box:41", 0.4, "live", 2);
+    assert_eq!(
+        text(&agents(&[live])),
+        ["1 agent: box:41, Realtime live, 2 rows"]
+    );
+    let two = [
+        agent("box:41", 0.4, "live", 1),
+        agent("box:42", 0.9, "connecting", 1),
+    ];
+    assert_eq!(
+        text(&agents(&two)),
+        [
+            "2 agents: box:41, Realtime live, 1 row",
+            "          box:42, Realtime not live (connecting), 1 row"
+        ]
+    );
+}
+
+#[test]
+fn an_agent_that_was_not_seen_for_long_is_no_agent() {
+    let gone = agent("box:41", 20.1, "live", 2);
+    let text_of_none = "no agent has been seen for 20 s: start one with visit-pacer run";
+    assert_eq!(text(&agents(&[gone])), [text_of_none]);
+    assert_eq!(text(&agents(&[])), [text_of_none]);
+}
