@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 
@@ -32,21 +33,24 @@ async fn settings(demo: &mut Agent, path: &Path) -> BTreeMap<String, String> {
 
 /// Live processes whose arguments or current folder are in `folder`.
 fn processes_in(folder: &Path) -> usize {
+    processes_of(folder, "").len()
+}
+
+/// … those of them that have a word in their arguments, by number.
+fn processes_of(folder: &Path, word: &str) -> Vec<i32> {
     let text = folder.to_string_lossy().into_owned();
-    let mut found = 0;
+    let mut found = Vec::new();
     for process in Path::new("/proc").read_dir().expect("Linux").flatten() {
-        if process
-            .file_name()
-            .to_string_lossy()
-            .parse::<u32>()
-            .is_err()
-        {
+        let Ok(pid) = process.file_name().to_string_lossy().parse::<i32>() else {
             continue;
-        }
+        };
         let arguments = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let arguments = String::from_utf8_lossy(&arguments);
         let works_here = std::fs::read_link(process.path().join("cwd"))
             .is_ok_and(|cwd| cwd.starts_with(folder.join("data")));
-        found += usize::from(works_here || String::from_utf8_lossy(&arguments).contains(&text));
+        if (works_here || arguments.contains(&text)) && arguments.contains(word) {
+            found.push(pid);
+        }
     }
     found
 }
@@ -205,5 +209,37 @@ async fn the_demo_runs_the_guides_two_examples_by_itself() {
         demo.ends_within(DEMO_WITHIN).await.success(),
         "{}",
         demo.log()
+    );
+}
+
+#[tokio::test]
+#[cfg(target_os = "linux")]
+async fn a_server_that_not_even_its_watchdog_stopped_is_stopped_by_the_next_demo() {
+    let folder = Scratch::new();
+    let file = folder.path().join("demo.env");
+    let mut stack = demo(&folder, &["--empty", "--stack-only"]);
+    settings(&mut stack, &file).await;
+    let watchdogs = processes_of(folder.path(), "visit-pacer-watchdog");
+    assert_eq!(watchdogs.len(), 1);
+    for watchdog in watchdogs {
+        kill(Pid::from_raw(watchdog), Signal::SIGKILL).expect("it runs");
+    }
+    stack.kill();
+    let left = processes_of(folder.path(), "postgres");
+    assert!(!left.is_empty(), "with nobody to watch, the server stays");
+
+    std::fs::remove_file(&file).expect("the file");
+    let mut stack = demo(&folder, &["--empty", "--stack-only"]);
+    settings(&mut stack, &file).await;
+    let now = processes_of(folder.path(), "postgres");
+    assert!(
+        left.iter().all(|old| !now.contains(old)),
+        "the old one is gone"
+    );
+    stack.signal(Signal::SIGTERM);
+    assert!(
+        stack.ends_within(DEMO_WITHIN).await.success(),
+        "{}",
+        stack.log()
     );
 }

@@ -2,18 +2,13 @@
 //! nothing behind. Processes are looked up in `/proc`.
 
 use std::fs::Permissions;
-use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::process::{Child, Command, Stdio};
 
-use nix::sys::signal::kill;
 use nix::unistd::{Pid, Uid, getpgid};
 
 use super::*;
 
-/// Tells this binary, started once more, that it is the owner of a server in that directory.
-const OWNER_DIR: &str = "VISIT_PACER_TEST_OWNER_DIR";
 /// The last process of a stopped server must be gone by then.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
 
@@ -206,109 +201,6 @@ async fn dropped_it_leaves_no_process() {
     drop(server);
 
     scratch.no_process_is_left().await;
-}
-
-/// A process of its own that has started a server and holds it until it is killed.
-struct Owner(Child);
-
-impl Owner {
-    fn start(scratch: &Scratch) -> Self {
-        let module = module_path!().split_once("::").unwrap().1;
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .arg(format!("{module}::the_owner_of_a_server"))
-            .args(["--exact", "--ignored", "--nocapture"])
-            .env(OWNER_DIR, scratch.options().data_dir)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let ready = lines
-            .map_while(Result::ok)
-            .any(|line| line.ends_with("it is up"));
-        let owner = Self(child);
-        assert!(ready, "the owner has started its server");
-        owner
-    }
-
-    fn kill(mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
-impl Drop for Owner {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
-#[tokio::test]
-#[ignore = "not a test: the process that the tests below kill"]
-async fn the_owner_of_a_server() {
-    let data_dir = std::env::var_os(OWNER_DIR)
-        .expect("started by a test")
-        .into();
-    let options = Options {
-        data_dir,
-        port: 0,
-        durable: false,
-        settings: Vec::new(),
-    };
-    let server = PostgresServer::start(options).await.unwrap();
-    tell(
-        &server,
-        "CREATE TABLE IF NOT EXISTS of_the_owner AS SELECT 1 AS n",
-    )
-    .await;
-    writeln!(std::io::stdout(), "it is up").unwrap();
-    std::future::pending::<()>().await;
-}
-
-#[tokio::test]
-async fn a_kill_of_its_owner_leaves_no_process() {
-    let scratch = Scratch::new("orphan");
-    let owner = Owner::start(&scratch);
-    assert!(
-        scratch.processes().len() > 2,
-        "the server and its watchdog are there"
-    );
-
-    owner.kill();
-
-    scratch.no_process_is_left().await;
-    let lock_file = scratch.0.join("demo/cluster/postmaster.pid");
-    assert!(!lock_file.exists(), "it was stopped in order");
-}
-
-#[tokio::test]
-async fn a_server_left_behind_is_stopped_and_its_data_are_taken_over() {
-    let scratch = Scratch::new("stale");
-    let owner = Owner::start(&scratch);
-    let (watchdogs, server): (Vec<Pid>, Vec<Pid>) = scratch
-        .processes()
-        .into_iter()
-        .partition(|pid| command_line(pid.as_raw()).contains("visit-pacer-watchdog"));
-    assert_eq!(watchdogs.len(), 1);
-    for watchdog in watchdogs {
-        kill(watchdog, Signal::SIGKILL).unwrap();
-    }
-    owner.kill();
-    assert!(!server.is_empty());
-    assert!(
-        !scratch.processes().is_empty(),
-        "with nobody to watch, the server stays"
-    );
-
-    let mut next = PostgresServer::start(scratch.options()).await.unwrap();
-
-    let now = scratch.processes();
-    assert!(
-        server.iter().all(|old| !now.contains(old)),
-        "the old one is gone"
-    );
-    assert_eq!(ask(&next, "SELECT n::text FROM of_the_owner").await, "1");
-    next.stop(StopMode::Fast).await.unwrap();
 }
 
 #[tokio::test]
