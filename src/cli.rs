@@ -5,10 +5,13 @@
 
 pub mod admin;
 pub mod demo;
+pub mod distribute;
+pub mod doctor;
 pub mod lines;
 pub mod log;
 pub mod measured;
 pub mod migrate;
+pub mod plan;
 pub mod run;
 pub mod screen;
 pub mod status;
@@ -44,12 +47,26 @@ enum Command {
     Migrate(migrate::Args),
     /// Show where each distribution stands
     Status(status::Args),
+    /// Say what a row would do before it is made active: its pace, its end, the disk it takes
+    Plan(plan::Args),
+    /// Compare the database, and Realtime, with what is needed; print what mends each finding
+    Doctor(doctor::Args),
     /// Make the counters agree with the visits that are stored
     Sync(admin::SyncArgs),
     /// Pause distributions, or everything
     Pause(admin::WhichArgs),
     /// Let distributions go on, or everything
     Resume(admin::WhichArgs),
+    /// Store visits now: what is due, or so many of a partner
+    Distribute(distribute::Args),
+    /// Count a partner's untagged visits into the distributions whose windows hold them
+    Adopt(distribute::AdoptArgs),
+    /// Have a distribution owe what time before the migration was due
+    Backfill(distribute::BackfillArgs),
+    /// Remove the generated visits of a distribution, for good
+    Purge(distribute::PurgeArgs),
+    /// Take everything of visit-pacer out of the database
+    Uninstall(distribute::UninstallArgs),
 }
 
 /// Runs what the command line asks for.
@@ -62,6 +79,13 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Sync(args) => admin::sync(args).await,
         Command::Pause(args) => admin::pause(args).await,
         Command::Resume(args) => admin::resume(args).await,
+        Command::Plan(args) => plan::run(args).await,
+        Command::Doctor(args) => doctor::run(args).await,
+        Command::Distribute(args) => distribute::distribute(args).await,
+        Command::Adopt(args) => distribute::adopt(args).await,
+        Command::Backfill(args) => distribute::backfill(args).await,
+        Command::Purge(args) => distribute::purge(args).await,
+        Command::Uninstall(args) => distribute::uninstall(args).await,
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,7 +5,9 @@
 
 pub mod admin;
 pub mod batches;
+pub mod by_hand;
 pub mod chores;
+pub mod doctor;
 pub mod fault;
 pub mod link;
 pub mod migrations;

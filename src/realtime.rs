@@ -15,6 +15,7 @@ pub mod endpoint;
 pub mod fault;
 pub mod feed;
 pub mod frame;
+pub mod key;
 pub mod session;
 pub mod socket;
 
@@ -22,5 +23,6 @@ pub use change::{Change, ChangeKind, Table};
 pub use endpoint::{Endpoint, EndpointError, websocket_url};
 pub use fault::{Down, DownClass};
 pub use feed::FeedConfig;
+pub use key::Key;
 pub use session::{FeedCommand, FeedEvent};
 pub use socket::ConnectError;

@@ -4,6 +4,7 @@
 //! [`words`] says in the log what happened; [`snapshot`] is what everybody else sees.
 
 pub mod clock;
+pub mod doctor;
 pub mod driver;
 pub mod lanes;
 pub mod serve;

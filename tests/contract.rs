@@ -1,8 +1,10 @@
 //! What users see and every release keeps: one file a promise.
 
 mod bad_rows;
+mod by_hand;
 mod cli;
 mod curve;
+mod doctor;
 mod edits;
 mod exactly_once;
 mod migrations;

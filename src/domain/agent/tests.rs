@@ -387,7 +387,7 @@ fn what_realtime_publishes_is_asked_for_again_when_the_answer_was_lost() {
 }
 
 #[test]
-fn a_completed_row_that_somebody_held_is_written_back_as_soon_as_it_is_free() {
+fn a_completed_row_is_written_back_at_once_and_again_if_somebody_held_it_or_the_answer_was_lost() {
     let mut last = row(1, 10);
     last.row.total_visits = Some("10".to_owned());
     let mut bench = Bench::live(&[last]);
@@ -401,6 +401,9 @@ fn a_completed_row_that_somebody_held_is_written_back_as_soon_as_it_is_free() {
     );
     bench.kept(Kept::WroteBack(Vec::new()));
     bench.pass_to(1.2);
+    assert_eq!(bench.take_chore(), Some(Chore::WriteBack(vec![id(1)])));
+    bench.input(Input::Kept(Err("reset".to_owned())));
+    bench.pass_to(2.0);
     assert_eq!(bench.take_chore(), Some(Chore::WriteBack(vec![id(1)])));
     bench.kept(Kept::WroteBack(vec![WrittenBack {
         id: id(1),
@@ -555,6 +558,30 @@ fn a_step_of_the_databases_clock_is_told_and_followed() {
     assert!(bench.notices().contains(&Notice::ClockStepped));
     let batch = bench.take_batch().expect("an hour is owed");
     assert!(batch.rows[0].at >= DbTime::from_micros(T0 + bench.db_offset_us));
+}
+
+#[test]
+fn a_row_that_waits_for_a_retry_does_not_wait_longer_since_the_databases_clock_steps_back() {
+    let mut bench = Bench::live(&[row(1, 10)]);
+    bench.now = Bench::at(100.0);
+    bench.input(Input::Tick);
+    assert!(bench.take_batch().is_some());
+    bench.input(Input::Stored(
+        Stored::Failed("no such page".to_owned()),
+        None,
+    ));
+    assert_eq!(
+        bench.take_batch(),
+        None,
+        "it would be tried again in a minute"
+    );
+    bench.db_offset_us = -micros_of(Duration::from_secs(50));
+    bench.answer_read(vec![row(1, 10)]);
+    let batch = bench.take_batch().expect("now it is tried at once");
+    assert_eq!(
+        batch.rows[0].at,
+        DbTime::from_micros(T0).plus_micros(50 * 1_000_000)
+    );
 }
 
 #[test]

@@ -508,6 +508,40 @@ fn what_is_still_owed_a_day_after_the_end_is_given_up_even_if_the_database_was_a
 }
 
 #[test]
+fn a_backlog_waits_for_a_window_that_was_moved_away() {
+    let mut bench = Bench::new([row(1, "10")]);
+    bench.now = at(20.0);
+    let mut moved = row(1, "10");
+    moved.row.config_version = Some(2);
+    moved.row.anchor_units = Some((200_i64 * 86_400_000_000).to_string());
+    moved.row.anchor_at = Some(at(20.0).as_micros().to_string());
+    moved.row.start_time = Some(at(100.0).as_micros().to_string());
+    bench.read(moved);
+    assert_eq!(
+        (bench.deadline(), bench.look(1).status),
+        (Some(100.0), Status::Scheduled)
+    );
+    assert_eq!(bench.fire_at(100.0), [21]);
+}
+
+#[test]
+fn a_longer_time_to_catch_up_takes_a_row_up_again_that_was_given_up() {
+    let mut bench = Bench::new([window()]);
+    let control = |seconds: i64| Control {
+        give_up_after_us: seconds * FIRE_PERIOD_US,
+        ..Control::default()
+    };
+    bench.now = at(20.0);
+    bench.timetable.set_control(control(5), bench.now);
+    assert_eq!(
+        (bench.deadline(), bench.look(1).status),
+        (None, Status::Ended)
+    );
+    bench.timetable.set_control(control(60), bench.now);
+    assert_eq!(bench.fire_at(20.0), [21]);
+}
+
+#[test]
 fn a_total_that_was_lowered_below_what_is_distributed_is_completed() {
     let mut bench = Bench::new([row(1, "10")]);
     bench.fire_at(1.0);

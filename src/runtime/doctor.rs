@@ -1,0 +1,308 @@
+//! Looks everything over that the agent stands on: the database, the key, Realtime, and that an edit really comes back.
+//!
+//! Owns the look at Realtime: it follows the tables as the agent does, touches the canary, and waits for the event of that.
+//! What is asked of the database is in [`crate::postgres::doctor`].
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use sqlx::PgConnection;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::driver::{CANARY, bindings};
+use crate::domain::finding::{Finding, Mend, Severity};
+use crate::domain::time::{DbTime, micros_of};
+use crate::postgres::chores::{self, Identity};
+use crate::postgres::fault::Fault;
+use crate::postgres::link::Database;
+use crate::postgres::{doctor, rows};
+use crate::realtime::{Change, Down, Endpoint, FeedConfig, FeedEvent, Key, feed};
+use crate::settings::SettingError;
+
+/// How long Realtime may take to be live; a cold one needs 15 s to reach its database.
+const LIVE_WITHIN: Duration = Duration::from_secs(25);
+/// How long an event may take, and how often the canary is touched before it is given up.
+const ECHO_WITHIN: Duration = Duration::from_secs(4);
+const TOUCHES: u32 = 3;
+/// Attempts to get live that may fail before it is given up.
+const FAILURES: u32 = 3;
+/// Events that may wait while the canary is being touched.
+const EVENTS: usize = 64;
+/// A key that is good for less than this is worth a note, in seconds.
+const KEY_ENDS_SOON_S: i64 = 7 * 86_400;
+
+/// Looks at everything. An endpoint that cannot be told is a finding, too.
+pub async fn examine(
+    database: &Database,
+    endpoint: Result<Endpoint, SettingError>,
+) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut connection = match database.connect().await {
+        Ok(connection) => Some(connection),
+        Err(fault) => {
+            findings.push(unreachable(database, &fault));
+            None
+        }
+    };
+    if let Some(connection) = &mut connection {
+        findings.extend(the_database(database, connection).await);
+    }
+    match endpoint {
+        Err(error) => findings.push(unset(&error)),
+        Ok(endpoint) => {
+            findings.extend(the_key(&Key::of(&endpoint), host_time()));
+            findings.extend(the_feed(endpoint, connection.as_mut()).await);
+        }
+    }
+    findings
+}
+
+async fn the_database(database: &Database, connection: &mut PgConnection) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Err(why) = database.refuse_transaction_pooler().await {
+        findings.push(stops(
+            "pooler",
+            why.to_string(),
+            "a connection must stay the agent's own from one statement to the next",
+            "put the session pooler's or the direct connection's URL into DATABASE_URL",
+        ));
+    }
+    match doctor::examine(connection).await {
+        Ok(found) => findings.extend(found),
+        Err(error) => findings.push(unreachable(database, &Fault::from(error))),
+    }
+    if let Ok(db) = rows::clock(connection).await {
+        findings.extend(doctor::clock_offset(host_time(), db));
+    }
+    if database.is_unverified() {
+        findings.push(Finding {
+            check: "tls",
+            severity: Severity::Note,
+            what: "the server's certificate is not verified".to_owned(),
+            why: "whoever stands between could read the password",
+            mend: by_hand("add ?sslmode=verify-full&sslrootcert=FILE to DATABASE_URL"),
+        });
+    }
+    findings
+}
+
+fn unreachable(database: &Database, fault: &Fault) -> Finding {
+    stops(
+        "database",
+        format!("{}: {fault}", database.place()),
+        "everything is kept there",
+        "check host, port, user and password of DATABASE_URL, and that the project is not paused",
+    )
+}
+
+fn unset(error: &SettingError) -> Finding {
+    stops(
+        "realtime-settings",
+        error.to_string(),
+        "the agent does not start without them",
+        "set it in the environment or in .env",
+    )
+}
+
+/// What the key tells of itself.
+fn the_key(key: &Key, now: DbTime) -> Option<Finding> {
+    const WHY: &str = "Realtime shows the rows only to the project's secret key";
+    const MEND: &str = "copy the secret (or service_role) key from Project Settings > API Keys";
+    let now_s = now.as_micros() / 1_000_000;
+    let what = match key {
+        Key::Secret => return None,
+        Key::Publishable => "the key is a publishable one".to_owned(),
+        Key::Unknown => "the key is neither a JWT nor an sb_secret_… key".to_owned(),
+        Key::Jwt {
+            role: Some(role), ..
+        } if role != "service_role" => format!("the key's role is {role}, not service_role"),
+        Key::Jwt {
+            expires_at: Some(at),
+            ..
+        } if *at <= now_s => format!("the key expired {} s ago", now_s - at),
+        Key::Jwt {
+            expires_at: Some(at),
+            ..
+        } if *at - now_s < KEY_ENDS_SOON_S => {
+            return Some(Finding {
+                check: "key",
+                severity: Severity::Hampers,
+                what: format!("the key expires in {} h", (at - now_s) / 3_600),
+                why: "Realtime closes the channel when it does",
+                mend: by_hand(MEND),
+            });
+        }
+        Key::Jwt { .. } => return None,
+    };
+    Some(stops("key", what, WHY, MEND))
+}
+
+/// Follows the tables, and has an edit come back.
+async fn the_feed(endpoint: Endpoint, connection: Option<&mut PgConnection>) -> Option<Finding> {
+    let place = endpoint.to_string();
+    let (connection, canary) = match connection {
+        None => (None, false),
+        Some(connection) => {
+            let published = chores::published(connection).await;
+            let canary = published.is_ok_and(|published| published.canary);
+            (canary.then_some(connection), canary)
+        }
+    };
+    let config = FeedConfig {
+        endpoint,
+        bindings: bindings(canary),
+    };
+    let (_commands_out, commands) = mpsc::channel(1);
+    let (events_in, mut events) = mpsc::channel(EVENTS);
+    let shutdown = CancellationToken::new();
+    let following = Box::pin(feed::run(config, commands, events_in, shutdown.clone()));
+    let watching = async {
+        let found = watch(&mut events, connection, &place).await;
+        events.close();
+        shutdown.cancel();
+        found
+    };
+    let ((), found) = tokio::join!(following, watching);
+    found
+}
+
+async fn watch(
+    events: &mut mpsc::Receiver<FeedEvent>,
+    connection: Option<&mut PgConnection>,
+    place: &str,
+) -> Option<Finding> {
+    const WHY: &str = "edits are seen by the periodic sync alone until Realtime tells them";
+    if let Err(down) = live(events).await {
+        let (reason, advice) = down.map_or_else(
+            || (format!("not live within {} s", LIVE_WITHIN.as_secs()), None),
+            |down| (down.reason, down.class.advice()),
+        );
+        let advice = advice.unwrap_or("check that this host reaches the address of SUPABASE_URL or REALTIME_URL, and that the project is not paused");
+        return Some(stops("realtime", format!("{place}: {reason}"), WHY, advice));
+    }
+    let connection = connection?;
+    let identity = Identity {
+        id: Uuid::from_u128(rand::random()),
+        name: "doctor".to_owned(),
+    };
+    for _ in 0..TOUCHES {
+        if let Err(error) = chores::touch_canary(connection, &identity).await {
+            let what = format!(
+                "visit_pacer_canary cannot be touched: {}",
+                Fault::from(error)
+            );
+            return Some(stops("echo", what, WHY, "see the other findings"));
+        }
+        if timeout(ECHO_WITHIN, canary_event(events)).await.is_ok() {
+            return None;
+        }
+    }
+    Some(stops(
+        "echo",
+        format!(
+            "an edit was made, and no event of it came within {} s",
+            ECHO_WITHIN.as_secs() * u64::from(TOUCHES)
+        ),
+        WHY,
+        "check that DATABASE_URL and SUPABASE_URL are of one project, then the key's role and the publication; restart the project where all of it is in order",
+    ))
+}
+
+/// Waits until the subscription is confirmed. What needs a person ends it at once, anything else after some attempts.
+async fn live(events: &mut mpsc::Receiver<FeedEvent>) -> Result<(), Option<Down>> {
+    let (mut last, mut failures) = (None, 0);
+    let waiting = async {
+        loop {
+            match events.recv().await {
+                Some(FeedEvent::Live) => return true,
+                Some(FeedEvent::Down(down)) => {
+                    failures += 1;
+                    let over = down.class.is_slow() || failures == FAILURES;
+                    last = Some(down);
+                    if over {
+                        return false;
+                    }
+                }
+                Some(FeedEvent::Changed(_) | FeedEvent::Lost(_)) => {}
+                None => return false,
+            }
+        }
+    };
+    if timeout(LIVE_WITHIN, waiting).await == Ok(true) {
+        Ok(())
+    } else {
+        Err(last)
+    }
+}
+
+async fn canary_event(events: &mut mpsc::Receiver<FeedEvent>) {
+    let is_canary = |change: &Change| change.table.name == CANARY;
+    while let Some(event) = events.recv().await {
+        if matches!(&event, FeedEvent::Changed(change) if is_canary(change)) {
+            return;
+        }
+    }
+    std::future::pending::<()>().await;
+}
+
+fn stops(check: &'static str, what: String, why: &'static str, mend: &str) -> Finding {
+    Finding {
+        check,
+        severity: Severity::Stops,
+        what,
+        why,
+        mend: by_hand(mend),
+    }
+}
+
+fn by_hand(what: &str) -> Mend {
+    Mend {
+        sql: None,
+        by_hand: Some(what.to_owned()),
+    }
+}
+
+/// What this host's wall clock says: only to compare it.
+fn host_time() -> DbTime {
+    let since_epoch = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    DbTime::from_micros(micros_of(since_epoch))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW_S: i64 = 1_800_000_000;
+
+    fn what(key: &Key) -> Option<String> {
+        let now = DbTime::from_micros(NOW_S * 1_000_000);
+        the_key(key, now).map(|finding| finding.what)
+    }
+
+    fn jwt(role: &str, expires_at: i64) -> Key {
+        Key::Jwt {
+            role: Some(role.to_owned()),
+            expires_at: Some(expires_at),
+        }
+    }
+
+    #[test]
+    fn a_key_that_shows_no_rows_is_found_before_it_is_used() {
+        assert_eq!(what(&Key::Secret), None);
+        assert_eq!(what(&jwt("service_role", NOW_S + 10_000_000)), None);
+        for (key, word) in [
+            (Key::Publishable, "publishable"),
+            (Key::Unknown, "neither"),
+            (jwt("anon", NOW_S + 10_000_000), "role is anon"),
+            (jwt("service_role", NOW_S - 5), "expired 5 s ago"),
+            (jwt("service_role", NOW_S + 7_200), "expires in 2 h"),
+        ] {
+            let what = what(&key).expect("a finding");
+            assert!(what.contains(word), "{what}");
+        }
+    }
+}
