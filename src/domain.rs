@@ -3,7 +3,8 @@
 //!
 //! Read in this order: [`distribution`] (a row, parsed once), [`curve`] (the exact number of visits that should exist),
 //! [`bucket`] (how fast a backlog drains), [`timetable`] (which row fires when, and the batch), [`moments`] and [`visit`]
-//! (what a visit looks like), [`agent`] (the state machine over all of it).
+//! (what a visit looks like), [`agent`] (the state machine over all of it). Beside it: [`plan`] (a row before it runs) and
+//! [`finding`] (what `doctor` has to say).
 
 pub mod agent;
 pub mod batch;

@@ -1,7 +1,8 @@
 //! All SQL in the program. Nothing here decides anything: it runs statements and says what came of them.
 //!
 //! [`link`] is a connection that comes back; [`fault`] says what an error means; [`rows`] reads, [`batches`] writes,
-//! [`chores`] does the keeper's work, [`migrations`] brings the schema, [`admin`] serves the command line.
+//! [`chores`] does the keeper's work, [`migrations`] brings the schema, [`admin`] and [`by_hand`] serve
+//! the command line, [`doctor`] looks at everything that can be wrong with a database.
 
 pub mod admin;
 pub mod batches;
