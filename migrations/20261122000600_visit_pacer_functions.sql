@@ -30,7 +30,8 @@ comment on function public.visit_pacer_bucket is 'visit-pacer: level of a row''s
 
 -- visited_at of the first `taken` of `visits` visits, of which `first` is the first in the order of distribution. With
 -- m(k) the moment when the curve reaches k - 1/2: a visit whose m(k) lies in [floor, cut] gets it; each run of visits without
--- one is spread evenly between its neighbours' moments; all get the floor where that is after the cut. Exact: div() only.
+-- one is spread evenly between its neighbours' moments; all get the floor where that is after the cut. A curve that begins
+-- after the cut (the end was moved before it) has no moments of its own. Exact: div() only.
 create or replace function public.visit_pacer_moments(slope numeric, anchor_units numeric, from_at timestamptz,
   last_visited_at timestamptz, cut timestamptz, first bigint, visits bigint, taken bigint)
 returns table (nth bigint, moment timestamptz)
@@ -38,15 +39,15 @@ language sql stable parallel safe as $$
   with span as (
     select f.floor_at, public.visit_pacer_micros(f.floor_at) - public.visit_pacer_micros(from_at) as floor_micros,
            greatest(0, public.visit_pacer_micros(cut) - public.visit_pacer_micros(f.floor_at)) as width
-      from (select greatest(last_visited_at, from_at, cut - interval '120 seconds') as floor_at) f
+      from (select greatest(last_visited_at, case when from_at <= cut then from_at end, cut - interval '120 seconds') as floor_at) f
   ), own as (   -- the visits from `low` to `high` have a moment of their own
     select s.*,
            greatest(first, public.visit_pacer_ceil(2 * (anchor_units + slope * s.floor_micros) + 86400000000, 172800000000)) as low,
            least(first + visits, public.visit_pacer_ceil(2 * (anchor_units + slope * (s.floor_micros + s.width + 1)) + 86400000000,
                                                          172800000000)) - 1 as high
-      from span s where s.floor_at <= cut
+      from span s where s.floor_at <= cut and from_at <= cut
     union all
-    select s.*, first + visits, first - 1 from span s where s.floor_at > cut
+    select s.*, first + visits, first - 1 from span s where (s.floor_at <= cut and from_at <= cut) is not true
   ), ends as (  -- the moments of these two, in microseconds after the floor
     select o.*,
            case when o.low <= o.high then div(172800000000 * o.low - 86400000000 - 2 * anchor_units, 2 * slope) - o.floor_micros end as low_at,
