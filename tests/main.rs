@@ -12,6 +12,7 @@
 )]
 
 mod contract;
+mod guide;
 mod harness;
 mod peers;
 mod realtime_server;

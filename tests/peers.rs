@@ -4,6 +4,8 @@
 //! server in order to say `SUBSCRIBED` and to deliver rows is what the stand-in must do. Needs
 //! `node` and, the first time, `npm ci`.
 
+mod edge;
+
 use std::{path::Path, process::Stdio, time::Duration};
 
 use serde_json::{Value, json};

@@ -153,7 +153,6 @@ async fn show(
     let Some(lines) = lines else {
         info!("Postgres is ready: {psql}");
         let realtime = stack.realtime.supabase_url();
-        info!("Realtime (a stand-in for development) is ready at {realtime}");
         shutdown.cancelled().await;
         return Ok(());
     };
@@ -187,21 +186,21 @@ fn intro(psql: &str, rows: &[StatusRow]) -> Vec<String> {
         ],
         _none => vec![INSERT.to_owned()],
     };
-    let text = |line: &str| line.to_owned();
+    let text = |lines: &[&str]| lines.iter().copied().map(str::to_owned).collect();
+    let before: Vec<String> = text(&[
+        "",
+        "The visits that are stored here are synthetic, and labelled as such.",
+        "Open another terminal for psql:",
+        "",
+        psql,
+        "",
+        "edit the table there, such as by",
+        "",
+    ]);
     [
-        vec![
-            text(""),
-            text("The visits that are stored here are synthetic, and labelled as such."),
-        ],
-        vec![
-            text("Open another terminal for psql:"),
-            text(""),
-            format!("  {psql}"),
-            text(""),
-        ],
-        vec![text("edit the table there, such as by")],
-        edits.into_iter().map(|edit| format!("  {edit}")).collect(),
-        vec![text("and watch what happens below."), text("")],
+        before,
+        edits,
+        text(&["", "and watch what happens below.", ""]),
     ]
     .concat()
 }

@@ -134,7 +134,7 @@ impl RealtimeServer {
         let faults = Faults::new();
         let options = Arc::new(options);
         let (addr, running) = listen(options.listen, &options, &faults).await?;
-        tracing::info!(%addr, "realtime stand-in for development, not for production: listening");
+        tracing::info!("Realtime, a stand-in for development, listens on {addr}");
         Ok(Self {
             options,
             addr,

@@ -327,9 +327,9 @@ impl Driver {
                 rows = snapshot.rows,
                 running = self.agent.running(),
                 backlog = snapshot.backlog,
-                stalled = ?snapshot.stalled,
                 realtime = %snapshot.realtime,
-                "the last minute"
+                "the last minute{}",
+                stalled(&snapshot.stalled)
             );
             self.summed_up = snapshot.counters;
         }
@@ -358,4 +358,16 @@ fn changed(change: &Change) -> Option<News> {
         (DISTRIBUTIONS, _) => Some(News::Unclear),
         _ => None,
     }
+}
+
+/// What keeps rows behind, in words; nothing where none is.
+fn stalled(rows: &[(&str, usize)]) -> String {
+    if rows.is_empty() {
+        return String::new();
+    }
+    let each: Vec<String> = rows
+        .iter()
+        .map(|(reason, rows)| format!("{rows} by {reason}"))
+        .collect();
+    format!("; rows kept behind: {}", each.join(", "))
 }
