@@ -152,7 +152,6 @@ async fn show(
     let psql = format!("psql '{}'", stack.database_url());
     let Some(lines) = lines else {
         info!("Postgres is ready: {psql}");
-        let realtime = stack.realtime.supabase_url();
         shutdown.cancelled().await;
         return Ok(());
     };
