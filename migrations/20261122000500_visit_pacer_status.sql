@@ -68,6 +68,7 @@ select j.id, j.partner_id, j.status,
     when j.status = 'scheduled' and j.start_time is null then 'start_time is null'
     when j.status in ('behind', 'draining', 'active', 'scheduled') and j.stopped then 'stopped'
     when j.status in ('behind', 'draining') and not public.visit_pacer_agent_alive() then 'no agent'
+    when j.status in ('behind', 'draining') and j.rate = 0 then 'the rate is 0, so what is owed is not caught up either'
     when j.status in ('behind', 'draining') and j.bucket_units is not null then 'bucket'
   end as reason,
   j.total_visits, j.due, j.distributed, j.backlog, j.purged, j.baseline, j.missing, j.last_visited_at as last_visit_at,
@@ -160,7 +161,7 @@ declare
 begin
   perform public.visit_pacer_initialise();
   for differing in
-    select u from public.visit_pacer_uncounted((select array_agg(p.distribution_id) from public.visit_distribution_progress p)) u
+    select u from public.visit_pacer_uncounted((select array_agg(v.id) from public.visit_distribution v)) u
   loop
     return query select differing, r.* from public.visit_pacer_reconcile_row(differing, sync_distribution_counts.lower) r;
   end loop;

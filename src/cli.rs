@@ -89,11 +89,18 @@ pub async fn run(cli: Cli) -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if nobody_reads(&error) => ExitCode::SUCCESS,
         Err(error) => {
             log::failure(&format!("{error:#}"));
             ExitCode::from(exit_code(&error))
         }
     }
+}
+
+/// Whether it is the end of a pipe, such as into `head`.
+fn nobody_reads(error: &anyhow::Error) -> bool {
+    let pipe = error.downcast_ref::<std::io::Error>();
+    pipe.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {

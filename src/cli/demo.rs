@@ -30,7 +30,7 @@ const REALTIME_PORT: u16 = 54_421;
 /// Flags of `demo`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Where everything is kept between runs [default: $XDG_DATA_HOME/visit-pacer/demo]
+    /// Where everything is kept between runs [default: $XDG_DATA_HOME/visit-pacer/demo; for root /var/lib/visit-pacer/demo]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Write DATABASE_URL, SUPABASE_URL, … to this file when all is ready

@@ -1,5 +1,7 @@
 //! `visit-pacer migrate`: brings the schema.
 
+use std::io::Write as _;
+
 use super::{connect, log};
 use crate::postgres::fault::Fault;
 use crate::postgres::migrations::{self, MIGRATIONS};
@@ -17,11 +19,12 @@ pub struct Args {
 pub async fn run(args: Args) -> anyhow::Result<()> {
     if args.print {
         for file in MIGRATIONS {
-            println!(
+            writeln!(
+                std::io::stdout(),
                 "-- {}\nbegin;\n{}\ncommit;\n",
                 file.name,
                 file.sql.trim_end()
-            );
+            )?;
         }
         return Ok(());
     }

@@ -8,7 +8,7 @@ pub const VISITS_PER_ROW: i64 = 1_000;
 pub const VISITS_PER_BATCH: i64 = 10_000;
 /// Rows in one statement.
 pub const ROWS_PER_BATCH: usize = 10_000;
-/// Ids read by one statement, and rows in a page of the full sync.
+/// Ids read by one statement; the full sync reads all rows by one.
 pub const ROWS_PER_READ: usize = 5_000;
 /// Rows whose counts are compared by one statement, and the visits they may have stored, so that it stays under 500 ms.
 pub const ROWS_PER_RECONCILIATION: usize = 500;

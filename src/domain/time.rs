@@ -78,12 +78,3 @@ impl Mono {
 pub fn micros_of(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
-
-/// What the clocks say at one turn of the loop; sampled once, passed down.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Now {
-    /// The monotonic clock: for durations, deadlines and back-off.
-    pub mono: Mono,
-    /// The database's clock as estimated, never ahead of it; `None` until the first round trip.
-    pub db: Option<DbTime>,
-}

@@ -144,10 +144,13 @@ pub async fn set_active(
 
 /// Sets the control row's `paused`; returns how many visits are owed by all rows together.
 pub async fn set_paused(connection: &mut PgConnection, paused: bool) -> Result<i64, sqlx::Error> {
-    sqlx::query("update public.visit_pacer_control set paused = $1")
-        .bind(paused)
-        .execute(&mut *connection)
-        .await?;
+    sqlx::query(
+        "insert into public.visit_pacer_control (id, paused) values (true, $1)
+         on conflict (id) do update set paused = excluded.paused",
+    )
+    .bind(paused)
+    .execute(&mut *connection)
+    .await?;
     sqlx::query_scalar(
         "select coalesce(sum(backlog), 0)::bigint from public.visit_distribution_status",
     )

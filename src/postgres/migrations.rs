@@ -59,12 +59,28 @@ pub async fn missing(
         .collect())
 }
 
+/// One run at a time in a database: others wait, and then find nothing to do.
+const ONE_AT_A_TIME: i64 = 4_702_394_921_427_289_964;
+
 /// Applies what is missing, each file in a transaction of its own. Returns the names of the files that were applied.
 pub async fn apply(connection: &mut PgConnection) -> Result<Vec<&'static str>, sqlx::Error> {
-    let mut applied = Vec::new();
-    sqlx::raw_sql("set statement_timeout = 0")
+    sqlx::raw_sql("set statement_timeout = 0; set lock_timeout = 0")
         .execute(&mut *connection)
         .await?;
+    sqlx::query("select pg_advisory_lock($1)")
+        .bind(ONE_AT_A_TIME)
+        .execute(&mut *connection)
+        .await?;
+    let applied = apply_missing(connection).await;
+    sqlx::query("select pg_advisory_unlock($1)")
+        .bind(ONE_AT_A_TIME)
+        .execute(&mut *connection)
+        .await?;
+    applied
+}
+
+async fn apply_missing(connection: &mut PgConnection) -> Result<Vec<&'static str>, sqlx::Error> {
+    let mut applied = Vec::new();
     for file in missing(connection).await? {
         let mut transaction = connection.begin().await?;
         sqlx::raw_sql(file.sql).execute(&mut *transaction).await?;

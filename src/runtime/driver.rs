@@ -299,7 +299,9 @@ impl Driver {
     fn went_down(&mut self, down: &Down) {
         let told = self.told_down.replace((down.class, down.reason.clone()));
         if down.class != DownClass::Asked && told != self.told_down {
-            warn!("Realtime is not live: {down}; pacing goes on");
+            warn!(
+                "Realtime is not live: {down}; pacing does not need it, edits are seen by the sync"
+            );
         }
         self.realtime = down.to_string();
     }

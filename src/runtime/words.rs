@@ -11,12 +11,13 @@ pub fn tell(notice: &Notice) {
         Notice::Synced(rows) => info!(rows, "schedule read from the table"),
         Notice::SetAside(id, why) => warn!(
             distribution = %id, reason = %why,
-            "row set aside; correct it and it goes on at once"
+            "row set aside; correct it and it goes on at once (a failing insert is tried again every minute as well)"
         ),
         Notice::Mended(id) => info!(distribution = %id, "row is paced again"),
-        Notice::Repaired(rows) => warn!(
+        // No warning yet: the event may still be on its way. One that does not come is told as silence.
+        Notice::Repaired(rows) => info!(
             rows,
-            "the periodic sync found edits of which Realtime had not told; if this goes on, look at the project's Realtime limits"
+            "the periodic sync read edits before Realtime told of them"
         ),
         Notice::Silent(Verdict::Rejoin) => {
             warn!("Realtime keeps silent though joined; joining again");
@@ -26,10 +27,13 @@ pub fn tell(notice: &Notice) {
         }
         Notice::ClockStepped => warn!("the database's clock stepped; pacing follows it"),
         Notice::DatabaseAway(why) => {
-            warn!(reason = %why, "the database is away; the schedule is kept, trying again");
+            warn!(reason = %why, "the database does not take our statements; the schedule is kept, trying again");
         }
         Notice::DatabaseBack(after) => {
-            info!(after_seconds = after.as_secs(), "the database is back");
+            info!(
+                after_seconds = after.as_secs(),
+                "the database takes our statements again"
+            );
         }
         Notice::Paused(true) => {
             warn!(

@@ -315,3 +315,20 @@ async fn what_is_ours_is_closed_to_anon_and_authenticated_and_open_to_service_ro
     .expect("row security");
     assert_eq!(unguarded, [""; 0], "without row level security");
 }
+
+#[tokio::test]
+async fn several_at_once_wait_for_each_other_and_all_succeed() {
+    let url = server::database().await;
+    let connect = async || PgConnection::connect(&url).await.expect("a connection");
+    let (mut first, mut second, mut third) = (connect().await, connect().await, connect().await);
+    let (first, second, third) = tokio::join!(
+        migrations::apply(&mut first),
+        migrations::apply(&mut second),
+        migrations::apply(&mut third)
+    );
+    let applied: usize = [first, second, third]
+        .into_iter()
+        .map(|applied| applied.expect("applied").len())
+        .sum();
+    assert_eq!(applied, MIGRATIONS.len(), "each file once");
+}
