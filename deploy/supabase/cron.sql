@@ -6,7 +6,7 @@ begin
   if not exists (select from pg_extension where extname = 'pg_cron') then
     create extension pg_cron;
   end if;
-exception when insufficient_privilege or undefined_file or object_not_in_prerequisite_state or feature_not_supported or raise_exception then
+exception when insufficient_privilege or undefined_file or object_not_in_prerequisite_state or feature_not_supported or undefined_object or raise_exception then
   raise exception using message = 'pg_cron is not there: ' || sqlerrm,
     hint = 'on Supabase: Integrations, Cron, Enable; then run this again';
 end $$;

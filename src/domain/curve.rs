@@ -66,7 +66,7 @@ impl Curve {
     /// that the anchor already covers, and for one that is never reached.
     pub fn moment(&self, k: i64) -> Option<DbTime> {
         let needed = Self::half_before(k) - self.anchor;
-        if k > self.total || needed <= 0 {
+        if k > self.total || needed < 0 {
             return None;
         }
         self.after(needed, Rounding::Down)

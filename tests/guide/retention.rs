@@ -3,19 +3,26 @@
 use uuid::Uuid;
 
 use super::said;
-use crate::harness::{PATIENCE, Place, find};
+use crate::harness::Place;
 
-/// A row of 200 visits at 20 a second that is completed already, by hand.
+/// Visits of a row, at [`RATE`] a second: more than its bucket lets through within five seconds.
+const TOTAL: i64 = 280;
+const RATE: i64 = 20;
+
+/// A row whose whole curve is due and stored, by hand.
 async fn completed(place: &Place) -> Uuid {
-    let row = place.insert(200, "20 a second", "null").await;
-    let added = said(
-        &place.db,
-        format!(
-            "select visits_added from distribute_visits_for_partner('{}', 200)",
+    let row = place
+        .ask(format!(
+            "insert into visit_distribution (partner_id, total_visits, time_period, visits_per_unit, start_time)
+             values ('{}', {TOTAL}, 'second', {RATE}, now() - interval '1 minute') returning id",
             place.partner
-        ),
+        ))
+        .await;
+    let by_hand = format!(
+        "select visits_added from distribute_visits_for_partner('{}', {TOTAL})",
+        place.partner
     );
-    assert_eq!(added.await, ["200"]);
+    assert_eq!(said(&place.db, by_hand).await, [TOTAL.to_string()]);
     row
 }
 
@@ -41,7 +48,7 @@ async fn what_was_purged_is_never_issued_again_whatever_syncs() {
     let place = Place::new().await;
     let row = completed(&place).await;
     let purged = said(&place.db, "select * from purge_old_visits(interval '0')").await;
-    assert_eq!(purged, [format!("{row}|200")]);
+    assert_eq!(purged, [format!("{row}|{TOTAL}")]);
     for _ in 0..2 {
         assert_eq!(sync(&place).await, [""; 0], "nothing differs");
         assert_eq!(place.stored(row).await, 0);
@@ -49,15 +56,24 @@ async fn what_was_purged_is_never_issued_again_whatever_syncs() {
     let ledger = format!(
         "select status, distributed, purged, missing from visit_distribution_status where id = '{row}'"
     );
-    assert_eq!(said(&place.db, ledger).await, ["completed|200|200|0"]);
+    assert_eq!(
+        said(&place.db, ledger).await,
+        [format!("completed|{TOTAL}|{TOTAL}|0")]
+    );
 
-    place.set(row, "total_visits = 210").await;
+    place
+        .set(row, &format!("total_visits = {TOTAL} + 10"))
+        .await;
     let _agent = place.agent().await;
     place.has_stored(row, 10).await;
     let numbers = format!(
         "select min(visit_number), max(visit_number) from store_visits where distribution_id = '{row}'"
     );
-    assert_eq!(said(&place.db, numbers).await, ["201|210"], "numbers go on");
+    assert_eq!(
+        said(&place.db, numbers).await,
+        [format!("{}|{}", TOTAL + 1, TOTAL + 10)],
+        "numbers go on"
+    );
 }
 
 #[tokio::test]
@@ -103,42 +119,40 @@ async fn gone_and_asked_for(removal: &str) {
     let row = completed(&place).await;
     place.edit(removal).await;
     let left = place.stored(row).await;
-    let missing = 200 - left;
+    let missing = TOTAL - left;
     assert_eq!(
         sync(&place).await,
-        [format!("200|200|{missing}")],
+        [format!("{TOTAL}|{TOTAL}|{missing}")],
         "{removal}"
     );
     assert_eq!(place.stored(row).await, left, "nothing comes by itself");
     let told =
         format!("select distributed, missing from visit_distribution_status where id = '{row}'");
-    assert_eq!(said(&place.db, told).await, [format!("200|{missing}")]);
-    find("the whole curve is due", PATIENCE, async || {
-        (place.look(row).await.due == Some(200)).then_some(())
-    })
-    .await;
-
+    assert_eq!(said(&place.db, told).await, [format!("{TOTAL}|{missing}")]);
     let lower =
         "select counted_before, counted_now, missing from sync_distribution_counts(lower => true)";
     let lowered = said(&place.db, lower).await;
-    assert_eq!(lowered, [format!("200|{left}|0")]);
+    assert_eq!(lowered, [format!("{TOTAL}|{left}|0")]);
     let _agent = place.agent().await;
-    place.has_stored(row, 200).await;
+    place.has_stored(row, TOTAL).await;
     place.agents_work_for(2).await;
-    assert_eq!(place.stored(row).await, 200, "exactly the missing ones");
-    let densest: i64 = place
-        .ask(
-            "select max(n) from (
-               select count(*) over (order by created_at range between current row and interval '1 second' following) as n
-                 from store_visits where visit_number > 200) spans",
-        )
-        .await;
-    assert!(densest <= 2 * 20 + 41, "{densest} in a second");
+    assert_eq!(place.stored(row).await, TOTAL, "exactly the missing ones");
+    let again = format!(
+        "select max(n) from (
+           select count(*) over (order by created_at range between current row and interval '5 seconds' following) as n
+             from store_visits where visit_number > {TOTAL}) spans"
+    );
+    let densest: i64 = place.ask(again).await;
+    let bucket = 2 * RATE + 1;
+    assert!(
+        densest <= 5 * 2 * RATE + bucket,
+        "{densest} in five seconds"
+    );
 }
 
 #[tokio::test]
 async fn visits_that_the_user_deleted_come_again_when_a_person_asks_for_them_and_at_pace() {
-    gone_and_asked_for("delete from store_visits where visit_number <= 120").await;
+    gone_and_asked_for("delete from store_visits where visit_number <= 260").await;
 }
 
 #[tokio::test]
