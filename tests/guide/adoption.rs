@@ -123,7 +123,7 @@ async fn backfill_on_an_open_row_has_the_agent_issue_what_the_time_before_the_mi
         "nothing is owed for the time before: {before:?}"
     );
 
-    let before_us: i64 = place
+    let owed_before: i64 = place
         .ask("select round(extract(epoch from anchor_at - start_time) * 20)::bigint - 50 from visit_distribution")
         .await;
     let owed = said(
@@ -133,8 +133,8 @@ async fn backfill_on_an_open_row_has_the_agent_issue_what_the_time_before_the_mi
     .await;
     let owed: i64 = owed[0].parse().expect("a number");
     assert!(
-        owed >= 110 && (before_us - 1..=before_us + 2 * 20).contains(&owed),
-        "what the time before owed, {before_us}, and what is due meanwhile, not {owed}"
+        owed >= 110 && (owed_before - 1..=owed_before + 2 * 20).contains(&owed),
+        "what the time before owed, {owed_before}, and what is due meanwhile, not {owed}"
     );
     let look = find("what was owed is stored", PATIENCE, async || {
         let look = place.look(row).await;
