@@ -398,12 +398,14 @@ impl Place {
     }
 
     /// Seconds, counted from the row's start, at whose end what is stored (by `visited_at`) is not what the curve says. Only
-    /// those that have passed, and not those just after an edit, when what was due before it is still draining.
+    /// those that have passed, and not those just after an edit, or just after the window opened that an edit had moved, when
+    /// what was due before it is still draining.
     pub async fn seconds_off_the_curve(&self, id: Uuid) -> Vec<String> {
         sqlx::query_scalar(AssertSqlSafe(format!(
             "select format('%s: %s instead of %s', at, counted, due)
                from visit_distribution d
-               cross join lateral generate_series(case when d.anchor_at > d.start_time then d.anchor_at + interval '2 seconds' else d.start_time end,
+               cross join lateral generate_series(case when d.anchor_at = d.start_time then d.start_time
+                   else greatest(d.anchor_at, d.start_time) + interval '2 seconds' end,
                  least(coalesce(d.end_time, 'infinity'), clock_timestamp() - interval '3 seconds'), interval '1 second') at
                cross join lateral (select visit_distribution_due(d.id, at) as due,
                  (select count(*) from store_visits v where v.distribution_id = d.id and v.visited_at <= at) as counted) c
