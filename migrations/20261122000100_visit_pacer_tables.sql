@@ -152,7 +152,9 @@ create table if not exists public.visit_pacer_agents (
   seen_at timestamptz not null default clock_timestamp(),
   version text,
   realtime text,                               -- live, or why not
-  rows_known bigint not null default 0
+  rows_known bigint not null default 0,
+  rows_owned bigint not null default 0,        -- those of them that are its to store
+  serving boolean not null default false       -- it knows the rows, and its batches get through
 ) with (fillfactor = 50);
 
 -- The one other table that is published: a row of our own to prove that events still arrive.

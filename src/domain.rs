@@ -2,7 +2,8 @@
 //! time, randomness and the outside world arrive as parameters.
 //!
 //! Read in this order: [`distribution`] (a row, parsed once), [`curve`] (the exact number of visits that should exist),
-//! [`bucket`] (how fast a backlog drains), [`timetable`] (which row fires when, and the batch), [`moments`] and [`visit`]
+//! [`bucket`] (how fast a backlog drains), [`timetable`] (which row fires when, and the batch), [`share`] (whose rows they
+//! are, where several agents run), [`moments`] and [`visit`]
 //! (what a visit looks like), [`agent`] (the state machine over all of it). Beside it: [`plan`] (a row before it runs) and
 //! [`finding`] (what `doctor` has to say).
 
@@ -21,6 +22,7 @@ pub mod plan;
 pub mod proof;
 pub mod retry;
 pub mod secret;
+pub mod share;
 pub mod time;
 pub mod timetable;
 pub mod visit;

@@ -266,7 +266,13 @@ fn described(agent: &AgentRow) -> Vec<Span<'static>> {
         Some(why) if !why.is_empty() => format!("not live ({why})").yellow(),
         Some(_) | None => "not live yet".yellow(),
     };
-    let rows = counted(usize::try_from(agent.rows).unwrap_or(0), "row");
+    let whole = |rows: i64| usize::try_from(rows).unwrap_or(0);
+    let known = counted(whole(agent.rows), "row");
+    let rows = if agent.rows_owned == agent.rows {
+        known
+    } else {
+        format!("{} of {known}", agent.rows_owned)
+    };
     vec![
         Span::raw(format!("{}, Realtime ", agent.name)),
         realtime,

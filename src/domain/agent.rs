@@ -15,8 +15,9 @@ use super::batch::Batch;
 use super::bucket::RateBucket;
 use super::clock::{DbClock, Stepped};
 use super::echo::{Column, EchoBudget};
-use super::limits::{COALESCE, SYNC_EVERY_BLIND};
+use super::limits::{COALESCE, SERVES_WITHIN, SYNC_EVERY_BLIND};
 use super::proof::{CANARY, Proof};
+use super::share::Share;
 use super::time::{DbTime, Mono};
 use super::timetable::{Control, Look, Stamp, Status, Timetable};
 
@@ -38,6 +39,8 @@ mod writer;
 /// See the module.
 #[derive(Debug)]
 pub struct Agent {
+    me: Uuid,
+    agents: usize,
     timetable: Timetable,
     clock: DbClock,
     visits: RateBucket,
@@ -50,6 +53,7 @@ pub struct Agent {
     reader: Lane,
     keeper: Lane,
     storing: Option<Batch>,
+    storing_since: Mono,
     reading: Option<Reading>,
     keeping: Option<Chore>,
     wanted: BTreeSet<Uuid>,
@@ -71,21 +75,25 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// An agent that knows nothing yet, bounded to so many visits a second. `seed` feeds the jitter of its retries.
-    pub fn new(max_visits_per_second: u32, seed: u64, now: Mono) -> Self {
+    /// An agent that knows nothing yet, bounded to so many visits a second. `me` is new at each start of a process; it
+    /// also feeds the jitter of its retries.
+    pub fn new(me: Uuid, max_visits_per_second: u32, now: Mono) -> Self {
         Self {
-            timetable: Timetable::default(),
+            me,
+            agents: 1,
+            timetable: Timetable::new(Share::alone(me)),
             clock: DbClock::default(),
             visits: RateBucket::visits(i64::from(max_visits_per_second), now),
             echo: EchoBudget::new(Control::default().echo_budget_micro, now),
             proof: Proof::default(),
-            random: Pcg32::seed_from_u64(seed),
+            random: Pcg32::seed_from_u64(me.as_u64_pair().0),
             outbox: VecDeque::new(),
             stamp: Stamp::default(),
             writer: Lane::new(now),
             reader: Lane::new(now),
             keeper: Lane::new(now),
             storing: None,
+            storing_since: now,
             reading: None,
             keeping: None,
             wanted: BTreeSet::new(),
@@ -176,7 +184,7 @@ impl Agent {
         self.health
     }
 
-    /// All rows as they stand; nothing before the first round trip.
+    /// All rows of this agent as they stand; nothing before the first round trip.
     pub fn look_at_all(&self, now: Mono) -> Vec<Look> {
         self.clock
             .at(now)
@@ -188,7 +196,18 @@ impl Agent {
         self.timetable.len()
     }
 
-    /// Rows that run.
+    /// Rows that are this agent's to store.
+    pub fn rows_owned(&self) -> usize {
+        self.timetable.ours()
+    }
+
+    /// Whether it knows the rows, and its batches get through.
+    pub fn serves(&self, now: Mono) -> bool {
+        let stuck = self.storing.is_some() && now.since(self.storing_since) > SERVES_WITHIN;
+        self.health.synced_at.is_some() && !self.stopping && !stuck && !self.writer.fails()
+    }
+
+    /// Rows of this agent that run.
     pub fn running(&self) -> usize {
         self.timetable.running()
     }
@@ -272,6 +291,9 @@ impl Agent {
         let Some(look) = self.timetable.look(id, db_now) else {
             return;
         };
+        if !self.timetable.is_ours(id) {
+            return;
+        }
         match look.reason {
             Some(why) if self.set_aside.insert(id) => self.tell(Notice::SetAside(id, why)),
             None if self.set_aside.remove(&id) => self.tell(Notice::Mended(id)),

@@ -117,10 +117,12 @@ impl RateBucket {
         Self::new(per_second_micro, WRITE_BACK_BURST, now)
     }
 
-    /// Another rate from now on.
-    pub fn set_rate(&mut self, per_second_micro: i64, now: Mono) {
+    /// Another rate and burst from now on.
+    pub fn set_rate(&mut self, per_second_micro: i64, burst: i64, now: Mono) {
         self.refill(now);
         self.micro_tokens_per_second = per_second_micro.max(0);
+        self.burst = burst.max(1).saturating_mul(MICRO);
+        self.level = self.level.min(self.burst);
     }
 
     /// Whole tokens that it holds.

@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use super::bucket::RateBucket;
-use super::limits::{COMPLETIONS_PER_SECOND, ROWS_PER_WRITE_BACK, WRITE_BACK_EVERY};
+use super::limits::{
+    COMPLETIONS_PER_SECOND, ROWS_PER_WRITE_BACK, WRITE_BACK_BURST, WRITE_BACK_EVERY,
+};
 use super::time::Mono;
 
 /// See the module.
@@ -47,9 +49,11 @@ impl EchoBudget {
         }
     }
 
-    /// The budget of the control row.
-    pub fn set_rate(&mut self, per_second_micro: i64, now: Mono) {
-        self.running.set_rate(per_second_micro, now);
+    /// The budget of the control row, of which so many agents have an equal part each.
+    pub fn share(&mut self, per_second_micro: i64, agents: usize, now: Mono) {
+        let agents = i64::try_from(agents).unwrap_or(i64::MAX).max(1);
+        let (rate, burst) = (per_second_micro / agents, WRITE_BACK_BURST / agents);
+        self.running.set_rate(rate, burst, now);
     }
 
     /// A row's column is now so.
@@ -182,6 +186,20 @@ mod tests {
             written.values().all(|times| times.len() == 1),
             "nobody twice before everybody once"
         );
+    }
+
+    #[test]
+    fn of_two_agents_each_has_half_the_budget_and_half_the_burst() {
+        let mut budget = EchoBudget::new(200_000, ms(0));
+        budget.share(200_000, 2, ms(0));
+        let mut written = 0;
+        for second in 0..=100 {
+            for row in 0..1_000 {
+                budget.note(Uuid::from_u128(row), Column::Stale, ms(second * 1_000));
+            }
+            written += budget.take(ms(second * 1_000)).len();
+        }
+        assert_eq!(written, 10 + 10, "10 + 100 s × 0.1/s");
     }
 
     #[test]

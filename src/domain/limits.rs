@@ -48,6 +48,10 @@ pub const LOCKED_RETRY_MIN: Duration = Duration::from_millis(50);
 pub const LOCKED_RETRY_MAX: Duration = Duration::from_secs(1);
 /// A row whose insert fails is tried again.
 pub const INVALID_RETRY: Duration = Duration::from_secs(60);
+/// An agent that was not seen for so long by DB time has lost its rows to the others.
+pub const AGENT_GONE_AFTER: Duration = Duration::from_millis(2_500);
+/// A batch that is not answered for so long makes the agent say that it does not serve.
+pub const SERVES_WITHIN: Duration = Duration::from_millis(2_500);
 /// Waits after a statement that found the database away: the first, and the longest.
 pub const DATABASE_RETRY_MIN: Duration = Duration::from_millis(200);
 /// See [`DATABASE_RETRY_MIN`].
@@ -71,4 +75,5 @@ pub const ECHOES_AWAITED: usize = 256;
 
 const _: () = assert!(FIRE_PERIOD_US % SLOT_US == 0);
 const _: () = assert!(VISITS_PER_ROW <= VISITS_PER_BATCH);
+const _: () = assert!(2 * BEAT_EVERY.as_millis() < AGENT_GONE_AFTER.as_millis());
 const _: () = assert!(SYNC_EVERY_BLIND.as_secs() < SYNC_EVERY.as_secs());

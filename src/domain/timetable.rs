@@ -17,6 +17,7 @@ use super::limits::{
     VISITS_PER_BATCH, VISITS_PER_ROW,
 };
 use super::moments::{Span, visited_at};
+use super::share::Share;
 use super::time::{DbTime, micros_of};
 
 pub use self::look::{Look, Status};
@@ -123,6 +124,8 @@ struct Entry {
     company: Option<usize>,
     stall: Option<Stall>,
     running: bool,
+    /// It is this agent's to store.
+    ours: bool,
 }
 
 /// See the module.
@@ -133,9 +136,27 @@ pub struct Timetable {
     control: Control,
     running: usize,
     spread: Spread,
+    share: Share,
+}
+
+/// Rows that changed hands.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Shift {
+    /// Ours from now on. Nothing of them is stored before they are read again: somebody else had them.
+    pub gained: Vec<Uuid>,
+    /// Somebody else's from now on.
+    pub lost: Vec<Uuid>,
 }
 
 impl Timetable {
+    /// A timetable without rows, for an agent that has this share of them.
+    pub fn new(share: Share) -> Self {
+        Self {
+            share,
+            ..Self::default()
+        }
+    }
+
     /// The control row as it is now.
     pub fn control(&self) -> Control {
         self.control
@@ -161,13 +182,51 @@ impl Timetable {
         self.reschedule_all(now);
     }
 
+    /// Takes over how the rows are shared; says which changed hands.
+    pub fn set_share(&mut self, share: Share, at: Stamp, now: DbTime) -> Shift {
+        let mut shift = Shift::default();
+        if share == self.share {
+            return shift;
+        }
+        self.share = share;
+        for (id, entry) in &mut self.entries {
+            match (entry.ours, self.share.owns(*id)) {
+                (false, true) => {
+                    entry.ours = true;
+                    if entry.hold == Hold::Ready {
+                        entry.hold = Hold::Doubtful(Doubt::Unknown, at);
+                    }
+                    shift.gained.push(*id);
+                }
+                (true, false) => {
+                    entry.ours = false;
+                    shift.lost.push(*id);
+                }
+                (true, true) | (false, false) => {}
+            }
+        }
+        for id in shift.lost.iter().chain(&shift.gained) {
+            self.schedule(*id, now);
+        }
+        shift
+    }
+
+    /// Whether the row is known, and this agent's to store.
+    pub fn is_ours(&self, id: Uuid) -> bool {
+        self.entries.get(&id).is_some_and(|entry| entry.ours)
+    }
+
     /// One row that was read (`None`: it is not there) by a read that began at `began`.
     pub fn apply(&mut self, id: Uuid, read: Option<RowRead>, began: Stamp, now: DbTime) -> Applied {
         let Some(read) = read else {
             return self.remove(id, began);
         };
         let control = self.control;
-        let entry = self.entries.entry(id).or_insert_with(Entry::unknown);
+        let ours = self.share.owns(id);
+        let entry = self
+            .entries
+            .entry(id)
+            .or_insert_with(|| Entry::unknown(ours));
         let changed = entry.take_config(&read, began, &control);
         let moved = entry.take_progress(read, began);
         let doubt = entry.settle(began);
@@ -324,10 +383,11 @@ impl Timetable {
             .map(|entry| entry.look(id, &self.control, now))
     }
 
-    /// All rows' states, by id.
+    /// The states of all rows that are this agent's, by id.
     pub fn look_at_all(&self, now: DbTime) -> impl Iterator<Item = Look> + '_ {
         self.entries
             .iter()
+            .filter(|(_, entry)| entry.ours)
             .map(move |(id, entry)| entry.look(*id, &self.control, now))
     }
 
@@ -343,12 +403,17 @@ impl Timetable {
         self.entries.len()
     }
 
+    /// Rows known that are this agent's.
+    pub fn ours(&self) -> usize {
+        self.entries.values().filter(|entry| entry.ours).count()
+    }
+
     /// Whether no row is known.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Rows that run: active, and not at their total.
+    /// Rows of this agent that run: active, and not at their total.
     pub fn running(&self) -> usize {
         self.running
     }
@@ -452,7 +517,7 @@ impl Timetable {
         let running = entry.runs();
         let was_running = std::mem::replace(&mut entry.running, running);
         let give_up_after = self.control.give_up_after_us;
-        let wake = (entry.hold == Hold::Ready)
+        let wake = (entry.hold == Hold::Ready && entry.ours)
             .then(|| entry.due_next(give_up_after, now))
             .flatten()
             .map(|due| {
@@ -502,7 +567,7 @@ struct Fire {
 }
 
 impl Entry {
-    fn unknown() -> Self {
+    fn unknown(ours: bool) -> Self {
         Self {
             parsed: Err(Unpaced::NotAnchored),
             version: None,
@@ -518,6 +583,7 @@ impl Entry {
             company: None,
             stall: None,
             running: false,
+            ours,
         }
     }
 
@@ -571,9 +637,9 @@ impl Entry {
     }
 
     fn runs(&self) -> bool {
-        self.parsed
-            .as_ref()
-            .is_ok_and(|row| row.active && self.progress.distributed < row.curve.total)
+        let unfinished =
+            |row: &Distribution| row.active && self.progress.distributed < row.curve.total;
+        self.ours && self.parsed.as_ref().is_ok_and(unfinished)
     }
 
     /// The row, while visits of it may be stored.

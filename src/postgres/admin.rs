@@ -102,6 +102,10 @@ pub struct AgentRow {
     pub realtime: Option<String>,
     /// Rows in its schedule.
     pub rows: i64,
+    /// … those that are its to store.
+    pub rows_owned: i64,
+    /// It knows the rows, and its batches get through.
+    pub serving: bool,
     /// Its version.
     pub version: Option<String>,
 }
@@ -109,7 +113,7 @@ pub struct AgentRow {
 /// The agents that were seen within the last minute.
 pub async fn agents(connection: &mut PgConnection) -> Result<Vec<AgentRow>, sqlx::Error> {
     let rows = sqlx::query(
-        "select name, extract(epoch from clock_timestamp() - seen_at)::float8 as seen, realtime, rows_known, version
+        "select name, extract(epoch from clock_timestamp() - seen_at)::float8 as seen, realtime, rows_known, rows_owned, serving, version
            from public.visit_pacer_agents where seen_at > clock_timestamp() - interval '1 minute' order by started_at, id",
     )
     .fetch_all(connection)
@@ -121,6 +125,8 @@ pub async fn agents(connection: &mut PgConnection) -> Result<Vec<AgentRow>, sqlx
                 seen_seconds_ago: row.try_get("seen")?,
                 realtime: row.try_get("realtime")?,
                 rows: row.try_get("rows_known")?,
+                rows_owned: row.try_get("rows_owned")?,
+                serving: row.try_get("serving")?,
                 version: row.try_get("version")?,
             })
         })

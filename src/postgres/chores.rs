@@ -5,6 +5,8 @@ use uuid::Uuid;
 
 use crate::domain::agent::{Finding, Published, WrittenBack};
 use crate::domain::decimal::parse_scaled;
+use crate::domain::limits::AGENT_GONE_AFTER;
+use crate::domain::share::Peer;
 use crate::domain::time::DbTime;
 use crate::domain::timetable::Control;
 
@@ -24,36 +26,61 @@ pub struct SelfReport {
     pub realtime: String,
     /// Rows in its schedule.
     pub rows: i64,
+    /// … those that are its to store.
+    pub rows_owned: i64,
+}
+
+/// What a beat finds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Seen {
+    /// The control row.
+    pub control: Control,
+    /// The other agents that are there.
+    pub peers: Vec<Peer>,
+    /// The database's clock.
+    pub db: DbTime,
 }
 
 const BEAT: &str = "
   with beat as (
-    insert into public.visit_pacer_agents as a (id, name, version, realtime, rows_known) values ($1, $2, $3, $4, $5)
-    on conflict (id) do update set seen_at = clock_timestamp(), realtime = excluded.realtime, rows_known = excluded.rows_known
+    insert into public.visit_pacer_agents as a (id, name, version, realtime, rows_known, rows_owned, serving)
+    values ($1, $2, $3, $4, $5, $6, $7)
+    on conflict (id) do update set seen_at = clock_timestamp(), realtime = excluded.realtime, rows_known = excluded.rows_known,
+                                   rows_owned = excluded.rows_owned, serving = excluded.serving
   ), control as (
     insert into public.visit_pacer_control (id)
     select true where not exists (select from public.visit_pacer_control) on conflict do nothing
     returning *
   ), gone as (
     delete from public.visit_pacer_agents where seen_at < clock_timestamp() - interval '1 day' and id <> $1
+  ), others as (
+    -- One that was seen in the future was seen before the clock was set back.
+    select array_agg(id) filter (where serving) as serving, array_agg(id) filter (where not serving) as idle
+      from public.visit_pacer_agents
+     where id <> $1 and seen_at between clock_timestamp() - $8 * interval '1 second' and clock_timestamp() + interval '1 second'
   )
   select paused, catch_up::text as catch_up, echo_budget::text as echo_budget,
          least(extract(epoch from give_up_after) * 1000000, 9000000000000000)::bigint as give_up_after,
-         (extract(epoch from clock_timestamp()) * 1000000)::bigint as clock
-    from (select * from public.visit_pacer_control union all select * from control) control";
+         (extract(epoch from clock_timestamp()) * 1000000)::bigint as clock,
+         coalesce(serving, '{}') as serving, coalesce(idle, '{}') as idle
+    from (select * from public.visit_pacer_control union all select * from control) control cross join others";
 
-/// Is seen, and reads the control row.
+/// Is seen, reads the control row, and sees the other agents.
 pub async fn beat(
     connection: &mut PgConnection,
     identity: &Identity,
+    serving: bool,
     report: &SelfReport,
-) -> Result<(Control, DbTime), sqlx::Error> {
+) -> Result<Seen, sqlx::Error> {
     let row = sqlx::query(BEAT)
         .bind(identity.id)
         .bind(&identity.name)
         .bind(env!("CARGO_PKG_VERSION"))
         .bind(&report.realtime)
         .bind(report.rows)
+        .bind(report.rows_owned)
+        .bind(serving)
+        .bind(AGENT_GONE_AFTER.as_secs_f64())
         .fetch_one(connection)
         .await?;
     let scaled = |name: &str, decimals: u32, otherwise: i64| {
@@ -71,7 +98,16 @@ pub async fn beat(
         give_up_after_us: row.try_get("give_up_after")?,
         echo_budget_micro: scaled("echo_budget", 6, usual.echo_budget_micro)?,
     };
-    Ok((control, DbTime::from_micros(row.try_get("clock")?)))
+    let peers = |column: &str, serving: bool| {
+        let peer = |id| Peer { id, serving };
+        row.try_get::<Vec<Uuid>, _>(column)
+            .map(|ids| ids.into_iter().map(peer).collect::<Vec<_>>())
+    };
+    Ok(Seen {
+        control,
+        peers: [peers("serving", true)?, peers("idle", false)?].concat(),
+        db: DbTime::from_micros(row.try_get("clock")?),
+    })
 }
 
 /// Is seen no more.

@@ -77,10 +77,9 @@ pub async fn run(
     windows: Windows,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let seed = config.identity.id.as_u64_pair().0;
     let now = config.clock.now();
     let mut driver = Driver::new(
-        Agent::new(config.max_visits_per_second, seed, now),
+        Agent::new(config.identity.id, config.max_visits_per_second, now),
         &config,
         windows,
     );
@@ -319,6 +318,7 @@ impl Driver {
             paused: self.agent.paused(),
             realtime: self.realtime.clone(),
             rows: self.agent.rows(),
+            rows_owned: self.agent.rows_owned(),
             ..Snapshot::default()
         };
         snapshot.count(&self.agent.look_at_all(now));
@@ -326,7 +326,7 @@ impl Driver {
             self.next_summary = now.plus(SUMMARY_EVERY);
             info!(
                 visits = snapshot.counters.visits - self.summed_up.visits,
-                rows = snapshot.rows,
+                rows = snapshot.rows_owned,
                 running = self.agent.running(),
                 backlog = snapshot.backlog,
                 realtime = %snapshot.realtime,

@@ -187,9 +187,9 @@ async fn keep(
     let mut sent = answers.clock.now();
     let outcome = within(async {
         let kept = match chore {
-            Chore::Beat => {
-                let (control, db) = chores::beat(connection, identity, report).await?;
-                return Ok((Kept::Beat(control), db));
+            Chore::Beat { serving } => {
+                let seen = chores::beat(connection, identity, *serving, report).await?;
+                return Ok((Kept::Beat(seen.control, seen.peers), seen.db));
             }
             Chore::WriteBack(ids) => Kept::WroteBack(chores::write_back(connection, ids).await?),
             Chore::Canary => {

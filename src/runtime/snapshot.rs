@@ -24,6 +24,8 @@ pub struct Snapshot {
     pub realtime: String,
     /// Rows known.
     pub rows: usize,
+    /// … those that are this agent's to store; what follows is of these.
+    pub rows_owned: usize,
     /// Rows by status.
     pub by_status: Vec<(Status, usize)>,
     /// Rows that do not get what is due, by what keeps them.
@@ -42,7 +44,8 @@ impl Snapshot {
     pub fn report(&self) -> SelfReport {
         SelfReport {
             realtime: self.realtime.clone(),
-            rows: i64::try_from(self.rows).unwrap_or(i64::MAX),
+            rows: whole(self.rows),
+            rows_owned: whole(self.rows_owned),
         }
     }
 
@@ -134,8 +137,13 @@ impl Snapshot {
         vec![
             ("rows", "Rows in the schedule", whole(self.rows)),
             (
+                "rows_owned",
+                "Rows that are this agent's to store",
+                whole(self.rows_owned),
+            ),
+            (
                 "backlog_visits",
-                "Visits due and not stored, all rows together",
+                "Visits due and not stored, all rows of this agent together",
                 self.backlog,
             ),
             (

@@ -35,6 +35,8 @@ pub fn tell(notice: &Notice) {
                 "the database takes our statements again"
             );
         }
+        Notice::Shared(1) => info!("the only agent: every row is its own"),
+        Notice::Shared(agents) => info!(agents, "the rows are shared among the agents"),
         Notice::Paused(true) => {
             warn!(
                 "everything is paused by visit_pacer_control; `visit-pacer resume --all` goes on"

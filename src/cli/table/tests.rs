@@ -25,12 +25,20 @@ pub fn row(distributed: i64, total: i64) -> StatusRow {
     }
 }
 
-fn agent(name: &str, seen_seconds_ago: f64, realtime: &str, rows: i64) -> AgentRow {
+fn agent(
+    name: &str,
+    seen_seconds_ago: f64,
+    realtime: &str,
+    rows_owned: i64,
+    rows: i64,
+) -> AgentRow {
     AgentRow {
         name: name.to_owned(),
         seen_seconds_ago,
         realtime: Some(realtime.to_owned()),
         rows,
+        rows_owned,
+        serving: true,
         version: None,
     }
 }
@@ -193,27 +201,27 @@ fn an_empty_table_says_what_to_do() {
 
 #[test]
 fn agents_are_counted_named_and_their_realtime_is_told() {
-    let live = agent("box:41", 0.4, "live", 2);
+    let live = agent("box:41", 0.4, "live", 2, 2);
     assert_eq!(
         text(&agents(&[live])),
         ["1 agent: box:41, Realtime live, 2 rows"]
     );
     let two = [
-        agent("box:41", 0.4, "live", 1),
-        agent("box:42", 0.9, "connecting", 1),
+        agent("box:41", 0.4, "live", 1, 3),
+        agent("box:42", 0.9, "connecting", 2, 3),
     ];
     assert_eq!(
         text(&agents(&two)),
         [
-            "2 agents: box:41, Realtime live, 1 row",
-            "          box:42, Realtime not live (connecting), 1 row"
+            "2 agents: box:41, Realtime live, 1 of 3 rows",
+            "          box:42, Realtime not live (connecting), 2 of 3 rows"
         ]
     );
 }
 
 #[test]
 fn an_agent_that_was_not_seen_for_long_is_no_agent() {
-    let gone = agent("box:41", 20.1, "live", 2);
+    let gone = agent("box:41", 20.1, "live", 2, 2);
     let text_of_none = "no agent has been seen for 20 s: start one with visit-pacer run";
     assert_eq!(text(&agents(&[gone])), [text_of_none]);
     assert_eq!(text(&agents(&[])), [text_of_none]);

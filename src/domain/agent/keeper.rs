@@ -6,6 +6,7 @@ use uuid::Uuid;
 use super::{Action, Agent, Chore, Finding, Kept, Notice, Published, Trip, WrittenBack};
 use crate::domain::limits::BEAT_EVERY;
 use crate::domain::proof::CANARY;
+use crate::domain::share::{Peer, Share};
 use crate::domain::time::{DbTime, Mono};
 use crate::domain::timetable::Control;
 
@@ -18,7 +19,7 @@ impl Agent {
             match &chore {
                 Chore::WriteBack(ids) => ids.iter().for_each(|id| self.proof.writing(*id)),
                 Chore::Canary => self.proof.writing(CANARY),
-                Chore::Beat
+                Chore::Beat { .. }
                 | Chore::Initialise
                 | Chore::Reconcile(_)
                 | Chore::MarkInvalid(..)
@@ -33,7 +34,9 @@ impl Agent {
     fn next_chore(&mut self, now: Mono) -> Option<Chore> {
         if self.next_beat <= now {
             self.next_beat = now.plus(BEAT_EVERY);
-            return Some(Chore::Beat);
+            return Some(Chore::Beat {
+                serving: self.serves(now),
+            });
         }
         if let Some(chore) = self.chores.pop_front() {
             return Some(chore);
@@ -90,7 +93,10 @@ impl Agent {
             return;
         };
         match kept {
-            Kept::Beat(control) => self.control(control, db_now, now),
+            Kept::Beat(control, peers) => {
+                self.control(control, db_now);
+                self.share(&peers, db_now, now);
+            }
             Kept::WroteBack(rows) => self.wrote_back(&chore, &rows, now),
             Kept::Canary => self.proof.wrote(CANARY, now),
             Kept::Initialised(rows) => {
@@ -109,7 +115,7 @@ impl Agent {
     fn not_kept(&mut self, chore: Chore, now: Mono) {
         match chore {
             // The beat comes by itself; so do the others, as long as there is a reason for them.
-            Chore::Beat | Chore::Initialise | Chore::MarkInvalid(..) => {}
+            Chore::Beat { .. } | Chore::Initialise | Chore::MarkInvalid(..) => {}
             Chore::Canary => self.proof.did_not_write(CANARY),
             Chore::WriteBack(_) => self.wrote_back(&chore, &[], now),
             Chore::Reconcile(ids) => {
@@ -139,14 +145,33 @@ impl Agent {
         }
     }
 
-    fn control(&mut self, control: Control, db_now: DbTime, now: Mono) {
+    fn control(&mut self, control: Control, db_now: DbTime) {
         let was_paused = self.timetable.control().paused;
         self.timetable.set_control(control, db_now);
-        self.echo.set_rate(control.echo_budget_micro, now);
         self.control_known = true;
         if was_paused != control.paused {
             self.tell(Notice::Paused(control.paused));
         }
+    }
+
+    fn share(&mut self, peers: &[Peer], db_now: DbTime, now: Mono) {
+        let share = Share::beside(self.me, self.serves(now), peers);
+        let agents = share.agents();
+        let budget = self.timetable.control().echo_budget_micro;
+        self.echo.share(budget, agents, now);
+        if agents != self.agents {
+            self.agents = agents;
+            self.tell(Notice::Shared(agents));
+        }
+        let stamp = self.next_stamp();
+        let shift = self.timetable.set_share(share, stamp, db_now);
+        for id in shift.lost {
+            self.forget(id, now);
+        }
+        for id in &shift.gained {
+            self.reconciliation.moved(*id);
+        }
+        self.want(shift.gained, now);
     }
 
     fn publication(&mut self, published: Published) {

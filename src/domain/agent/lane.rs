@@ -8,6 +8,7 @@ use crate::domain::time::Mono;
 pub(super) struct Lane {
     pub(super) busy: bool,
     pub(super) not_before: Mono,
+    failed: bool,
     retry: Retry,
 }
 
@@ -16,6 +17,7 @@ impl Lane {
         Self {
             busy: false,
             not_before: now,
+            failed: false,
             retry: Retry::new(DATABASE_RETRY_MIN, DATABASE_RETRY_MAX),
         }
     }
@@ -24,13 +26,20 @@ impl Lane {
         !self.busy && now >= self.not_before
     }
 
+    /// Its last job failed.
+    pub(super) fn fails(&self) -> bool {
+        self.failed
+    }
+
     pub(super) fn succeeded(&mut self) {
         self.busy = false;
+        self.failed = false;
         self.retry.reset();
     }
 
     pub(super) fn failed(&mut self, draw: u32, now: Mono) {
         self.busy = false;
+        self.failed = true;
         self.not_before = now.plus(self.retry.next(draw));
     }
 }

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::domain::batch::Batch;
 use crate::domain::proof::Verdict;
+use crate::domain::share::Peer;
 use crate::domain::time::{DbTime, Mono};
 use crate::domain::timetable::{Control, RowRead};
 
@@ -54,8 +55,8 @@ pub enum Stored {
 /// What the keeper found out.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Kept {
-    /// The agent was seen; the control row.
-    Beat(Control),
+    /// The agent was seen; the control row, and the other agents that are there.
+    Beat(Control, Vec<Peer>),
     /// These rows' columns were written, with what they say now.
     WroteBack(Vec<WrittenBack>),
     /// The canary was touched.
@@ -151,8 +152,11 @@ pub enum What {
 /// The keeper's jobs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Chore {
-    /// Be seen, and read the control row.
-    Beat,
+    /// Be seen, serving or not; read the control row, and see the other agents.
+    Beat {
+        /// The rows are known, and batches get through.
+        serving: bool,
+    },
     /// Write `total_distributed` back.
     WriteBack(Vec<Uuid>),
     /// Touch the canary.
@@ -186,6 +190,8 @@ pub enum Notice {
     DatabaseAway(String),
     /// It does again.
     DatabaseBack(Duration),
+    /// So many agents share the rows from now on.
+    Shared(usize),
     /// Everything was stopped by the control row, or goes on.
     Paused(bool),
     /// Counters and stored visits differ.

@@ -158,6 +158,7 @@ impl Agent {
         if first {
             self.tell(Notice::Synced(self.timetable.len()));
             self.reconciliation.begin(now);
+            self.next_beat = now; // the others are to know that it serves from now on
         }
     }
 }

@@ -107,6 +107,8 @@ enum Answer {
 
 /// A machine that an agent runs on, again and again.
 struct Host {
+    /// New at each start.
+    id: Uuid,
     agent: Option<Agent>,
     life: u32,
     born: i64,
@@ -184,6 +186,7 @@ impl World {
         }
         let agents = dice.between(1, 2);
         let host = |_| Host {
+            id: Uuid::nil(),
             agent: None,
             life: 0,
             born: 0,
@@ -299,7 +302,8 @@ impl World {
         }
         place.life += 1;
         place.born = self.now;
-        place.agent = Some(Agent::new(2_000, seed, Mono::from_micros(0)));
+        place.id = Uuid::from_u64_pair(seed, 0);
+        place.agent = Some(Agent::new(place.id, 2_000, Mono::from_micros(0)));
         place.feed.down();
         let channel = place.feed.channel;
         self.trail.say(self.now, &format!("agent {host} starts"));
@@ -494,7 +498,13 @@ impl World {
 
     fn kept(&mut self, chore: Chore, host: usize, clock: DbTime) -> Kept {
         match chore {
-            Chore::Beat => Kept::Beat(self.database.control),
+            Chore::Beat { serving } => {
+                let me = self.hosts[host].id;
+                Kept::Beat(
+                    self.database.control,
+                    self.database.beat(me, serving, clock),
+                )
+            }
             Chore::WriteBack(ids) => {
                 let (written, changes) = self.database.write_back(&ids);
                 self.hosts[host].write_backs += i64::try_from(changes.len()).expect("few");
@@ -600,6 +610,7 @@ impl World {
                 row.written
             );
         }
+        let mut owned = 0;
         for (name, host) in self.hosts.iter().enumerate() {
             let agent = host.agent.as_ref().expect("running");
             let health = agent.health();
@@ -617,8 +628,9 @@ impl World {
                 "{}",
                 host.write_backs
             );
+            assert_eq!(agent.rows(), self.database.rows.len(), "agent {name}");
             let looks = agent.look_at_all(host.mono(self.now));
-            assert_eq!(looks.len(), self.database.rows.len(), "agent {name}");
+            owned += looks.len();
             for look in looks {
                 let row = &self.database.rows[&look.id];
                 match row.parsed() {
@@ -632,6 +644,7 @@ impl World {
                 }
             }
         }
+        assert_eq!(owned, self.database.rows.len(), "each row has one agent");
     }
 }
 

@@ -10,6 +10,7 @@ use crate::domain::time::micros_of;
 use self::bench::{ALL_PUBLISHED, Bench, T0, edited, id, row};
 
 mod bench;
+mod sharing;
 
 #[test]
 fn nothing_is_stored_before_the_first_full_sync_and_the_control_row_are_in() {
@@ -378,7 +379,7 @@ fn while_the_database_is_away_the_agent_does_not_spin() {
 #[test]
 fn what_realtime_publishes_is_asked_for_again_when_the_answer_was_lost() {
     let mut bench = Bench::new();
-    assert_eq!(bench.take_chore(), Some(Chore::Beat));
+    assert_eq!(bench.take_chore(), Some(Chore::Beat { serving: false }));
     bench.answer_beat(Control::default());
     assert_eq!(bench.take_chore(), Some(Chore::Published));
     bench.input(Input::Kept(Err("away".to_owned())));
@@ -480,11 +481,9 @@ fn a_row_that_no_trigger_has_seen_is_anchored_and_not_told_as_set_aside() {
     ) = (None, None, None);
     let mut bench = Bench::new();
     bench.answer_read(vec![unseen]);
-    bench.answer_beat(Control::default());
+    bench.answer_beats();
+    assert_eq!(bench.take_chore(), Some(Chore::Published));
     bench.kept(Kept::Published(ALL_PUBLISHED));
-    bench
-        .asked
-        .retain(|action| !matches!(action, Action::Keep(Chore::Beat | Chore::Published)));
     assert_eq!(bench.take_chore(), Some(Chore::Initialise));
     bench.kept(Kept::Initialised(1));
     bench.take_read();
@@ -622,11 +621,9 @@ fn visits_that_are_missing_are_told_once() {
 fn counts_are_compared_after_the_first_sync() {
     let mut bench = Bench::new();
     bench.answer_read(vec![row(1, 0), row(2, 0)]);
-    bench.answer_beat(Control::default());
+    bench.answer_beats();
+    assert_eq!(bench.take_chore(), Some(Chore::Published));
     bench.kept(Kept::Published(ALL_PUBLISHED));
-    bench
-        .asked
-        .retain(|action| !matches!(action, Action::Keep(Chore::Beat | Chore::Published)));
     assert_eq!(
         bench.take_chore(),
         Some(Chore::Reconcile(vec![id(1), id(2)]))

@@ -30,6 +30,7 @@ impl Agent {
         if let Some(batch) = self.timetable.plan(db_now, available) {
             self.writer.busy = true;
             self.storing = Some(batch.clone());
+            self.storing_since = now;
             self.outbox.push_back(Action::Store(batch));
         }
     }

@@ -10,8 +10,9 @@ use crate::domain::batch::{Batch, BatchRow, Progress};
 use crate::domain::curve::VISIT;
 use crate::domain::decimal::format_scaled;
 use crate::domain::distribution::{Distribution, RawRow};
-use crate::domain::limits::{VISITS_PER_BATCH, VISITS_PER_ROW};
-use crate::domain::time::{DbTime, SECOND_US};
+use crate::domain::limits::{AGENT_GONE_AFTER, VISITS_PER_BATCH, VISITS_PER_ROW};
+use crate::domain::share::Peer;
+use crate::domain::time::{DbTime, SECOND_US, micros_of};
 use crate::domain::timetable::{Control, RowRead};
 
 /// A row of `visit_distribution`.
@@ -128,6 +129,8 @@ pub(super) struct Database {
     pub(super) on_time_since: Option<i64>,
     pub(super) ledger: BTreeMap<Uuid, Ledger>,
     pub(super) visits: i64,
+    /// When each agent was seen, and whether it serves.
+    pub(super) agents: BTreeMap<Uuid, (DbTime, bool)>,
 }
 
 impl Database {
@@ -344,6 +347,23 @@ impl Database {
             }
         }
         changes
+    }
+
+    /// As the agents' beat: who is there beside `me`.
+    pub(super) fn beat(&mut self, me: Uuid, serving: bool, now: DbTime) -> Vec<Peer> {
+        self.agents.insert(me, (now, serving));
+        let gone_after = micros_of(AGENT_GONE_AFTER);
+        let there = |at: DbTime| (-SECOND_US..=gone_after).contains(&now.micros_since(at));
+        let others = self
+            .agents
+            .iter()
+            .filter(|(id, (seen_at, _))| **id != me && there(*seen_at));
+        others
+            .map(|(id, (_, serving))| Peer {
+                id: *id,
+                serving: *serving,
+            })
+            .collect()
     }
 
     pub(super) fn mark_invalid(&mut self, id: Uuid, why: String) {

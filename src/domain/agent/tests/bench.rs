@@ -9,10 +9,14 @@ use super::super::*;
 use crate::domain::batch::Progress;
 use crate::domain::distribution::RawRow;
 use crate::domain::proof::Verdict;
+use crate::domain::share::Peer;
 use crate::domain::timetable::RowRead;
 
 /// The database's clock when the agent starts: a full second.
 pub(super) const T0: i64 = 1_800_000_000_000_000;
+
+/// The agent's own id.
+pub(super) const ME: Uuid = Uuid::from_u128(7);
 
 pub(super) const ALL_PUBLISHED: Published = Published {
     distributions: true,
@@ -59,16 +63,25 @@ pub(super) struct Bench {
     pub(super) asked: VecDeque<Action>,
     /// By how much the database's clock differs from where it began.
     pub(super) db_offset_us: i64,
+    /// The other agents, as the beats find them.
+    pub(super) peers: Vec<Peer>,
+    /// What the last beat said: whether it serves.
+    pub(super) serving: Option<bool>,
+    /// What was written back.
+    pub(super) written: Vec<Uuid>,
 }
 
 impl Bench {
     pub(super) fn new() -> Self {
         let now = Mono::from_micros(0);
         let mut bench = Self {
-            agent: Agent::new(2_000, 7, now),
+            agent: Agent::new(ME, 2_000, now),
             now,
             asked: VecDeque::new(),
             db_offset_us: 0,
+            peers: Vec::new(),
+            serving: None,
+            written: Vec::new(),
         };
         bench.input(Input::Tick);
         bench
@@ -79,7 +92,9 @@ impl Bench {
         let mut bench = Self::new();
         assert_eq!(bench.take_read(), Some(What::All));
         bench.answer_read(rows);
-        assert_eq!(bench.take_chore(), Some(Chore::Beat));
+        assert_eq!(bench.take_chore(), Some(Chore::Beat { serving: false }));
+        bench.answer_beat(Control::default());
+        assert_eq!(bench.take_chore(), Some(Chore::Beat { serving: true }));
         bench.answer_beat(Control::default());
         assert_eq!(bench.take_chore(), Some(Chore::Published));
         bench.kept(Kept::Published(ALL_PUBLISHED));
@@ -130,7 +145,7 @@ impl Bench {
     }
 
     pub(super) fn answer_beat(&mut self, control: Control) {
-        self.kept(Kept::Beat(control));
+        self.kept(Kept::Beat(control, self.peers.clone()));
     }
 
     pub(super) fn stored(&mut self, rows: impl IntoIterator<Item = Uuid>) {
@@ -224,9 +239,56 @@ impl Bench {
         self.now = end;
     }
 
+    /// Lets time pass to this second; chores are answered at once, nothing else is.
+    pub(super) fn keep_until(&mut self, seconds: f64) {
+        let end = Self::at(seconds);
+        while self.now < end {
+            self.now = self.now.plus(Duration::from_millis(10)).min(end);
+            self.input(Input::Tick);
+            while let Some(chore) = self.take_chore() {
+                let kept = match chore {
+                    Chore::Beat { serving } => {
+                        self.serving = Some(serving);
+                        Kept::Beat(self.agent.timetable.control(), self.peers.clone())
+                    }
+                    Chore::WriteBack(rows) => {
+                        self.written.extend(rows);
+                        Kept::WroteBack(Vec::new())
+                    }
+                    Chore::Reconcile(_) => Kept::Reconciled(Vec::new()),
+                    Chore::Published => Kept::Published(ALL_PUBLISHED),
+                    Chore::Canary => Kept::Canary,
+                    Chore::Initialise => Kept::Initialised(0),
+                    Chore::MarkInvalid(..) => Kept::MarkedInvalid,
+                };
+                self.kept(kept);
+            }
+        }
+    }
+
+    /// … and batches are stored, and their rows returned.
+    pub(super) fn store_until(&mut self, seconds: f64) -> Vec<Uuid> {
+        let mut rows = Vec::new();
+        let end = Self::at(seconds);
+        while self.now < end {
+            let next = self.now.plus(Duration::from_millis(10)).min(end);
+            self.keep_until(Duration::from_micros(next.as_micros().unsigned_abs()).as_secs_f64());
+            while let Some(batch) = self.take_batch() {
+                let stored: Vec<Uuid> = batch.rows.iter().map(|row| row.id).collect();
+                self.stored(stored.clone());
+                rows.extend(stored);
+            }
+        }
+        rows
+    }
+
     pub(super) fn answer_beats(&mut self) {
-        let beat = |action: &Action| (*action == Action::Keep(Chore::Beat)).then_some(());
-        while self.take(beat).is_some() {
+        let beat = |action: &Action| match action {
+            Action::Keep(Chore::Beat { serving }) => Some(*serving),
+            _ => None,
+        };
+        while let Some(serving) = self.take(beat) {
+            self.serving = Some(serving);
             let control = self.agent.timetable.control();
             self.answer_beat(control);
         }

@@ -1,0 +1,90 @@
+//! Several agents over one table: whose rows are stored, and what is said of oneself.
+
+use super::bench::{Bench, ME, id, row};
+use super::*;
+use crate::domain::share::{Peer, Share};
+use crate::domain::timetable::RowRead;
+
+const OTHER: Peer = Peer {
+    id: Uuid::from_u128(8),
+    serving: true,
+};
+
+fn twenty_rows() -> Vec<RowRead> {
+    (0..20).map(|n| row(n, 10)).collect()
+}
+
+fn theirs() -> BTreeSet<Uuid> {
+    let share = Share::beside(ME, true, &[OTHER]);
+    (0..20).map(id).filter(|row| !share.owns(*row)).collect()
+}
+
+#[test]
+fn an_agent_that_joins_has_its_rows_from_the_next_beat_on() {
+    let mut bench = Bench::live(&twenty_rows());
+    bench.peers = vec![OTHER];
+    bench.store_until(2.0);
+    let stored: BTreeSet<Uuid> = bench.store_until(4.0).into_iter().collect();
+    assert!(!theirs().is_empty());
+    assert_eq!(stored.len(), 20 - theirs().len());
+    assert!(stored.is_disjoint(&theirs()));
+    assert_eq!(bench.agent.rows_owned(), stored.len());
+    assert_eq!(bench.agent.rows(), 20, "what it would take over, it knows");
+}
+
+#[test]
+fn rows_of_an_agent_that_went_are_stored_only_after_they_were_read_again() {
+    let mut bench = Bench::live(&twenty_rows());
+    bench.peers = vec![OTHER];
+    bench.store_until(2.0);
+    bench.peers.clear();
+    let stored: BTreeSet<Uuid> = bench.store_until(4.0).into_iter().collect();
+    assert!(stored.is_disjoint(&theirs()), "nobody knows what it stored");
+
+    let Some(What::Rows(read)) = bench.take_read() else {
+        panic!("they are read at once");
+    };
+    assert_eq!(read.into_iter().collect::<BTreeSet<_>>(), theirs());
+    let truth = twenty_rows()
+        .into_iter()
+        .filter(|row| theirs().contains(&row.row.id));
+    bench.answer_read(truth.collect());
+    let stored: BTreeSet<Uuid> = bench.store_until(5.1).into_iter().collect();
+    assert_eq!(stored.len(), 20);
+}
+
+#[test]
+fn an_agent_serves_once_it_has_read_the_table_and_until_a_batch_is_not_answered_or_lost() {
+    let mut bench = Bench::new();
+    bench.answer_beats();
+    assert_eq!(bench.serving, Some(false), "it knows no row yet");
+    bench.answer_read(vec![row(1, 10)]);
+    bench.keep_until(0.01);
+    assert_eq!(bench.serving, Some(true), "told at once");
+
+    bench.keep_until(3.0);
+    assert!(bench.take_batch().is_some(), "sent after the first second");
+    assert_eq!(bench.serving, Some(true), "a moment is nothing");
+    bench.keep_until(5.0);
+    assert_eq!(bench.serving, Some(false), "no answer for long");
+    bench.stored([id(1)]);
+    bench.keep_until(6.0);
+    assert_eq!(bench.serving, Some(true));
+
+    assert!(bench.take_batch().is_some());
+    bench.input(Input::Stored(Stored::Unknown("reset".to_owned()), None));
+    bench.keep_until(7.0);
+    assert_eq!(bench.serving, Some(false), "its writer has no connection");
+}
+
+#[test]
+fn what_is_written_back_is_of_the_agents_own_rows() {
+    let mut bench = Bench::live(&twenty_rows());
+    bench.peers = vec![OTHER];
+    bench.store_until(2.0);
+    assert!(bench.notices().contains(&Notice::Shared(2)));
+    bench.written.clear();
+    bench.store_until(30.0);
+    assert!(!bench.written.is_empty());
+    assert!(bench.written.iter().all(|row| !theirs().contains(row)));
+}
