@@ -1,5 +1,6 @@
 //! What users see and every release keeps: one file a promise.
 
+mod agents;
 mod bad_rows;
 mod by_hand;
 mod cli;
