@@ -2,7 +2,9 @@
 
 create or replace function public.visit_pacer_agent_alive() returns boolean
 language sql stable set search_path = '' as $$
-  select exists (select from public.visit_pacer_agents a where a.seen_at > clock_timestamp() - interval '20 seconds')
+  -- One that was seen in the future was seen before the clock was set back.
+  select exists (select from public.visit_pacer_agents a
+                  where a.seen_at between clock_timestamp() - interval '20 seconds' and clock_timestamp() + interval '1 second')
 $$;
 comment on function public.visit_pacer_agent_alive is 'visit-pacer: an agent was seen within 20 s';
 
