@@ -340,12 +340,27 @@ impl Place {
         .await;
     }
 
-    /// The most visits of a row that were stored within any span of that length.
+    /// Notes from now on for which instant each batch is; [`Self::densest`] needs it.
+    pub async fn notes_fires(&self) {
+        self.edit(
+            "create table fires (distribution_id uuid, at timestamptz, visits bigint);
+             create function note_fire() returns trigger language plpgsql as $$ begin
+               insert into public.fires values (new.distribution_id, new.bucket_at, new.distributed - old.distributed);
+               return null;
+             end $$;
+             create trigger note_fire after update on visit_distribution_progress for each row
+               when (new.last_number > old.last_number) execute function note_fire()",
+        )
+        .await;
+    }
+
+    /// The most visits of a row within any span of that length, by the instants that its batches are for: a machine that is
+    /// slow to store one makes no difference.
     pub async fn densest(&self, id: Uuid, span: &str) -> i64 {
         self.ask(format!(
-            "select coalesce(max(n), 0) from (
-               select count(*) over (order by created_at range between current row and interval '{span}' following) as n
-                 from store_visits where distribution_id = '{id}') spans"
+            "select coalesce(max(n), 0)::bigint from (
+               select sum(visits) over (order by at range between current row and interval '{span}' following) as n
+                 from fires where distribution_id = '{id}') spans"
         ))
         .await
     }

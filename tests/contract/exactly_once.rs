@@ -44,6 +44,7 @@ async fn kill_nine_at_random_moments_loses_and_doubles_nothing() {
 #[tokio::test]
 async fn two_agents_at_once_store_each_visit_once_also_while_both_are_killed() {
     let place = Place::new().await;
+    place.notes_fires().await;
     let rows = rows(&place).await;
     let mut agents = [place.agent().await, place.agent().await];
     place.agents_work_for(3).await;

@@ -30,6 +30,7 @@ async fn keeps_fifty_a_second(place: &Place, id: Uuid) {
 #[tokio::test]
 async fn twenty_pauses_and_resumes_leak_lose_and_burst_nothing_while_another_row_keeps_its_pace() {
     let place = Place::new().await;
+    place.notes_fires().await;
     let _agent = place.agent().await;
     let fast = place.insert(1_000_000, "200 a second", "null").await;
     let steady = place.insert(1_000_000, "50 a second", "null").await;
@@ -77,6 +78,7 @@ async fn twenty_pauses_and_resumes_leak_lose_and_burst_nothing_while_another_row
 #[tokio::test]
 async fn an_editor_who_holds_a_row_for_four_seconds_stalls_that_row_alone() {
     let place = Place::new().await;
+    place.notes_fires().await;
     let _agent = place.agent().await;
     let held = place.insert(1_000_000, "100 a second", "null").await;
     let steady = place.insert(1_000_000, "50 a second", "null").await;
@@ -123,6 +125,7 @@ async fn an_editor_who_holds_a_row_for_four_seconds_stalls_that_row_alone() {
 #[tokio::test]
 async fn pause_all_is_a_barrier_too_and_its_time_is_a_backlog_that_drains() {
     let place = Place::new().await;
+    place.notes_fires().await;
     let agent = place.agent().await;
     let rows = [
         place.insert(1_000_000, "80 a second", "null").await,

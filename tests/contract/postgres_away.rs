@@ -14,6 +14,7 @@ fn outage() -> Duration {
 #[tokio::test]
 async fn after_an_outage_the_backlog_drains_at_twice_the_pace_and_every_visit_comes_once() {
     let mut place = Place::apart().await;
+    place.notes_fires().await;
     let agent = place.agent().await;
     let row = place.insert(1_000_000, "50 a second", "null").await;
     let slow = place.insert(1_000_000, "90 a minute", "null").await;

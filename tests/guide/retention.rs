@@ -133,16 +133,12 @@ async fn gone_and_asked_for(removal: &str) {
         "select counted_before, counted_now, missing from sync_distribution_counts(lower => true)";
     let lowered = said(&place.db, lower).await;
     assert_eq!(lowered, [format!("{TOTAL}|{left}|0")]);
+    place.notes_fires().await;
     let _agent = place.agent().await;
     place.has_stored(row, TOTAL).await;
     place.agents_work_for(2).await;
     assert_eq!(place.stored(row).await, TOTAL, "exactly the missing ones");
-    let again = format!(
-        "select max(n) from (
-           select count(*) over (order by created_at range between current row and interval '5 seconds' following) as n
-             from store_visits where visit_number > {TOTAL}) spans"
-    );
-    let densest: i64 = place.ask(again).await;
+    let densest = place.densest(row, "5 seconds").await;
     let bucket = 2 * RATE + 1;
     assert!(
         densest <= 5 * 2 * RATE + bucket,
