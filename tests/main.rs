@@ -14,5 +14,6 @@
 mod contract;
 mod guide;
 mod harness;
+mod interleavings;
 mod peers;
 mod realtime_server;

@@ -1,0 +1,180 @@
+//! The write protocol, taken apart: all interleavings of agents, editors and SQL functions at small size, with the real
+//! statements over real connections, also where a statement is held in the middle while another commits.
+//!
+//! `actor` has the scripts, `explore` goes through the schedules, `oracle` judges them from the database alone, `scene` is
+//! the database. Each guard of the protocol is then taken out (`mutants`), and the same exploration must find that.
+
+mod actor;
+mod explore;
+mod mutants;
+mod oracle;
+mod scene;
+
+use self::actor::Gate::{Advancing, Holding, Inserting, Locked, Locking, Stored};
+use self::actor::{Gate, Script, Step};
+use self::explore::{Report, explore};
+use self::scene::Scene;
+use crate::harness::long;
+
+/// Everything that an editor may do, each in a transaction of its own, or held open for a while.
+const EDITS: [&[&str]; 12] = [
+    &[PAUSE, "commit"],
+    &[PAUSE, "rollback"],
+    &[
+        "begin; update visit_distribution set total_visits = 1 where id = one()",
+        "commit",
+    ],
+    &[
+        "begin; update visit_distribution set visits_per_unit = 5 where id = one()",
+        "commit",
+    ],
+    &[
+        "begin; update visit_distribution set end_time = clock_timestamp() - interval '1 minute' where id = one()",
+        "commit",
+    ],
+    &[
+        "begin; update visit_distribution set partner_id = another_partner() where id = one()",
+        "commit",
+    ],
+    &["begin; delete from visit_distribution where id = one()", "commit"],
+    &[
+        "begin; select from visit_distribution where id = one() for update",
+        "commit",
+    ],
+    &["begin; select from partners for update", "commit"],
+    &[STOP, "commit"],
+    &[STOP, "rollback"],
+    &[
+        "begin; delete from visit_distribution where id = one()",
+        "insert into visit_distribution (id, partner_id, total_visits, time_period, visits_per_unit, start_time)
+         values (one(), partner(), 6, 'hour', 10, now() - interval '18 minutes'); commit",
+    ],
+];
+const PAUSE: &str = "begin; update visit_distribution set is_active = false where id = one()";
+const RESUME: &str = "update visit_distribution set is_active = true where id = one()";
+const STOP: &str = "begin; update visit_pacer_control set paused = true";
+const DISTRIBUTE: &str = "select from distribute_visits()";
+const BY_HAND: &str = "select from distribute_visits_for_partner(partner(), 2)";
+const SYNC: &str = "select from sync_distribution_counts()";
+const PURGE: &str = "select from purge_old_visits(interval '0')";
+const ADOPT: &str = "select from adopt_existing_visits(partner())";
+const ORGANIC: &str =
+    "insert into store_visits (partner_id, visited_at) values (partner(), clock_timestamp())";
+
+/// The gates of a store, few or all.
+fn gates(few: &[Gate]) -> Vec<Gate> {
+    if long() {
+        vec![Locking, Locked, Advancing, Inserting, Stored, Holding]
+    } else {
+        few.to_vec()
+    }
+}
+
+/// Explores each of these sets; fails with the first schedule of each kind of violation.
+async fn holds(name: &str, sets: Vec<Vec<Script>>) {
+    let mut all = Report::default();
+    let mut scene = Scene::new(None).await;
+    for scripts in sets {
+        let report = explore(&mut scene, &scripts, None).await;
+        all.schedules += report.schedules;
+        all.steps += report.steps;
+        all.waits += report.waits;
+        all.found.extend(report.found);
+    }
+    println!(
+        "{name}: {} schedules, {} steps, {} of them with somebody waiting",
+        all.schedules, all.steps, all.waits
+    );
+    let found: Vec<&String> = all.found.values().collect();
+    assert!(
+        found.is_empty(),
+        "{name}: {}",
+        found
+            .iter()
+            .map(|told| format!("\n{told}"))
+            .collect::<String>()
+    );
+}
+
+#[tokio::test]
+async fn an_edit_that_commits_anywhere_in_a_store_is_a_barrier_and_waits_for_no_agent_between_statements()
+ {
+    let held = gates(&[Locking, Locked, Inserting]);
+    let sets = EDITS.map(|edit| vec![Script::agent("agent", &held), Script::editor(edit)]);
+    holds("an agent and an editor", sets.to_vec()).await;
+}
+
+#[tokio::test]
+async fn two_agents_that_computed_the_same_batch_store_it_once() {
+    let held = gates(&[Locking, Inserting]);
+    let twice = Script::agent("agent A", &held).then(Step::Store);
+    let sets = vec![vec![twice, Script::agent("agent B", &held)]];
+    holds("two agents, one of which lost an answer", sets).await;
+}
+
+#[tokio::test]
+async fn two_agents_and_an_editor_hold_the_barrier_together() {
+    let held = gates(&[Inserting]);
+    let sets = [EDITS[0], EDITS[2], EDITS[9]].map(|edit| {
+        vec![
+            Script::agent("agent A", &held),
+            Script::agent("agent B", &[]),
+            Script::editor(edit),
+        ]
+    });
+    holds("two agents and an editor", sets.to_vec()).await;
+}
+
+#[tokio::test]
+async fn a_pause_that_is_lifted_lets_no_batch_through_from_before_it() {
+    let sets = vec![vec![
+        Script::agent("agent", &gates(&[Locking, Inserting])).then(Step::WriteBack),
+        Script::editor(&[PAUSE, "commit", RESUME]),
+    ]];
+    holds("a pause and a resume", sets).await;
+}
+
+#[tokio::test]
+async fn distribute_visits_stores_beside_an_agent_and_an_editor_as_an_agent_does() {
+    let held = gates(&[Inserting]);
+    let function = Script::pacing(DISTRIBUTE, &gates(&[Locking, Inserting]));
+    let sets = vec![
+        vec![function.clone(), Script::agent("agent", &held)],
+        vec![function.clone(), Script::editor(EDITS[0])],
+        vec![function.clone(), Script::editor(EDITS[2])],
+        vec![function.clone(), Script::editor(EDITS[9])],
+        vec![function.clone(), function],
+    ];
+    holds("distribute_visits()", sets).await;
+}
+
+#[tokio::test]
+async fn visits_by_hand_take_their_numbers_beside_an_agent() {
+    let function = Script::pacing(BY_HAND, &gates(&[Locking, Inserting])).by_hand();
+    let sets = vec![
+        vec![
+            function.clone(),
+            Script::agent("agent", &gates(&[Inserting])),
+        ],
+        vec![function, Script::editor(EDITS[0])],
+    ];
+    holds("distribute_visits_for_partner()", sets).await;
+}
+
+#[tokio::test]
+async fn counting_purging_and_adopting_agree_with_an_agent_that_stores() {
+    let agent = Script::agent("agent", &gates(&[Inserting]));
+    let storing = agent.clone().then(Step::Read).then(Step::Store);
+    let caretaker = |call| Script::caretaker(call, &[Holding, Advancing]);
+    let adopter = Script::caretaker(ORGANIC, &[Holding, Advancing])
+        .then(Step::Sql(ADOPT))
+        .by_hand();
+    let sets = vec![
+        vec![storing.clone(), Script::pacing(SYNC, &[])],
+        vec![storing, caretaker(PURGE)],
+        vec![agent.clone(), adopter.clone()],
+        vec![agent, caretaker(PURGE), Script::editor(EDITS[0])],
+        vec![adopter, caretaker(PURGE)],
+    ];
+    holds("sync, purge and adopt", sets).await;
+}

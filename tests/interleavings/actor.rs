@@ -1,0 +1,266 @@
+//! Who takes part: scripts of real statements, each over a connection of its own.
+//!
+//! Owns what an agent remembers between two of its statements (the batch it computed), and where a statement can be held.
+//! When a step is taken is the explorer's.
+
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use uuid::Uuid;
+use visit_pacer::domain::batch::{Batch, BatchRow, Progress};
+use visit_pacer::domain::bucket::BucketRule;
+use visit_pacer::domain::distribution::Distribution;
+use visit_pacer::domain::moments::{Span, visited_at};
+use visit_pacer::domain::time::DbTime;
+use visit_pacer::domain::timetable::RowRead;
+use visit_pacer::domain::visit::Generator;
+use visit_pacer::postgres::batches::{Columns, store};
+use visit_pacer::postgres::{chores, rows};
+
+/// The control row's `catch_up`, in thousandths.
+const CATCH_UP_MILLI: i64 = 2_000;
+
+/// Where a statement can be held in the middle, in the order in which a store passes them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Gate {
+    /// After the statement's snapshot, before the control row and the distributions are locked.
+    Locking,
+    /// After the distributions are locked and checked, before the partners are.
+    Locked,
+    /// Before progress is advanced, and with it the compare-and-set decided.
+    Advancing,
+    /// After progress is advanced, before the visits are inserted.
+    Inserting,
+    /// After the visits are inserted, before the commit.
+    Stored,
+    /// Before a function waits for a distribution, in `visit_pacer_hold()`.
+    Holding,
+}
+
+impl Gate {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Locking,
+        Self::Locked,
+        Self::Advancing,
+        Self::Inserting,
+        Self::Stored,
+        Self::Holding,
+    ];
+
+    /// The second key of the advisory lock that it is.
+    pub fn key(self) -> i32 {
+        let place = Self::ALL.iter().position(|gate| *gate == self);
+        place
+            .and_then(|place| i32::try_from(place).ok())
+            .expect("one of all")
+    }
+
+    /// The gate of that key.
+    pub fn of(key: i32) -> Self {
+        Self::ALL[usize::try_from(key).expect("the key of a gate")]
+    }
+}
+
+/// Whom a statement may wait for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// Agents, and the SQL functions that stand in for them: nobody.
+    Pacer,
+    /// Functions for which a person waits: whoever holds a row, for half a second.
+    Caretaker,
+    /// A statement that runs, another editor; never for an agent between two statements.
+    Editor,
+}
+
+/// One statement.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Reads every row, and computes a batch from it.
+    Read,
+    /// Stores the batch that was last computed, also if it was stored before.
+    Store,
+    /// Writes `total_distributed` back.
+    WriteBack,
+    /// What an editor does, or a call of an SQL function.
+    Sql(&'static str),
+}
+
+/// What one actor does, and where its statements are held.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Script {
+    /// For the trace of a schedule.
+    pub name: &'static str,
+    /// Whom it may wait for.
+    pub role: Role,
+    /// Where its statements are held.
+    pub gates: Vec<Gate>,
+    /// In order.
+    pub steps: Vec<Step>,
+    /// Whether it may add visits beyond the curve and the bucket.
+    pub by_hand: bool,
+}
+
+impl Script {
+    /// An agent that reads, and stores what it computed.
+    pub fn agent(name: &'static str, gates: &[Gate]) -> Self {
+        Self::new(name, Role::Pacer, gates, &[Step::Read, Step::Store])
+    }
+
+    /// Somebody who edits: a statement that begins a transaction, and those after it.
+    pub fn editor(statements: &[&'static str]) -> Self {
+        let steps: Vec<Step> = statements.iter().map(|sql| Step::Sql(sql)).collect();
+        Self::new("editor", Role::Editor, &[], &steps)
+    }
+
+    /// A function that stands in for an agent.
+    pub fn pacing(call: &'static str, gates: &[Gate]) -> Self {
+        Self::new("function", Role::Pacer, gates, &[Step::Sql(call)])
+    }
+
+    /// A function for which a person waits.
+    pub fn caretaker(call: &'static str, gates: &[Gate]) -> Self {
+        Self::new("caretaker", Role::Caretaker, gates, &[Step::Sql(call)])
+    }
+
+    /// The same, and then that.
+    #[must_use]
+    pub fn then(mut self, step: Step) -> Self {
+        self.steps.push(step);
+        self
+    }
+
+    /// The same, and it may be ahead of the curve.
+    #[must_use]
+    pub fn by_hand(mut self) -> Self {
+        self.by_hand = true;
+        self
+    }
+
+    fn new(name: &'static str, role: Role, gates: &[Gate], steps: &[Step]) -> Self {
+        Self {
+            name,
+            role,
+            gates: gates.to_vec(),
+            steps: steps.to_vec(),
+            by_hand: false,
+        }
+    }
+}
+
+/// A row that a batch stored visits of, and the `config_version` that it was computed from.
+pub type Stored = (Uuid, i64);
+
+/// An actor's connection and memory.
+pub struct Session {
+    connection: PgConnection,
+    batch: Batch,
+    batch_visits: i64,
+}
+
+impl Session {
+    /// A connection to that database, for batches of at most so many visits of a row.
+    pub async fn open(url: &str, batch_visits: i64) -> Self {
+        let connection = PgConnection::connect(url).await.expect("a connection");
+        Self {
+            connection,
+            batch: Batch::default(),
+            batch_visits,
+        }
+    }
+
+    /// Its connection, between two steps.
+    pub fn connection(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+
+    /// Runs SQL.
+    pub async fn run(&mut self, sql: &str) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql(AssertSqlSafe(sql))
+            .execute(&mut self.connection)
+            .await
+            .map(|_| ())
+    }
+
+    /// The server's process behind it.
+    pub async fn pid(&mut self) -> i32 {
+        sqlx::query_scalar("select pg_backend_pid()")
+            .fetch_one(&mut self.connection)
+            .await
+            .expect("a number")
+    }
+
+    /// Forgets what it computed.
+    pub fn forget(&mut self) {
+        self.batch = Batch::default();
+    }
+
+    /// Takes a step; says which rows a batch stored visits of.
+    pub async fn perform(&mut self, step: Step) -> Result<Vec<Stored>, sqlx::Error> {
+        match step {
+            Step::Read => {
+                let read = rows::read(&mut self.connection, None).await?;
+                self.batch = batch(&read.rows, read.db, self.batch_visits);
+                Ok(Vec::new())
+            }
+            Step::Store => self.store().await,
+            Step::WriteBack => {
+                let ids: Vec<Uuid> = self.batch.rows.iter().map(|row| row.id).collect();
+                chores::write_back(&mut self.connection, &ids)
+                    .await
+                    .map(|_| Vec::new())
+            }
+            Step::Sql(sql) => self.run(sql).await.map(|()| Vec::new()),
+        }
+    }
+
+    async fn store(&mut self) -> Result<Vec<Stored>, sqlx::Error> {
+        if self.batch.rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let generator = Generator::new(&[]);
+        let columns = Columns::of(&self.batch, &generator);
+        let (stored, _) = store(&mut self.connection, &columns).await?;
+        let rows = self.batch.rows.iter();
+        Ok(rows
+            .filter(|row| stored.contains(&row.id))
+            .map(|row| (row.id, row.version))
+            .collect())
+    }
+}
+
+/// What an agent would store of what it read: within curve, total and bucket, and at most so many visits of a row.
+fn batch(read: &[RowRead], at: DbTime, most: i64) -> Batch {
+    let rows = read.iter().filter_map(|row| batch_row(row, at, most));
+    Batch {
+        rows: rows.collect(),
+    }
+}
+
+fn batch_row(read: &RowRead, at: DbTime, most: i64) -> Option<BatchRow> {
+    let row = Distribution::parse(&read.row).ok()?;
+    let before = read.progress.clone()?;
+    let rule = BucketRule::new(row.slope, row.catch_up_milli.unwrap_or(CATCH_UP_MILLI));
+    let visits = (row.curve.due(at) - before.distributed)
+        .min(before.bucket.holds(&rule, at))
+        .min(most);
+    if visits <= 0 || !row.active {
+        return None;
+    }
+    let span = Span::of(&row.curve, before.last_visited_at, at);
+    let moments = visited_at(&row.curve, before.distributed + 1, visits, span);
+    let after = Progress {
+        distributed: before.distributed + visits,
+        last_number: before.last_number + visits,
+        bucket: before.bucket.taken(&rule, visits, at),
+        last_visited_at: moments.last().copied(),
+        invalid: None,
+    };
+    Some(BatchRow {
+        id: row.id,
+        partner_id: row.partner_id,
+        version: row.version,
+        before,
+        after,
+        at,
+        moments,
+    })
+}
