@@ -361,6 +361,4 @@ impl Agent {
 }
 
 #[cfg(test)]
-mod sim;
-#[cfg(test)]
 mod tests;

@@ -3,6 +3,12 @@
 //!
 //! `VISIT_PACER_SIM_SEEDS=N` runs more seeds, `VISIT_PACER_SIM_SEED=S` runs one and shows what happened.
 
+#![expect(
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test that panics has failed, and what it prints is shown then"
+)]
+
 use std::collections::{BTreeMap, VecDeque};
 
 use uuid::Uuid;
@@ -10,11 +16,13 @@ use uuid::Uuid;
 use self::database::{Change, Database, Pending, Row};
 use self::dice::Dice;
 use self::feed::Feed;
-use super::{Action, Agent, Chore, Input, Kept, News, Published, Stored, Trip, What};
-use crate::domain::batch::Batch;
-use crate::domain::proof::Verdict;
-use crate::domain::time::{DbTime, Mono, SECOND_US};
-use crate::domain::timetable::{Control, Status};
+use visit_pacer::domain::agent::{
+    Action, Agent, Chore, Input, Kept, News, Published, Stored, Trip, What,
+};
+use visit_pacer::domain::batch::Batch;
+use visit_pacer::domain::proof::Verdict;
+use visit_pacer::domain::time::{DbTime, Mono, SECOND_US};
+use visit_pacer::domain::timetable::{Control, Status};
 
 mod chaos;
 mod database;
@@ -101,7 +109,7 @@ struct Sender {
 #[derive(Clone, Debug)]
 enum Answer {
     Stored(Stored, Option<DbTime>),
-    Read(Result<(Vec<crate::domain::timetable::RowRead>, DbTime), String>),
+    Read(Result<(Vec<visit_pacer::domain::timetable::RowRead>, DbTime), String>),
     Kept(Result<(Kept, DbTime), String>),
 }
 

@@ -5,15 +5,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use uuid::Uuid;
 
-use crate::domain::agent::{Stored, WrittenBack};
-use crate::domain::batch::{Batch, BatchRow, Progress};
-use crate::domain::curve::VISIT;
-use crate::domain::decimal::format_scaled;
-use crate::domain::distribution::{Distribution, RawRow};
-use crate::domain::limits::{AGENT_GONE_AFTER, VISITS_PER_BATCH, VISITS_PER_ROW};
-use crate::domain::share::Peer;
-use crate::domain::time::{DbTime, SECOND_US, micros_of};
-use crate::domain::timetable::{Control, RowRead};
+use visit_pacer::domain::agent::{Stored, WrittenBack};
+use visit_pacer::domain::batch::{Batch, BatchRow, Progress};
+use visit_pacer::domain::curve::VISIT;
+use visit_pacer::domain::decimal::format_scaled;
+use visit_pacer::domain::distribution::{Distribution, RawRow};
+use visit_pacer::domain::limits::{AGENT_GONE_AFTER, VISITS_PER_BATCH, VISITS_PER_ROW};
+use visit_pacer::domain::share::Peer;
+use visit_pacer::domain::time::{DbTime, SECOND_US, micros_of};
+use visit_pacer::domain::timetable::{Control, RowRead};
 
 /// A row of `visit_distribution`.
 #[derive(Clone, Debug)]
