@@ -52,8 +52,14 @@ impl EchoBudget {
     /// The budget of the control row, of which so many agents have an equal part each.
     pub fn share(&mut self, per_second_micro: i64, agents: usize, now: Mono) {
         let agents = i64::try_from(agents).unwrap_or(i64::MAX).max(1);
-        let (rate, burst) = (per_second_micro / agents, WRITE_BACK_BURST / agents);
-        self.running.set_rate(rate, burst, now);
+        let completions = COMPLETIONS_PER_SECOND / agents;
+        self.running
+            .set_rate(per_second_micro / agents, WRITE_BACK_BURST / agents, now);
+        self.finished.set_rate(
+            COMPLETIONS_PER_SECOND * 1_000_000 / agents,
+            completions,
+            now,
+        );
     }
 
     /// A row's column is now so.
@@ -200,6 +206,13 @@ mod tests {
             written += budget.take(ms(second * 1_000)).len();
         }
         assert_eq!(written, 10 + 10, "10 + 100 s × 0.1/s");
+        let finished: Vec<Uuid> = (5_000..5_025).map(Uuid::from_u128).collect();
+        for row in &finished {
+            budget.note(*row, Column::StaleFinished, ms(200_000));
+        }
+        let taken = budget.take(ms(200_000));
+        let completions = taken.iter().filter(|row| finished.contains(row));
+        assert_eq!(completions.count(), 5, "of 10 completions a second");
     }
 
     #[test]
