@@ -67,6 +67,8 @@ pub struct Agent {
     chores: VecDeque<Chore>,
     missing_told: BTreeMap<Uuid, i64>,
     set_aside: BTreeSet<Uuid>,
+    /// Reasons that are still to be kept in progress: somebody held the row. Tried again at each beat.
+    unmarked: BTreeMap<Uuid, String>,
     published: Option<Published>,
     control_known: bool,
     stopping: bool,
@@ -106,6 +108,7 @@ impl Agent {
             chores: VecDeque::from([Chore::Published]),
             missing_told: BTreeMap::new(),
             set_aside: BTreeSet::new(),
+            unmarked: BTreeMap::new(),
             published: None,
             control_known: false,
             stopping: false,
@@ -296,7 +299,10 @@ impl Agent {
         }
         match look.reason {
             Some(why) if self.set_aside.insert(id) => self.tell(Notice::SetAside(id, why)),
-            None if self.set_aside.remove(&id) => self.tell(Notice::Mended(id)),
+            None if self.set_aside.remove(&id) => {
+                self.unmarked.remove(&id);
+                self.tell(Notice::Mended(id));
+            }
             Some(_) | None => {}
         }
         let bad = look.partner_id.is_none(); // who knows what a write to it would meet
@@ -313,6 +319,7 @@ impl Agent {
     fn forget(&mut self, id: Uuid, now: Mono) {
         self.echo.forget(id, now);
         self.set_aside.remove(&id);
+        self.unmarked.remove(&id);
         self.missing_told.remove(&id);
         self.reconciliation.forget(id);
     }

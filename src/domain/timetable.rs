@@ -228,7 +228,7 @@ impl Timetable {
             .entry(id)
             .or_insert_with(|| Entry::unknown(ours));
         let changed = entry.take_config(&read, began, &control);
-        let moved = entry.take_progress(read, began);
+        let moved = entry.take_progress(read, began, changed);
         let doubt = entry.settle(began);
         if doubt == Some(Doubt::Refused) && !changed && !moved && !control.paused {
             entry.locked_tries = entry.locked_tries.saturating_add(1);
@@ -611,12 +611,19 @@ impl Entry {
         true
     }
 
-    /// Takes the progress over that a read found, unless what is known is newer; says whether that was news.
-    fn take_progress(&mut self, read: RowRead, began: Stamp) -> bool {
+    /// Takes the progress over that a read found, unless what is known is newer; says whether that was news. That an insert
+    /// failed stays known until one succeeded or the row was edited, also where it is not yet kept in the database.
+    fn take_progress(&mut self, read: RowRead, began: Stamp, edited: bool) -> bool {
         if began <= self.progress_read || self.hold == Hold::InFlight {
             return false;
         }
-        let progress = read.progress.unwrap_or_default();
+        let mut progress = read.progress.unwrap_or_default();
+        if !edited
+            && progress.last_number == self.progress.last_number
+            && progress.invalid.is_none()
+        {
+            progress.invalid.clone_from(&self.progress.invalid);
+        }
         let moved = progress != self.progress;
         self.progress = progress;
         self.written = read.written;

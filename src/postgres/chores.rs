@@ -202,12 +202,13 @@ pub async fn reconcile(
     Ok(findings)
 }
 
-/// Keeps the reason why a row's insert fails, for whoever looks.
+/// Keeps the reason why a row's insert fails, for whoever looks; false where somebody holds the row. That may be the very
+/// batch that failed: the server tells of an error before it lets go of the locks.
 pub async fn mark_invalid(
     connection: &mut PgConnection,
     id: Uuid,
     why: &str,
-) -> Result<(), sqlx::Error> {
+) -> Result<bool, sqlx::Error> {
     const MARK: &str = "
       with held as materialized (
         select v.id from public.visit_distribution v where v.id = $1 for no key update skip locked)
@@ -218,7 +219,7 @@ pub async fn mark_invalid(
         .bind(why)
         .execute(connection)
         .await
-        .map(|_| ())
+        .map(|done| done.rows_affected() > 0)
 }
 
 /// Which tables Realtime publishes.

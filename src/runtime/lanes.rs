@@ -199,8 +199,7 @@ async fn keep(
             Chore::Initialise => Kept::Initialised(chores::initialise(connection).await?),
             Chore::Reconcile(ids) => Kept::Reconciled(chores::reconcile(connection, ids).await?),
             Chore::MarkInvalid(id, why) => {
-                chores::mark_invalid(connection, *id, why).await?;
-                Kept::MarkedInvalid
+                Kept::MarkedInvalid(chores::mark_invalid(connection, *id, why).await?)
             }
             Chore::Published => Kept::Published(chores::published(connection).await?),
         };

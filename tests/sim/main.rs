@@ -538,7 +538,7 @@ impl World {
             Chore::Reconcile(_) => Kept::Reconciled(Vec::new()),
             Chore::MarkInvalid(id, why) => {
                 self.database.mark_invalid(id, why);
-                Kept::MarkedInvalid
+                Kept::MarkedInvalid(true)
             }
             Chore::Published => Kept::Published(Published {
                 distributions: true,

@@ -96,6 +96,9 @@ impl Agent {
             Kept::Beat(control, peers) => {
                 self.control(control, db_now);
                 self.share(&peers, db_now, now);
+                for (id, why) in std::mem::take(&mut self.unmarked) {
+                    self.chore(Chore::MarkInvalid(id, why));
+                }
             }
             Kept::WroteBack(rows) => self.wrote_back(&chore, &rows, now),
             Kept::Canary => self.proof.wrote(CANARY, now),
@@ -106,7 +109,8 @@ impl Agent {
                 }
             }
             Kept::Reconciled(findings) => self.found(findings, now),
-            Kept::MarkedInvalid => {}
+            Kept::MarkedInvalid(true) => {}
+            Kept::MarkedInvalid(false) => self.not_kept(chore, now),
             Kept::Published(published) => self.publication(published),
         }
     }
@@ -115,7 +119,10 @@ impl Agent {
     fn not_kept(&mut self, chore: Chore, now: Mono) {
         match chore {
             // The beat comes by itself; so do the others, as long as there is a reason for them.
-            Chore::Beat { .. } | Chore::Initialise | Chore::MarkInvalid(..) => {}
+            Chore::Beat { .. } | Chore::Initialise => {}
+            Chore::MarkInvalid(id, why) => {
+                self.unmarked.insert(id, why);
+            }
             Chore::Canary => self.proof.did_not_write(CANARY),
             Chore::WriteBack(_) => self.wrote_back(&chore, &[], now),
             Chore::Reconcile(ids) => {

@@ -65,8 +65,8 @@ pub enum Kept {
     Initialised(u64),
     /// What the comparison with the stored visits found.
     Reconciled(Vec<Finding>),
-    /// The reason is kept in progress.
-    MarkedInvalid,
+    /// The reason is kept in progress; false where somebody held the row.
+    MarkedInvalid(bool),
     /// Which tables Realtime publishes.
     Published(Published),
 }

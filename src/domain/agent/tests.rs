@@ -511,11 +511,33 @@ fn a_row_whose_insert_fails_keeps_its_reason_in_the_database() {
         None,
     ));
     let mark = Chore::MarkInvalid(id(1), "no such page".to_owned());
-    assert_eq!(bench.take_chore(), Some(mark));
+    assert_eq!(bench.take_chore(), Some(mark.clone()));
+    bench.kept(Kept::MarkedInvalid(false));
+    bench.input(Input::News(News::Row(id(1), None)));
+    bench.pass_to(1.5);
+    bench.take_read();
+    bench.answer_read(vec![row(1, 10)]);
+    let told = bench.notices();
     assert!(
-        bench
-            .notices()
-            .contains(&Notice::SetAside(id(1), "no such page".to_owned()))
+        !told.contains(&Notice::Mended(id(1))),
+        "nothing has mended it: {told:?}"
+    );
+    bench.pass_to(3.0);
+    assert_eq!(
+        bench.take_chore(),
+        Some(mark),
+        "somebody held the row, so it is tried again"
+    );
+    bench.kept(Kept::MarkedInvalid(true));
+    bench.keep_until(6.0);
+    assert!(told.contains(&Notice::SetAside(id(1), "no such page".to_owned())));
+    bench.input(Input::News(News::Row(id(1), None)));
+    bench.pass_to(6.5);
+    bench.take_read();
+    bench.answer_read(vec![edited(row(1, 10))]);
+    assert!(
+        bench.notices().contains(&Notice::Mended(id(1))),
+        "an edit ends it"
     );
 }
 

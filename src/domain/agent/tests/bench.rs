@@ -259,7 +259,7 @@ impl Bench {
                     Chore::Published => Kept::Published(ALL_PUBLISHED),
                     Chore::Canary => Kept::Canary,
                     Chore::Initialise => Kept::Initialised(0),
-                    Chore::MarkInvalid(..) => Kept::MarkedInvalid,
+                    Chore::MarkInvalid(..) => Kept::MarkedInvalid(true),
                 };
                 self.kept(kept);
             }
