@@ -117,8 +117,8 @@ impl Script {
     }
 
     /// A function for which a person waits.
-    pub fn caretaker(call: &'static str, gates: &[Gate]) -> Self {
-        Self::new("caretaker", Role::Caretaker, gates, &[Step::Sql(call)])
+    pub fn caretaker(name: &'static str, call: &'static str, gates: &[Gate]) -> Self {
+        Self::new(name, Role::Caretaker, gates, &[Step::Sql(call)])
     }
 
     /// The same, and then that.
@@ -160,11 +160,14 @@ impl Session {
     /// A connection to that database, for batches of at most so many visits of a row.
     pub async fn open(url: &str, batch_visits: i64) -> Self {
         let connection = PgConnection::connect(url).await.expect("a connection");
-        Self {
+        let mut session = Self {
             connection,
             batch: Batch::default(),
             batch_visits,
-        }
+        };
+        let no_compiler = "set jit = off"; // at this size it is all that takes time
+        session.run(no_compiler).await.expect("a setting");
+        session
     }
 
     /// Its connection, between two steps.

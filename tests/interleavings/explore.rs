@@ -17,6 +17,8 @@ use crate::harness::PATIENCE;
 
 /// Schedules at the most; an exploration that has more is no exploration.
 const SCHEDULES_MAX: usize = 20_000;
+/// Steps of a schedule at the most.
+const STEPS_MAX: usize = 100;
 /// How long a statement may take to end, before the locks are looked at again.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
@@ -140,6 +142,7 @@ pub async fn explore(scene: &mut Scene, scripts: &[Script], until: Option<Wrong>
             "fewer than {SCHEDULES_MAX} schedules"
         );
     }
+    run.scene.open_all_gates().await;
     run.report
 }
 
@@ -164,6 +167,7 @@ impl Run<'_> {
             if ready.is_empty() {
                 break;
             }
+            assert!(self.trace.len() < STEPS_MAX, "it ends: {:?}", self.trace);
             let chosen = ready[schedule.choose(ready.len())];
             let wrong = self.step(chosen).await;
             if !wrong.is_empty() {

@@ -165,8 +165,8 @@ async fn with_rows_locked_in_another_order_two_that_wait_for_each_other_are_foun
         beside: "",
     };
     let agent = Script::agent("agent", &[]);
-    let purge = Script::caretaker(PURGE, &[Holding]);
-    let adopt = Script::caretaker(ORGANIC, &[Holding])
+    let purge = Script::caretaker("purge", PURGE, &[Holding]);
+    let adopt = Script::caretaker("adopt", ORGANIC, &[Holding])
         .then(Step::Sql(ADOPT))
         .by_hand();
     found(mutant, &[agent, purge, adopt], Wrong::Deadlock).await;

@@ -188,8 +188,7 @@ impl Scene {
             }
         }
         let after = self.look().await;
-        let pairs = before.iter().zip(&after);
-        let wrong = pairs.filter_map(|(was, is)| {
+        before.iter().zip(&after).find_map(|(was, is)| {
             let expected = is.due.filter(|_| is.open).unwrap_or(was.distributed);
             let expected = expected.max(was.distributed);
             (is.distributed != expected).then(|| {
@@ -198,8 +197,7 @@ impl Scene {
                     format!("{expected} in the end: {was:?}, {is:?}"),
                 )
             })
-        });
-        wrong.last()
+        })
     }
 
     async fn ask(&mut self, sql: String) {
