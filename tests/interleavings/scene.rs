@@ -53,7 +53,7 @@ const GATES: &str = r"
   begin perform public.gate(5); return public.visit_pacer_hold_itself(distribution); end $$;
 
   insert into partners (id) values (partner()), (another_partner());
-  insert into visit_pacer_agents (id, name, seen_at) values (gen_random_uuid(), 'alive for ever', 'infinity')";
+  create or replace function visit_pacer_agent_alive() returns boolean language sql stable set search_path = '' as 'select true'";
 
 /// The curve of these rows is at 3.0 visits: it takes three minutes to the next.
 const RESET: &str = "
