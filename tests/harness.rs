@@ -3,11 +3,12 @@
 //!
 //! Owns the waiting (conditions with a generous bound, never a fixed time), what is asked of the database at a look, and the
 //! seats that keep timing-sensitive tests from starving each other. The server is `harness/server.rs`, the process
-//! `harness/agent.rs`, the second subscriber `harness/subscriber.rs`.
+//! `harness/agent.rs`, the second subscriber `harness/subscriber.rs`, the network that breaks `harness/proxy.rs`.
 //!
 //! Invariant: a place that ends has shown every log of its agents to be free of panics, keys and passwords.
 
 pub mod agent;
+pub mod proxy;
 pub mod server;
 pub mod subscriber;
 
@@ -214,6 +215,16 @@ impl Place {
     /// An agent that has started; see [`Agent::ready`].
     pub async fn start_agent(&self) -> Agent {
         Agent::start(&self.folder, &["run"], &self.environment()).await
+    }
+
+    /// An agent that is ready, and reaches the database at that URL.
+    pub async fn agent_at(&self, url: &str) -> Agent {
+        let mut environment = self.environment();
+        environment.retain(|(name, _)| name != "DATABASE_URL");
+        environment.push(("DATABASE_URL".to_owned(), url.to_owned()));
+        let agent = Agent::start(&self.folder, &["run"], &environment).await;
+        agent.ready().await;
+        agent
     }
 
     /// An agent that is ready.

@@ -11,6 +11,7 @@
     reason = "a test that panics has failed, and what it prints is shown then"
 )]
 
+mod chaos;
 mod contract;
 mod guide;
 mod harness;

@@ -1,0 +1,112 @@
+//! The connections to the database break, in each way that a network has.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::chaos::{DRAINS_WITHIN, Rows, count};
+use crate::harness::proxy::{Line, Proxy, Way};
+use crate::harness::{Agent, Place, long, wait_until};
+
+/// How long a fault lasts that has no end of its own.
+fn spell() -> Duration {
+    Duration::from_secs(if long() { 60 } else { 8 })
+}
+
+/// A place, its rows, and an agent that reaches the database by way of a proxy.
+async fn start(seed: u64) -> (Place, Rows, Proxy, Agent) {
+    let place = Place::new().await;
+    let port = url::Url::parse(&place.url)
+        .expect("a URL")
+        .port()
+        .expect("a port");
+    let proxy = Proxy::to(port, seed).await;
+    let rows = Rows::of(&place).await;
+    let agent = place.agent_at(&proxy.url(&place.url)).await;
+    rows.go_on(&place).await;
+    (place, rows, proxy, agent)
+}
+
+async fn reaches(what: &str, counter: &AtomicU64, times: u64) {
+    wait_until(format!("{times} {what}"), DRAINS_WITHIN, async || {
+        counter.load(Ordering::Relaxed) >= times
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn connections_that_are_cut_in_the_middle_of_statements_and_answers_lose_and_double_nothing()
+{
+    let (place, rows, proxy, agent) = start(1).await;
+    let (cuts, unknown) = if long() { (200, 30) } else { (8, 2) };
+    proxy.cut_within(Some(6_000));
+    reaches("cuts", &proxy.happened().cuts, cuts).await;
+    wait_until("cuts have met batches", DRAINS_WITHIN, async || {
+        count(&agent, "visit_pacer_batches_unknown_total").await >= unknown
+    })
+    .await;
+    proxy.cut_within(None);
+    rows.go_on(&place).await;
+    rows.came_once(&place, &agent, "connections cut").await;
+}
+
+#[tokio::test]
+async fn a_batch_whose_answer_is_lost_after_its_commit_is_read_back_and_not_stored_again() {
+    let (place, rows, proxy, agent) = start(2).await;
+    for round in 1..=if long() { 40 } else { 5 } {
+        proxy.lose_answers(1);
+        reaches("lost answers", &proxy.happened().answers_lost, round).await;
+        rows.go_on(&place).await;
+        assert_eq!(
+            count(&agent, "visit_pacer_batches_unknown_total").await,
+            round
+        );
+    }
+    rows.came_once(&place, &agent, "answers lost after commit")
+        .await;
+}
+
+#[tokio::test]
+async fn a_half_open_connection_is_given_up_after_a_while_and_its_batch_read_back() {
+    let (place, rows, proxy, agent) = start(3).await;
+    for way in [Way::ToClient, Way::ToServer] {
+        let unknown = count(&agent, "visit_pacer_batches_unknown_total").await;
+        proxy.line(Line::HalfOpen(way));
+        find(
+            "a batch's answer does not come",
+            DRAINS_WITHIN,
+            async || {
+                (count(&agent, "visit_pacer_batches_unknown_total").await > unknown).then_some(())
+            },
+        )
+        .await;
+        proxy.line(Line::Passes);
+        rows.go_on(&place).await;
+    }
+    assert!(proxy.happened().swallowed.load(Ordering::Relaxed) >= 2);
+    rows.came_once(&place, &agent, "half open").await;
+}
+
+#[tokio::test]
+async fn a_slow_line_a_late_one_and_none_at_all_only_delay_what_is_due() {
+    let (place, rows, proxy, agent) = start(4).await;
+    for line in [
+        Line::Slow(6_000),
+        Line::Late(Duration::from_millis(300)),
+        Line::Dead,
+    ] {
+        proxy.line(line);
+        tokio::time::sleep(spell()).await;
+        proxy.line(Line::Passes);
+        rows.go_on(&place).await;
+    }
+    proxy.admit(false);
+    proxy.cut();
+    agent
+        .says("the database does not take our statements")
+        .await;
+    reaches("refused connects", &proxy.happened().refused, 3).await;
+    proxy.admit(true);
+    rows.go_on(&place).await;
+    rows.came_once(&place, &agent, "slow, late, dead, refused")
+        .await;
+}
