@@ -6,6 +6,9 @@
 //! `chaos/wire.rs` breaks the connections, `chaos/server.rs` the servers, `chaos/limits.rs` what the server allows,
 //! `chaos/editors.rs` has people in the way.
 
+mod editors;
+mod limits;
+mod server;
 mod wire;
 
 use std::time::Duration;

@@ -26,6 +26,7 @@ use visit_pacer::demo::stack;
 use visit_pacer::domain::secret::Secret;
 
 pub use self::agent::{Agent, Outcome};
+use self::proxy::Proxy;
 use self::server::Scratch;
 
 /// Places at once: more would starve each other of two cores.
@@ -114,6 +115,25 @@ impl FromRow<'_, PgRow> for Look {
     }
 }
 
+/// Connections for edits and looks, a Realtime server, and a key that it accepts.
+async fn reach(url: &str) -> (PgPool, RealtimeServer, Secret) {
+    let db = PgPoolOptions::new()
+        .max_connections(4)
+        .connect(url)
+        .await
+        .expect("the database answers");
+    let secret = Secret::new(format!(
+        "{:032x}{:032x}",
+        rand::random::<u128>(),
+        rand::random::<u128>()
+    ));
+    let key = stack::service_key(&secret);
+    let realtime = stack::realtime(url, 0, secret)
+        .await
+        .expect("a Realtime server");
+    (db, realtime, key)
+}
+
 /// A database with our schema, a Realtime server for it, and a partner to visit.
 pub struct Place {
     /// For edits and looks, as the owner of everything.
@@ -164,20 +184,7 @@ impl Place {
         own: Option<(PostgresServer, Scratch)>,
         seat: SemaphorePermit<'static>,
     ) -> Self {
-        let db = PgPoolOptions::new()
-            .max_connections(4)
-            .connect(&url)
-            .await
-            .expect("the database answers");
-        let secret = Secret::new(format!(
-            "{:032x}{:032x}",
-            rand::random::<u128>(),
-            rand::random::<u128>()
-        ));
-        let key = stack::service_key(&secret);
-        let realtime = stack::realtime(&url, 0, secret)
-            .await
-            .expect("a Realtime server");
+        let (db, realtime, key) = reach(&url).await;
         let (server, folder) = own.map_or_else(
             || (None, Scratch::new()),
             |(server, folder)| (Some(server), folder),
@@ -199,6 +206,18 @@ impl Place {
         place
     }
 
+    /// From now on everybody reaches the database by way of the proxy: looks and edits, Realtime, and agents to come.
+    pub async fn by_way_of(&mut self, proxy: &Proxy) {
+        self.url = proxy.url(&self.url);
+        (self.db, self.realtime, self.key) = reach(&self.url).await;
+    }
+
+    /// The port of its server.
+    pub fn port(&self) -> u16 {
+        let url = url::Url::parse(&self.url).expect("a URL");
+        url.port().expect("a port")
+    }
+
     /// What an agent is told of this place.
     pub fn environment(&self) -> Vec<(String, String)> {
         [
@@ -217,14 +236,12 @@ impl Place {
         Agent::start(&self.folder, &["run"], &self.environment()).await
     }
 
-    /// An agent that is ready, and reaches the database at that URL.
-    pub async fn agent_at(&self, url: &str) -> Agent {
+    /// An agent that has started, and looks for the database at that URL.
+    pub async fn start_agent_at(&self, url: &str) -> Agent {
         let mut environment = self.environment();
         environment.retain(|(name, _)| name != "DATABASE_URL");
         environment.push(("DATABASE_URL".to_owned(), url.to_owned()));
-        let agent = Agent::start(&self.folder, &["run"], &environment).await;
-        agent.ready().await;
-        agent
+        Agent::start(&self.folder, &["run"], &environment).await
     }
 
     /// An agent that is ready.

@@ -15,13 +15,10 @@ fn spell() -> Duration {
 /// A place, its rows, and an agent that reaches the database by way of a proxy.
 async fn start(seed: u64) -> (Place, Rows, Proxy, Agent) {
     let place = Place::new().await;
-    let port = url::Url::parse(&place.url)
-        .expect("a URL")
-        .port()
-        .expect("a port");
-    let proxy = Proxy::to(port, seed).await;
+    let proxy = Proxy::to(place.port(), seed).await;
     let rows = Rows::of(&place).await;
-    let agent = place.agent_at(&proxy.url(&place.url)).await;
+    let agent = place.start_agent_at(&proxy.url(&place.url)).await;
+    agent.ready().await;
     rows.go_on(&place).await;
     (place, rows, proxy, agent)
 }
@@ -56,10 +53,7 @@ async fn a_batch_whose_answer_is_lost_after_its_commit_is_read_back_and_not_stor
         proxy.lose_answers(1);
         reaches("lost answers", &proxy.happened().answers_lost, round).await;
         rows.go_on(&place).await;
-        assert_eq!(
-            count(&agent, "visit_pacer_batches_unknown_total").await,
-            round
-        );
+        assert!(count(&agent, "visit_pacer_batches_unknown_total").await >= round);
     }
     rows.came_once(&place, &agent, "answers lost after commit")
         .await;
@@ -71,12 +65,10 @@ async fn a_half_open_connection_is_given_up_after_a_while_and_its_batch_read_bac
     for way in [Way::ToClient, Way::ToServer] {
         let unknown = count(&agent, "visit_pacer_batches_unknown_total").await;
         proxy.line(Line::HalfOpen(way));
-        find(
+        wait_until(
             "a batch's answer does not come",
             DRAINS_WITHIN,
-            async || {
-                (count(&agent, "visit_pacer_batches_unknown_total").await > unknown).then_some(())
-            },
+            async || count(&agent, "visit_pacer_batches_unknown_total").await > unknown,
         )
         .await;
         proxy.line(Line::Passes);

@@ -4,7 +4,7 @@
 //! It is the demo's own server, whose watchdog ends it with this process, however that ends. The folder is removed by a
 //! small `sh` that notices our end in the same way.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -163,6 +163,38 @@ pub async fn start(data_dir: PathBuf) -> PostgresServer {
     })
     .await
     .expect("a PostgreSQL server starts")
+}
+
+/// A streaming standby of a server, in `data_dir`: it answers, and takes no writes until it is promoted.
+pub async fn standby(primary: &PostgresServer, data_dir: PathBuf) -> PostgresServer {
+    std::fs::create_dir(&data_dir).expect("an empty folder");
+    let cluster = primary.data_dir().join("cluster");
+    let owner = std::fs::metadata(&cluster).expect("the primary's");
+    let own = |path: &Path| {
+        std::os::unix::fs::chown(path, Some(owner.uid()), Some(owner.gid())).expect("handed over");
+    };
+    own(&data_dir);
+    let password = data_dir.join("password");
+    std::fs::copy(primary.data_dir().join("password"), &password).expect("the same password");
+    own(&password);
+    let copied = tokio::process::Command::new(primary.binaries().join("pg_basebackup"))
+        .args(["--write-recovery-conf", "--checkpoint", "fast", "--no-sync"])
+        .arg("--dbname")
+        .arg(primary.url("postgres"))
+        .arg("--pgdata")
+        .arg(data_dir.join("cluster"))
+        .current_dir(&data_dir)
+        .uid(owner.uid())
+        .gid(owner.gid())
+        .output()
+        .await
+        .expect("pg_basebackup runs");
+    assert!(
+        copied.status.success(),
+        "pg_basebackup: {}",
+        String::from_utf8_lossy(&copied.stderr)
+    );
+    start(data_dir).await
 }
 
 /// Makes a database as a new project of Supabase has it; gives its URL.

@@ -1,0 +1,241 @@
+//! What the server allows runs out: connections, time, the right to write, the disk.
+
+use std::os::unix::fs::{MetadataExt as _, chown};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::chaos::{DRAINS_WITHIN, Rows};
+use crate::harness::{Agent, Place, long, server, wait_until};
+
+/// How long each limit holds.
+fn spell() -> Duration {
+    Duration::from_secs(if long() { 60 } else { 6 })
+}
+
+/// Log lines of one spell of trouble: each of the three lanes may tell of its end and its beginning a few times.
+const LINES_A_SPELL: usize = 12;
+
+/// Ends the sessions of a database's agents.
+const END_SESSIONS: &str = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+  where datname = current_database() and application_name = 'visit-pacer'";
+
+fn warnings(agent: &Agent) -> usize {
+    agent
+        .log()
+        .lines()
+        .filter(|line| line.contains(" WARN "))
+        .count()
+}
+
+#[tokio::test]
+async fn statements_that_are_cancelled_by_their_time_limit_are_tried_again() {
+    let place = Place::new().await;
+    let rows = Rows::of(&place).await;
+    let agent = place.agent().await;
+    rows.go_on(&place).await;
+    // What a statement_timeout does, without its wait: the same SQLSTATE, at the same place in the program.
+    place
+        .edit(
+            "create table cancels (at timestamptz);
+             create function cancel() returns trigger language plpgsql as $$ begin
+               if random() < 0.02 then
+                 raise exception 'canceling statement due to statement timeout' using errcode = '57014';
+               end if;
+               return new;
+             end $$;
+             create trigger cancel before insert on store_visits for each row execute function cancel();",
+        )
+        .await;
+    agent.says("57014").await;
+    sleep(spell()).await;
+    place.edit("drop trigger cancel on store_visits").await;
+    rows.go_on(&place).await;
+    rows.came_once(&place, &agent, "statements cancelled").await;
+}
+
+#[tokio::test]
+async fn when_no_connection_is_left_it_waits_and_goes_on_with_those_it_gets() {
+    let place = Place::new().await;
+    let role = format!("limited_{:016x}", rand::random::<u64>());
+    place
+        .edit(format!(
+            "create role {role} login password 'a limited role' bypassrls;
+             grant all on all tables in schema public to {role};"
+        ))
+        .await;
+    let mut url = url::Url::parse(&place.url).expect("a URL");
+    url.set_username(&role).expect("a host");
+    url.set_password(Some("a limited role")).expect("a host");
+    let rows = Rows::of(&place).await;
+    let agent = place.start_agent_at(url.as_str()).await;
+    agent.ready().await;
+    rows.go_on(&place).await;
+
+    for limit in [0, 1, 2] {
+        place
+            .edit(format!("alter role {role} connection limit {limit}"))
+            .await;
+        place.edit(END_SESSIONS).await;
+        if limit == 0 {
+            agent.says("53300").await;
+        }
+        sleep(spell()).await;
+    }
+    place
+        .edit(format!("alter role {role} connection limit -1"))
+        .await;
+    rows.go_on(&place).await;
+    agent.ready().await;
+    rows.came_once(&place, &agent, "no connection left").await;
+}
+
+#[tokio::test]
+async fn a_database_that_turns_read_only_is_named_as_such_and_written_to_once_it_may_be() {
+    let place = Place::new().await;
+    let rows = Rows::of(&place).await;
+    let agent = place.agent().await;
+    rows.go_on(&place).await;
+    let name = place.url.rsplit('/').next().expect("a database");
+    let before = warnings(&agent);
+    let elsewhere = sqlx::PgPool::connect(&server::shared().url("postgres"))
+        .await
+        .expect("a connection");
+    let set = async |value: &str| {
+        let sql = format!("alter database {name} set default_transaction_read_only = {value}");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
+            .execute(&elsewhere)
+            .await
+            .expect("the owner of the server decides");
+    };
+    set("on").await;
+    place.ask::<i64>(END_SESSIONS).await;
+    agent.says("read-only").await;
+    sleep(spell()).await;
+    set("off").await;
+    rows.go_on(&place).await;
+    agent.ready().await;
+    let told = warnings(&agent) - before;
+    assert!(told <= LINES_A_SPELL, "{told} warnings:\n{}", agent.log());
+    rows.came_once(&place, &agent, "database read-only").await;
+}
+
+/// A small disk for one table: a tablespace on a file system of its own, unmounted at the end; where mounting is not allowed,
+/// a trigger that fails as the disk would.
+enum Disk {
+    Small(PathBuf),
+    Pretended,
+}
+
+impl Disk {
+    async fn below(place: &Place) -> Self {
+        let path = place.folder.path().join("disk");
+        std::fs::create_dir(&path).expect("an empty folder");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"])
+            .arg(&path)
+            .output()
+            .is_ok_and(|done| done.status.success());
+        if !mounted {
+            place
+                .edit(
+                    "create function disk_full() returns trigger language plpgsql as $$ begin
+                       raise exception 'could not extend file: No space left on device' using errcode = '53100';
+                     end $$",
+                )
+                .await;
+            return Self::Pretended;
+        }
+        let disk = Self::Small(path.clone());
+        let space = path.join("space");
+        std::fs::create_dir(&space).expect("an empty folder");
+        let server = place.server.as_ref().expect("a server of its own");
+        let owner = std::fs::metadata(server.data_dir().join("cluster")).expect("the cluster");
+        chown(&space, Some(owner.uid()), Some(owner.gid())).expect("handed over");
+        place
+            .edit(format!(
+                "create tablespace small location '{}'",
+                space.display()
+            ))
+            .await;
+        place
+            .edit("alter table store_visits set tablespace small")
+            .await;
+        disk
+    }
+
+    async fn fill(&self, place: &Place) {
+        match self {
+            Self::Pretended => {
+                place
+                    .edit("create trigger disk_full before insert on store_visits for each row execute function disk_full()")
+                    .await;
+            }
+            Self::Small(_) => {
+                place
+                    .edit("create table ballast (bytes text) tablespace small")
+                    .await;
+                wait_until("the disk is full", DRAINS_WITHIN, async || {
+                    let grown = place
+                        .try_edit("insert into ballast select repeat('x', 1900) from generate_series(1, 4)")
+                        .await;
+                    grown.is_err_and(|error| {
+                        error
+                            .as_database_error()
+                            .is_some_and(|error| error.code().as_deref() == Some("53100"))
+                    })
+                })
+                .await;
+            }
+        }
+    }
+
+    async fn free(&self, place: &Place) {
+        match self {
+            Self::Pretended => place.edit("drop trigger disk_full on store_visits").await,
+            Self::Small(path) => {
+                let bigger = Command::new("mount")
+                    .args(["-o", "remount,size=64m"])
+                    .arg(path)
+                    .status();
+                assert!(
+                    bigger.is_ok_and(|status| status.success()),
+                    "the disk grows"
+                );
+            }
+        }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if let Self::Small(path) = self {
+            // What cannot be unmounted is a small leak in the temporary directory.
+            Command::new("umount").arg("-l").arg(path).status().ok();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_once_and_nothing_is_lost_when_there_is_room_again() {
+    let place = Place::apart().await;
+    let disk = Disk::below(&place).await;
+    let rows = Rows::of(&place).await;
+    let agent = place.agent().await;
+    rows.go_on(&place).await;
+    let before = warnings(&agent);
+    disk.fill(&place).await;
+    agent.says("No space left on device").await;
+    sleep(spell()).await;
+    disk.free(&place).await;
+    rows.go_on(&place).await;
+    let told = warnings(&agent) - before;
+    assert!(told <= LINES_A_SPELL, "{told} warnings:\n{}", agent.log());
+    let kind = match &disk {
+        Disk::Small(_) => "a full disk",
+        Disk::Pretended => "a disk that pretends to be full (mounting is not allowed here)",
+    };
+    rows.came_once(&place, &agent, kind).await;
+}
