@@ -49,7 +49,9 @@ async fn statements_that_are_cancelled_by_their_time_limit_are_tried_again() {
              create trigger cancel before insert on store_visits for each row execute function cancel();",
         )
         .await;
-    agent.says("57014").await;
+    agent
+        .says("canceling statement due to statement timeout")
+        .await;
     sleep(spell()).await;
     place.edit("drop trigger cancel on store_visits").await;
     rows.go_on(&place).await;
@@ -63,7 +65,8 @@ async fn when_no_connection_is_left_it_waits_and_goes_on_with_those_it_gets() {
     place
         .edit(format!(
             "create role {role} login password 'a limited role' bypassrls;
-             grant all on all tables in schema public to {role};"
+             grant all on all tables in schema public to {role};
+             grant execute on all functions in schema public to {role};"
         ))
         .await;
     let mut url = url::Url::parse(&place.url).expect("a URL");
@@ -80,7 +83,7 @@ async fn when_no_connection_is_left_it_waits_and_goes_on_with_those_it_gets() {
             .await;
         place.edit(END_SESSIONS).await;
         if limit == 0 {
-            agent.says("53300").await;
+            agent.says("too many connections for role").await;
         }
         sleep(spell()).await;
     }

@@ -20,9 +20,6 @@ async fn a_server_that_crashes_again_and_again_loses_and_doubles_nothing() {
         let mode = [StopMode::Immediate, StopMode::Kill][rand::random_range(0..2)];
         let server = place.server.as_mut().expect("a server of its own");
         server.stop(mode).await.expect("it stops");
-        agent
-            .says("the database does not take our statements")
-            .await;
         tokio::time::sleep(Duration::from_millis(rand::random_range(0..1_500))).await;
         server.start_again().await.expect("it starts");
     }

@@ -93,9 +93,6 @@ async fn a_slow_line_a_late_one_and_none_at_all_only_delay_what_is_due() {
     }
     proxy.admit(false);
     proxy.cut();
-    agent
-        .says("the database does not take our statements")
-        .await;
     reaches("refused connects", &proxy.happened().refused, 3).await;
     proxy.admit(true);
     rows.go_on(&place).await;
