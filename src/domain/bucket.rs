@@ -238,6 +238,14 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_bucket_that_is_looked_at_every_microsecond_refills_all_the_same() {
+        let mut bucket = RateBucket::new(200_000, 1, Mono::from_micros(0));
+        bucket.take(1);
+        let waits = (0..=10_000).map(|at| bucket.micros_until_token(Mono::from_micros(at)));
+        assert_eq!(waits.last().flatten(), Some(5_000_000 - 10_000));
+    }
+
+    #[test]
     fn a_clock_that_steps_back_does_not_fill_the_bucket() {
         let rule = BucketRule::new(per_second(10), 1_000);
         let empty = Bucket::default().taken(&rule, 11, at(0));

@@ -168,6 +168,21 @@ mod tests {
         }
 
         #[test]
+        fn a_visits_moment_is_the_last_microsecond_before_the_curve_passes_k_minus_a_half(
+            rate in 1_i128..10_i128.pow(12), anchor in 0_i128..10_i128.pow(15), k in 1_i64..100_000,
+        ) {
+            let curve = Curve { anchor, ..curve(rate, 1, 10_i64.pow(9), 10_i64.pow(8)) };
+            let needed = i128::from(k) * VISIT - VISIT / 2;
+            match curve.moment(k) {
+                None => prop_assert!(needed < anchor, "only what the anchor covers has none"),
+                Some(at) => {
+                    prop_assert!(curve.units(at) <= needed);
+                    prop_assert!(curve.units(at.plus_micros(1)) > needed || curve.to.is_some_and(|to| to <= at));
+                }
+            }
+        }
+
+        #[test]
         fn it_never_falls_and_never_passes_the_total(
             rate in 0_i128..10_i128.pow(15), anchor in 0_i128..10_i128.pow(25), total in 0_i64..10_i64.pow(9), a in 0_i64..10_i64.pow(14), b in 0_i64..10_i64.pow(14),
         ) {

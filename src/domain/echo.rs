@@ -235,5 +235,8 @@ mod tests {
         budget.note(Uuid::from_u128(1), Column::Stale, ms(0));
         budget.note(Uuid::from_u128(1), Column::Right, ms(1));
         assert!(budget.take(ms(2)).is_empty());
+        budget.note(Uuid::from_u128(1), Column::StaleFinished, ms(3));
+        budget.note(Uuid::from_u128(1), Column::Right, ms(4));
+        assert!(budget.take(ms(5)).is_empty());
     }
 }

@@ -193,6 +193,15 @@ mod tests {
     }
 
     #[test]
+    fn what_a_sync_finds_while_realtime_is_down_is_held_against_nobody() {
+        let mut proof = Proof::default();
+        proof.repaired(ROW, s(0));
+        assert_eq!(proof.next_deadline(), None);
+        proof.live(s(1));
+        assert_eq!(proof.verdict(s(60)), None);
+    }
+
+    #[test]
     fn a_repair_is_forgiven_when_its_own_event_still_comes() {
         let mut proof = Proof::default();
         proof.live(s(0));

@@ -124,6 +124,13 @@ mod tests {
     }
 
     #[test]
+    fn agents_of_all_versions_weigh_alike() {
+        let agent = Uuid::from_u128(0x1111_1111_2222_3333_4444_5555_5555_5555);
+        let row = Uuid::from_u128(0xaaaa_aaaa_bbbb_cccc_dddd_eeee_eeee_eeee);
+        assert_eq!(weight(agent, row), (0xd819_a881_5187_73a8, agent));
+    }
+
+    #[test]
     fn three_agents_get_a_third_of_the_rows_each_also_where_ids_count_up() {
         let agents = ids(vec![7, 8, 9]);
         for me in &agents {
