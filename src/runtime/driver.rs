@@ -207,7 +207,7 @@ impl Driver {
                     let name = ended.context("a task of the agent panicked")?;
                     anyhow::bail!("the {name} ended by itself");
                 }
-                Some(event) = self.events.recv() => match self.news(event) {
+                Some(event) = self.events.recv() => match self.news(&event) {
                     Some(news) => Input::News(news),
                     None => continue,
                 },
@@ -268,8 +268,8 @@ impl Driver {
         self.commands.try_send(command).is_ok()
     }
 
-    /// What an event of the feed means to the core.
-    fn news(&mut self, event: FeedEvent) -> Option<News> {
+    /// Takes an event of the feed in; what it means to the core.
+    fn news(&mut self, event: &FeedEvent) -> Option<News> {
         match event {
             FeedEvent::Live => {
                 if self.realtime != "live" {
@@ -277,22 +277,14 @@ impl Driver {
                 }
                 self.realtime = "live".to_owned();
                 self.told_down = None;
-                Some(News::Live)
             }
-            FeedEvent::Down(down) => {
-                self.went_down(&down);
-                Some(if down.class == DownClass::Table {
-                    News::Unfollowed
-                } else {
-                    News::Down
-                })
-            }
-            FeedEvent::Changed(change) => changed(&change),
+            FeedEvent::Down(down) => self.went_down(down),
+            FeedEvent::Changed(_) => {}
             FeedEvent::Lost(why) => {
                 info!(reason = %why, "a Realtime event cannot be told apart; reading the table");
-                Some(News::Unclear)
             }
         }
+        news_of(event)
     }
 
     fn went_down(&mut self, down: &Down) {
@@ -348,6 +340,17 @@ impl Driver {
             warn!("not everybody said goodbye in time; leaving anyway");
             self.tasks.shutdown().await;
         }
+    }
+}
+
+/// What an event of the feed means to the core; `None`: nothing, it is of a table of no interest.
+pub fn news_of(event: &FeedEvent) -> Option<News> {
+    match event {
+        FeedEvent::Live => Some(News::Live),
+        FeedEvent::Down(down) if down.class == DownClass::Table => Some(News::Unfollowed),
+        FeedEvent::Down(_) => Some(News::Down),
+        FeedEvent::Changed(change) => changed(change),
+        FeedEvent::Lost(_) => Some(News::Unclear),
     }
 }
 

@@ -1,359 +1,354 @@
-//! The database, as far as the agent can tell: rows with versions that are anchored anew by each edit, progress with
-//! compare-and-set, locks that others hold, and a ledger of every visit, which is held against the promises as it grows.
+//! The database, as far as agents can tell: rows whose versions and anchors a trigger moves, progress with compare-and-set,
+//! the visits themselves, locks that others hold, and a clock of its own.
+//!
+//! Each public function is one statement, or one transaction of an editor. What it commits it tells the reference, which
+//! judges it. Edits that people make by hand are in `database/people.rs`.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
-
-use visit_pacer::domain::agent::{Stored, WrittenBack};
+use visit_pacer::domain::agent::{Finding, Published, Stored, WrittenBack};
 use visit_pacer::domain::batch::{Batch, BatchRow, Progress};
-use visit_pacer::domain::curve::VISIT;
-use visit_pacer::domain::decimal::format_scaled;
-use visit_pacer::domain::distribution::{Distribution, RawRow};
+use visit_pacer::domain::distribution::RawRow;
 use visit_pacer::domain::limits::{AGENT_GONE_AFTER, VISITS_PER_BATCH, VISITS_PER_ROW};
 use visit_pacer::domain::share::Peer;
 use visit_pacer::domain::time::{DbTime, SECOND_US, micros_of};
 use visit_pacer::domain::timetable::{Control, RowRead};
 
+use crate::reference::{Commit, Reference, Terms};
+use crate::seen::Seen;
+
+mod people;
+
+/// Somebody else has stored of the row meanwhile.
+const RACED: &str = "refused: the progress has moved";
+
 /// A row of `visit_distribution`.
 #[derive(Clone, Debug)]
-pub(super) struct Row {
-    pub(super) id: Uuid,
-    pub(super) partner: Uuid,
-    pub(super) active: bool,
-    pub(super) total: i64,
-    /// Thousandths of a visit a second; negative in a bad row.
-    pub(super) milli_per_second: i64,
-    pub(super) start: DbTime,
-    pub(super) end: Option<DbTime>,
-    pub(super) catch_up: Option<i64>,
-    /// Version, units and moment of the anchor; `None`: no trigger has seen the row.
-    pub(super) anchored: Option<(i64, i128, DbTime)>,
-    pub(super) written: i64,
+pub struct Row {
+    pub id: Uuid,
+    pub terms: Terms,
+    /// A multiple of the pace, not in thousandths.
+    pub catch_up: Option<i64>,
+    /// `None`: no trigger has seen the row.
+    pub anchor: Option<Anchor>,
+    /// `total_distributed`.
+    pub written: i64,
+}
+
+/// What the trigger writes.
+#[derive(Clone, Copy, Debug)]
+pub struct Anchor {
+    pub version: i64,
+    /// In the reference's parts of a visit.
+    pub parts: i128,
+    pub at: i64,
 }
 
 impl Row {
-    pub(super) fn version(&self) -> Option<i64> {
-        self.anchored.map(|(version, _, _)| version)
+    pub fn version(&self) -> Option<i64> {
+        self.anchor.map(|anchor| anchor.version)
     }
 
-    /// `None` for a row that cannot be paced.
-    pub(super) fn parsed(&self) -> Option<Distribution> {
-        Distribution::parse(&self.raw()).ok()
+    /// Whether it can be paced.
+    pub fn is_sound(&self) -> bool {
+        self.terms.milli >= 0
     }
 
     fn raw(&self) -> RawRow {
-        let micros = |at: DbTime| at.as_micros().to_string();
+        let thousandths = |n: i64| format!("{}.{:03}", n / 1_000, n % 1_000);
+        let period = match self.terms.period_s {
+            1 => "second",
+            60 => "minute",
+            3_600 => "hour",
+            _ => "day",
+        };
+        let rate = if self.is_sound() {
+            thousandths(self.terms.milli)
+        } else {
+            "-1".to_owned()
+        };
         RawRow {
             id: self.id,
-            partner_id: Some(self.partner),
+            partner_id: Some(self.terms.partner),
             config_version: self.version(),
-            is_active: Some(self.active),
-            total_visits: Some(self.total.to_string()),
-            visits_per_unit: Some(format_scaled(self.milli_per_second.into(), 3)),
-            time_period: Some("second".to_owned()),
-            start_time: Some(micros(self.start)),
-            end_time: self.end.map(micros),
+            is_active: Some(self.terms.active),
+            total_visits: Some(self.terms.total.to_string()),
+            visits_per_unit: Some(rate),
+            time_period: Some(period.to_owned()),
+            start_time: Some(self.terms.start.to_string()),
+            end_time: self.terms.end.map(|end| end.to_string()),
             catch_up: self.catch_up.map(|times| times.to_string()),
-            anchor_units: self.anchored.map(|(_, units, _)| format_scaled(units, 9)),
-            anchor_at: self.anchored.map(|(_, _, at)| micros(at)),
+            // The column's unit is 1/86,400,000,000 visit: a thousand parts.
+            anchor_units: self
+                .anchor
+                .map(|a| format!("{}.{:03}", a.parts / 1_000, a.parts % 1_000)),
+            anchor_at: self.anchor.map(|a| a.at.to_string()),
         }
     }
-
-    /// The row after an edit, as the trigger has it: the old curve, as it is now, is where the new one begins.
-    pub(super) fn edited(&self, now: DbTime, edit: impl FnOnce(&mut Self)) -> Self {
-        let mut new = self.clone();
-        edit(&mut new);
-        let Some((version, units, at)) = self.anchored else {
-            return new;
-        };
-        let pace = |row: &Self| {
-            let window = (row.start, row.end);
-            (
-                row.active,
-                row.total,
-                row.milli_per_second,
-                window,
-                row.partner,
-            )
-        };
-        let version = now.as_micros().max(version + 1);
-        new.anchored = if pace(&new) == pace(self) {
-            Some((version, units, at))
-        } else {
-            let units = self.parsed().map_or(units, |old| old.curve.units(now));
-            Some((version, units, now))
-        };
-        new
-    }
 }
 
-/// What really is stored of one row, whatever its progress says.
-#[derive(Default)]
-pub(super) struct Ledger {
-    visits: i64,
-    last_at: Option<DbTime>,
-    /// Batches since the row's last edit: for what instant, and how many.
-    recent: VecDeque<(DbTime, i64)>,
-}
-
-/// An editor's open transaction.
-pub(super) enum Pending {
-    Update(Row),
+/// An editor's open transaction; it holds the row.
+pub enum Pending {
+    /// The row as it will be, and when the UPDATE ran.
+    Update(Box<Row>, i64),
     Delete,
     /// It only holds the row.
     Hold,
 }
 
-/// What a commit did to the table, for whoever listens.
+/// What a commit did to the published table, for whoever listens.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Change {
-    pub(super) id: Uuid,
-    pub(super) version: Option<i64>,
+pub struct Change {
+    pub id: Uuid,
+    pub version: Option<i64>,
+    pub kind: &'static str,
+}
+
+impl Change {
+    fn update(row: &Row) -> Self {
+        Self {
+            id: row.id,
+            version: row.version(),
+            kind: "UPDATE",
+        }
+    }
+}
+
+/// Who sent a batch, for what is watched over agents.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Storer {
+    pub host: usize,
+    pub life: u32,
 }
 
 #[derive(Default)]
-pub(super) struct Database {
-    pub(super) rows: BTreeMap<Uuid, Row>,
-    pub(super) progress: BTreeMap<Uuid, Progress>,
-    pub(super) open: BTreeMap<Uuid, Pending>,
-    pub(super) held_partners: BTreeSet<Uuid>,
-    pub(super) control: Control,
-    pub(super) control_held: bool,
-    /// The control row's, of all times: an agent learns of another one within a second.
-    pub(super) greatest_catch_up: i64,
+pub struct Database {
+    pub rows: BTreeMap<Uuid, Row>,
+    pub progress: BTreeMap<Uuid, Progress>,
+    /// The numbers of `store_visits`, by row.
+    pub visits: BTreeMap<Uuid, BTreeSet<i64>>,
+    pub open: BTreeMap<Uuid, Pending>,
+    pub held_partners: BTreeSet<Uuid>,
+    pub control: Control,
+    pub control_held: bool,
+    /// The control row's `catch_up`, of all times: an agent learns of another one within a second.
+    pub greatest_catch_up: i64,
     /// Rows whose inserts fail.
-    pub(super) poisoned: BTreeSet<Uuid>,
-    pub(super) clock_offset: i64,
-    /// From here on every batch must bring its rows exactly onto their curves.
-    pub(super) on_time_since: Option<i64>,
-    pub(super) ledger: BTreeMap<Uuid, Ledger>,
-    pub(super) visits: i64,
+    pub poisoned: BTreeSet<Uuid>,
+    /// … and those of which one has failed.
+    pub failed: BTreeSet<Uuid>,
     /// When each agent was seen, and whether it serves.
-    pub(super) agents: BTreeMap<Uuid, (DbTime, bool)>,
+    pub agents: BTreeMap<Uuid, (i64, bool)>,
+    pub canary_published: bool,
+    pub clock: Clock,
+    pub reference: Reference,
+    /// Who stored of each row last.
+    pub last_storer: BTreeMap<Uuid, Storer>,
+    /// From here on every batch must bring its rows exactly onto their curves.
+    pub on_time: bool,
+    /// … and no row is stored by two agents.
+    pub one_agent_each: bool,
+    pub stored: i64,
+    pub seen: Seen,
+}
+
+/// The database's clock: off by hours, drifting, stepping.
+#[derive(Default)]
+pub struct Clock {
+    pub offset: i64,
+    /// Millionths by which it goes fast.
+    pub drift_ppm: i64,
+}
+
+impl Clock {
+    /// What it shows at a moment of true time.
+    pub fn at(&self, now: i64) -> i64 {
+        now + now * self.drift_ppm / 1_000_000 + self.offset
+    }
 }
 
 impl Database {
-    pub(super) fn clock(&self, now: i64) -> DbTime {
-        DbTime::from_micros(now + self.clock_offset)
-    }
-
-    /// The clock steps: buckets wait for it to come by again.
-    pub(super) fn step_clock(&mut self, by: i64) {
-        self.clock_offset += by;
-        for ledger in self.ledger.values_mut() {
-            ledger.recent.clear();
-        }
-    }
-
-    pub(super) fn insert(&mut self, mut row: Row, now: DbTime, trigger: bool) -> Change {
-        if trigger {
-            row.anchored = Some((now.as_micros(), 0, row.start));
-            let progress = self.progress.entry(row.id).or_default();
-            row.written = progress.distributed;
-        }
-        let change = Change {
-            id: row.id,
-            version: row.version(),
-        };
-        self.ledger.entry(row.id).or_default().recent.clear();
-        self.rows.insert(row.id, row);
-        change
-    }
-
-    /// Ends an editor's transaction.
-    pub(super) fn end(&mut self, id: Uuid, commit: bool) -> Option<Change> {
-        match self.open.remove(&id)? {
-            Pending::Update(row) if commit => {
-                let version = row.version();
-                self.ledger.entry(id).or_default().recent.clear();
-                self.rows.insert(id, row);
-                Some(Change { id, version })
-            }
-            Pending::Delete if commit => {
-                self.rows.remove(&id).map(|_| Change { id, version: None })
-            }
-            Pending::Update(_) | Pending::Delete | Pending::Hold => None,
-        }
-    }
-
-    pub(super) fn read(&self, ids: Option<&[Uuid]>) -> Vec<RowRead> {
+    pub fn read(&self, ids: Option<&[Uuid]>) -> Vec<RowRead> {
         let wanted = |id: &Uuid| ids.is_none_or(|ids| ids.contains(id));
-        self.rows
-            .values()
-            .filter(|row| wanted(&row.id))
-            .map(|row| RowRead {
-                row: row.raw(),
-                progress: self.progress.get(&row.id).cloned(),
-                written: Some(row.written),
-            })
-            .collect()
+        let rows = self.rows.values().filter(|row| wanted(&row.id));
+        rows.map(|row| RowRead {
+            row: row.raw(),
+            progress: self.progress.get(&row.id).cloned(),
+            written: Some(row.written),
+        })
+        .collect()
     }
 
     /// As `visit_pacer_store()`.
-    pub(super) fn store(&mut self, batch: &Batch, now: i64) -> Stored {
+    pub fn store(&mut self, batch: &Batch, storer: Storer, clock: i64) -> Stored {
         assert!(
             batch.visits() <= VISITS_PER_BATCH,
             "a statement holds at most 10,000 visits"
         );
-        let clock = self.clock(now);
-        let mut ids = BTreeSet::new();
+        let ids: BTreeSet<Uuid> = batch.rows.iter().map(|row| row.id).collect();
+        assert_eq!(ids.len(), batch.rows.len(), "each row once");
+        let mut taken = Vec::new();
         for row in &batch.rows {
-            assert!(row.visits() > 0 && row.visits() <= VISITS_PER_ROW);
+            assert!(
+                (1..=VISITS_PER_ROW).contains(&row.visits()),
+                "a row has 1 to 1,000 visits"
+            );
             assert_eq!(i64::try_from(row.moments.len()), Ok(row.visits()));
-            assert!(ids.insert(row.id), "each row once");
+            match self.refusal(row, clock) {
+                None => taken.push(row),
+                Some(why) => {
+                    let raced = self.one_agent_each && why == RACED;
+                    assert!(!raced, "{}: agents race in the calm", row.id);
+                    self.seen.saw(why);
+                }
+            }
         }
-        let taken: Vec<&BatchRow> = batch
-            .rows
-            .iter()
-            .filter(|row| self.takes(row, clock))
-            .collect();
-        if let Some(bad) = taken.iter().find(|row| self.poisoned.contains(&row.id)) {
+        if let Some(bad) = taken.iter().find(|row| self.fails(row)) {
+            self.seen.saw("an insert fails");
+            self.failed.insert(bad.id);
             return Stored::Failed(format!("row {} cannot be stored", bad.id));
         }
         for row in &taken {
-            self.commit(row, now);
+            self.commit(row, storer, clock);
         }
         Stored::Rows(taken.iter().map(|row| row.id).collect())
     }
 
-    fn takes(&self, batch: &BatchRow, clock: DbTime) -> bool {
+    /// Why a row of a batch is not taken, in the words of `seen`.
+    fn refusal(&self, batch: &BatchRow, clock: i64) -> Option<&'static str> {
         let (Some(row), Some(progress)) = (self.rows.get(&batch.id), self.progress.get(&batch.id))
         else {
-            return false;
+            return Some("refused: the row is gone");
         };
-        let free = !self.open.contains_key(&batch.id)
-            && !self.held_partners.contains(&row.partner)
-            && !self.control.paused
-            && !self.control_held;
         let before = &batch.before;
-        free && row.active
-            && row.version() == Some(batch.version)
-            && batch.at <= clock
-            && progress.last_number == before.last_number
-            && progress.distributed == before.distributed
-            && progress.bucket.at_column() == before.bucket.at_column()
-            && progress.distributed + batch.visits() <= row.total
+        let moved = progress.last_number != before.last_number
+            || progress.distributed != before.distributed
+            || progress.bucket.at_column() != before.bucket.at_column();
+        if self.control.paused || self.control_held {
+            Some("refused: everything is paused, or the control row held")
+        } else if self.open.contains_key(&batch.id) {
+            Some("refused: the row is held")
+        } else if !row.terms.active {
+            Some("refused: the row was paused while the batch was under way")
+        } else if row.version() != Some(batch.version) {
+            Some("refused: the row is of another version")
+        } else if batch.at.as_micros() > clock {
+            Some("refused: for an instant yet to come")
+        } else if self.held_partners.contains(&row.terms.partner) {
+            Some("refused: the partner is held")
+        } else if moved {
+            Some(RACED)
+        } else if progress.distributed + batch.visits() > row.terms.total {
+            Some("refused: past the total")
+        } else {
+            None
+        }
     }
 
-    /// Stores a row's visits, and holds them against the promises.
-    fn commit(&mut self, batch: &BatchRow, now: i64) {
-        let clock = self.clock(now);
-        let id = batch.id;
-        let row = self.rows[&id]
-            .parsed()
-            .expect("a bad row is never touched by a batch");
+    /// A trigger that raises for the row, or the unique index.
+    fn fails(&self, row: &BatchRow) -> bool {
+        let numbers = row.before.last_number + 1..=row.after.last_number;
+        let stored = self.visits.get(&row.id);
+        let again = stored.is_some_and(|stored| stored.range(numbers).next().is_some());
+        assert!(
+            !again,
+            "{}: only the unique index keeps a visit from being stored twice",
+            row.id
+        );
+        self.poisoned.contains(&row.id)
+    }
+
+    fn commit(&mut self, batch: &BatchRow, storer: Storer, clock: i64) {
+        let row = &self.rows[&batch.id];
         let everybodys = self.greatest_catch_up.max(self.control.catch_up_milli);
-        let catch_up = row.catch_up_milli.unwrap_or(everybodys);
-        assert_eq!(row.partner_id, batch.partner_id);
-        assert!(
-            batch.after.distributed <= row.curve.due(clock),
-            "{id} is ahead of its curve: {} of {}",
-            batch.after.distributed,
-            row.curve.due(clock)
-        );
-        if self.on_time_since.is_some_and(|since| now >= since) {
-            assert_eq!(
-                batch.after.distributed,
-                row.curve.due(batch.at),
-                "{id} is on time"
-            );
-            let late = clock.micros_since(batch.at);
-            assert!(
-                late < SECOND_US + SECOND_US / 2,
-                "{id} is late by {late} µs"
-            );
+        let moments: Vec<i64> = batch.moments.iter().map(|at| at.as_micros()).collect();
+        self.reference.stored(&Commit {
+            id: batch.id,
+            partner: batch.partner_id,
+            version: batch.version,
+            first_number: batch.before.last_number + 1,
+            instant: batch.at.as_micros(),
+            moments: &moments,
+            clock,
+            catch_up_milli: row.catch_up.map_or(everybodys, |times| times * 1_000),
+        });
+        if self.on_time {
+            self.check_on_time(batch, storer, clock);
         }
-        let ledger = self.ledger.entry(id).or_default();
-        for at in &batch.moments {
-            assert!(
-                ledger.last_at.is_none_or(|last| last <= *at),
-                "{id} goes back in time"
-            );
-            let latest = row.curve.to.map_or(clock, |end| end.min(clock));
-            let latest = ledger.last_at.map_or(latest, |last| last.max(latest));
-            assert!(
-                *at <= latest,
-                "{id} has a visit in the future or after its end"
-            );
-            ledger.last_at = Some(*at);
+        let before = self.last_storer.insert(batch.id, storer);
+        if before.is_some_and(|before| before.host != storer.host) {
+            self.seen.saw("a row taken over by another agent");
         }
-        ledger.visits += batch.visits();
-        ledger.recent.push_back((batch.at, batch.visits()));
-        let since = batch.at.plus_micros(-5 * SECOND_US);
-        ledger.recent.retain(|(at, _)| *at > since);
-        let in_five_seconds: i64 = ledger.recent.iter().map(|(_, visits)| visits).sum();
-        let refill = row.slope * i128::from(catch_up) * i128::from(SECOND_US) / VISIT;
-        let allowed = (6 * refill) / 1_000 + 3;
-        assert!(
-            i128::from(in_five_seconds) <= allowed,
-            "{id} drains {in_five_seconds} visits in 5 s, {allowed} are allowed"
-        );
-        self.visits += batch.visits();
-        self.progress.insert(id, batch.after.clone());
+        let numbers = batch.before.last_number + 1..=batch.after.last_number;
+        self.visits.entry(batch.id).or_default().extend(numbers);
+        self.stored += batch.visits();
+        self.progress.insert(batch.id, batch.after.clone());
     }
 
-    /// As `distribute_visits_for_partner()`: at once, past the curve.
-    pub(super) fn add_by_hand(&mut self, id: Uuid, visits: i64, now: i64) {
-        let clock = self.clock(now);
-        let Some(progress) = self.progress.get_mut(&id) else {
-            return;
-        };
-        let at = progress
-            .last_visited_at
-            .map_or(clock, |last| last.max(clock));
-        progress.distributed += visits;
-        progress.last_number += visits;
-        progress.last_visited_at = Some(at);
-        let ledger = self.ledger.entry(id).or_default();
-        ledger.visits += visits;
-        ledger.last_at = Some(at);
+    /// In the calm each fire brings its row onto the curve at its instant, soon after it, and by one agent.
+    fn check_on_time(&self, batch: &BatchRow, storer: Storer, clock: i64) {
+        let (id, instant) = (batch.id, batch.at.as_micros());
+        let due = self.reference.due(id, instant);
+        assert_eq!(batch.after.distributed, due, "{id} is on time");
+        let late = clock - instant;
+        assert!(
+            late < SECOND_US + SECOND_US / 2,
+            "{id} is late by {late} µs"
+        );
+        let before = self.last_storer.get(&id).filter(|_| self.one_agent_each);
+        let same = before.is_none_or(|before| *before == storer);
+        assert!(same, "{id} has one agent in the calm");
     }
 
-    pub(super) fn write_back(&mut self, ids: &[Uuid]) -> (Vec<WrittenBack>, Vec<Change>) {
+    pub fn write_back(&mut self, ids: &[Uuid]) -> (Vec<WrittenBack>, Vec<Change>) {
         let mut written = Vec::new();
         let mut changes = Vec::new();
         for id in ids.iter().filter(|id| !self.open.contains_key(id)) {
             let (Some(row), Some(progress)) = (self.rows.get_mut(id), self.progress.get(id)) else {
                 continue;
             };
-            let changed = row.written != progress.distributed;
-            row.written = progress.distributed;
+            let distributed = progress.distributed;
+            let changed = row.written != distributed;
+            row.written = distributed;
             written.push(WrittenBack {
                 id: *id,
-                distributed: progress.distributed,
+                distributed,
                 changed,
             });
             if changed {
-                let version = row.version();
-                changes.push(Change { id: *id, version });
+                changes.push(Change::update(row));
             }
         }
         (written, changes)
     }
 
-    /// As `visit_pacer_initialise()`.
-    pub(super) fn initialise(&mut self, now: DbTime) -> Vec<Change> {
+    /// As `visit_pacer_initialise()`: the past is closed.
+    pub fn initialise(&mut self, clock: i64) -> Vec<Change> {
         let mut changes = Vec::new();
         for row in self.rows.values_mut() {
-            if row.anchored.is_none() && !self.open.contains_key(&row.id) {
+            if row.anchor.is_none() && !self.open.contains_key(&row.id) {
                 let progress = self.progress.entry(row.id).or_default();
-                let units = i128::from(progress.distributed) * VISIT;
-                row.anchored = Some((now.as_micros(), units, now));
-                changes.push(Change {
-                    id: row.id,
-                    version: row.version(),
+                let parts = i128::from(progress.distributed) * crate::reference::VISIT;
+                row.anchor = Some(Anchor {
+                    version: clock,
+                    parts,
+                    at: clock,
                 });
+                let begins = progress.distributed;
+                self.reference
+                    .inserted(row.id, &row.terms, clock, clock, begins);
+                changes.push(Change::update(row));
             }
         }
         changes
     }
 
     /// As the agents' beat: who is there beside `me`.
-    pub(super) fn beat(&mut self, me: Uuid, serving: bool, now: DbTime) -> Vec<Peer> {
-        self.agents.insert(me, (now, serving));
+    pub fn beat(&mut self, me: Uuid, serving: bool, clock: i64) -> Vec<Peer> {
+        self.agents.insert(me, (clock, serving));
         let gone_after = micros_of(AGENT_GONE_AFTER);
-        let there = |at: DbTime| (-SECOND_US..=gone_after).contains(&now.micros_since(at));
+        let there = |at: i64| (-SECOND_US..=gone_after).contains(&(clock - at));
         let others = self
             .agents
             .iter()
@@ -366,21 +361,90 @@ impl Database {
             .collect()
     }
 
-    pub(super) fn mark_invalid(&mut self, id: Uuid, why: String) {
-        if let Some(progress) = self.progress.get_mut(&id) {
+    /// As `visit_pacer_uncounted()`, then `visit_pacer_reconcile_row()` for each that differs.
+    pub fn reconcile(&mut self, ids: &[Uuid]) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for id in ids {
+            if !self.rows.contains_key(id) || self.open.contains_key(id) {
+                continue;
+            }
+            let Some(distributed) = self.progress.get(id).map(|progress| progress.distributed)
+            else {
+                continue;
+            };
+            let missing = distributed - self.count(*id);
+            if missing < 0 {
+                self.seen.saw("a counter that was too low is raised");
+                self.recount(*id);
+            }
+            if missing > 0 {
+                self.seen.saw("missing visits are found");
+            }
+            if missing != 0 {
+                let (missing, changed) = (missing.max(0), missing < 0);
+                let message = "counted".to_owned();
+                findings.push(Finding {
+                    id: *id,
+                    missing,
+                    changed,
+                    message,
+                });
+            }
+        }
+        findings
+    }
+
+    pub fn mark_invalid(&mut self, id: Uuid, why: String) {
+        if let Some(progress) = self
+            .progress
+            .get_mut(&id)
+            .filter(|_| !self.open.contains_key(&id))
+        {
             progress.invalid = Some(why);
         }
     }
 
-    /// Exactly once: what progress counts is what is stored, numbered from 1 without a gap.
-    pub(super) fn check(&self) {
+    pub fn published(&self) -> Published {
+        Published {
+            distributions: true,
+            canary: self.canary_published,
+            visits: false,
+        }
+    }
+
+    /// What is stored of a row, with what was there before our time or was lost for good.
+    pub fn count(&self, id: Uuid) -> i64 {
+        let stored = self.visits.get(&id).map_or(0, BTreeSet::len);
+        i64::try_from(stored).expect("few")
+    }
+
+    /// Progress is what was committed, no more and no less.
+    pub fn check(&self) {
         for (id, progress) in &self.progress {
-            let stored = self.ledger.get(id).map_or(0, |ledger| ledger.visits);
+            let counters = (progress.distributed, progress.last_number);
             assert_eq!(
-                (progress.distributed, progress.last_number),
-                (stored, stored),
-                "{id}"
+                counters,
+                self.reference.counters(*id),
+                "{id}: distributed, last number"
             );
         }
     }
+
+    fn recount(&mut self, id: Uuid) {
+        let counted = self.count(id);
+        let highest = self
+            .visits
+            .get(&id)
+            .and_then(|numbers| numbers.last().copied());
+        let progress = self.progress.entry(id).or_default();
+        progress.distributed = counted;
+        progress.last_number = progress.last_number.max(highest.unwrap_or(0));
+        self.reference
+            .recounted(id, counted, progress.last_number, None);
+    }
+}
+
+/// A moment of the database's clock, as the program has it.
+pub fn db_time(clock: i64) -> DbTime {
+    DbTime::from_micros(clock)
 }

@@ -1,0 +1,137 @@
+//! What people do to the database: edits in transactions of their own, visits by hand, deletions, repairs.
+
+use uuid::Uuid;
+
+use super::{Anchor, Change, Database, Pending, Row};
+
+impl Database {
+    /// An INSERT; `triggers` are off in a restore.
+    pub fn insert(&mut self, mut row: Row, clock: i64, triggers: bool) -> Change {
+        if triggers {
+            let at = row.terms.start;
+            row.anchor = Some(Anchor {
+                version: clock,
+                parts: 0,
+                at,
+            });
+            row.written = self.progress.entry(row.id).or_default().distributed;
+            self.reference.inserted(row.id, &row.terms, clock, at, 0);
+        } else {
+            self.reference.deleted(row.id);
+        }
+        let change = Change {
+            id: row.id,
+            version: row.version(),
+            kind: "INSERT",
+        };
+        self.rows.insert(row.id, row);
+        change
+    }
+
+    /// An editor's UPDATE, as the trigger has it at this moment: the old curve, as it stands, is where the new one begins.
+    pub fn edited(&self, id: Uuid, clock: i64, edit: impl FnOnce(&mut Row)) -> Option<Row> {
+        let old = self.rows.get(&id)?;
+        let anchor = old.anchor?;
+        let mut new = old.clone();
+        edit(&mut new);
+        let version = clock.max(anchor.version + 1);
+        if new.terms != old.terms {
+            let parts = self.reference.parts(id, clock);
+            new.anchor = Some(Anchor {
+                version,
+                parts,
+                at: clock,
+            });
+        } else if new.catch_up != old.catch_up {
+            new.anchor = Some(Anchor { version, ..anchor });
+        }
+        if old.terms.active && !new.terms.active {
+            new.written = self.progress[&id].distributed;
+        }
+        Some(new)
+    }
+
+    /// Ends an editor's transaction.
+    pub fn end(&mut self, id: Uuid, commit: bool) -> Option<Change> {
+        match self.open.remove(&id)? {
+            Pending::Update(row, at) if commit => {
+                let version = row.version().expect("only anchored rows are edited");
+                self.reference.edited(id, &row.terms, version, at);
+                let change = Change::update(&row);
+                self.rows.insert(id, *row);
+                Some(change)
+            }
+            Pending::Delete if commit => {
+                self.reference.deleted(id);
+                let gone = self.rows.remove(&id);
+                gone.map(|_| Change {
+                    id,
+                    version: None,
+                    kind: "DELETE",
+                })
+            }
+            Pending::Update(..) | Pending::Delete | Pending::Hold => None,
+        }
+    }
+
+    /// Nobody is told.
+    pub fn truncate(&mut self) {
+        for id in std::mem::take(&mut self.rows).into_keys() {
+            self.reference.deleted(id);
+        }
+    }
+
+    pub fn step_clock(&mut self, by: i64) {
+        self.clock.offset += by;
+        self.reference.clock_stepped();
+    }
+
+    /// As `distribute_visits_for_partner()`: at once, past the curve.
+    pub fn add_by_hand(&mut self, id: Uuid, visits: i64, clock: i64) {
+        let Some(progress) = self.progress.get_mut(&id) else {
+            return;
+        };
+        let at = super::db_time(clock);
+        let at = progress.last_visited_at.map_or(at, |last| last.max(at));
+        let first = progress.last_number + 1;
+        progress.distributed += visits;
+        progress.last_number += visits;
+        progress.last_visited_at = Some(at);
+        self.visits
+            .entry(id)
+            .or_default()
+            .extend(first..=progress.last_number);
+        let (distributed, last) = (progress.distributed, progress.last_number);
+        self.reference
+            .recounted(id, distributed, last, Some(at.as_micros()));
+    }
+
+    /// Somebody deletes the row's latest visits.
+    pub fn delete_visits(&mut self, id: Uuid, visits: usize) -> Vec<i64> {
+        let Some(stored) = self.visits.get_mut(&id) else {
+            return Vec::new();
+        };
+        let gone: Vec<i64> = stored.iter().rev().take(visits).copied().collect();
+        stored.retain(|number| !gone.contains(number));
+        gone
+    }
+
+    /// Somebody puts visits back that were deleted.
+    pub fn restore_visits(&mut self, id: Uuid, numbers: Vec<i64>) {
+        self.visits.entry(id).or_default().extend(numbers);
+    }
+
+    /// As `sync_distribution_counts(lower => true)`: what is missing is stored again.
+    pub fn lower(&mut self, id: Uuid) {
+        let held = self.open.contains_key(&id);
+        if !held
+            && self
+                .progress
+                .get(&id)
+                .is_some_and(|p| p.distributed > self.count(id))
+        {
+            self.seen.saw("a counter is lowered");
+            self.recount(id);
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! A machine that runs the program: an agent and a Realtime session in one process, again and again.
+//!
+//! The glue between the two is that of the program's own loop and feed: what the session tells becomes news, what the agent
+//! asks of the feed becomes a command. Owns the process, its monotonic clock, and what waits for it while it is stopped;
+//! what it does to the world it returns as [`Deed`]s.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+use visit_pacer::domain::agent::{Action, Agent, Chore, Input, Kept, Notice, Stored, Trip, What};
+use visit_pacer::domain::batch::Batch;
+use visit_pacer::domain::proof::Verdict;
+use visit_pacer::domain::secret::Secret;
+use visit_pacer::domain::time::{DbTime, Mono, micros_of};
+use visit_pacer::domain::timetable::RowRead;
+use visit_pacer::realtime::frame::Frame;
+use visit_pacer::realtime::session::{self, Session};
+use visit_pacer::realtime::{Down, DownClass, FeedCommand, FeedEvent};
+use visit_pacer::runtime::driver::{bindings, news_of};
+
+use crate::dice::Dice;
+use crate::realtime::SocketId;
+
+/// Ticks at one moment that lead to nothing.
+const IDLE_TICKS: u32 = 20;
+/// Actions that one input leads to.
+const ACTIONS: usize = 1_000;
+
+/// A statement for the database.
+#[derive(Clone, Debug)]
+pub enum Statement {
+    Store(Batch),
+    Read(What),
+    Keep(Chore),
+    Goodbye,
+}
+
+/// The database's answer, with its clock.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    Stored(Stored, Option<DbTime>),
+    Read(Result<(Vec<RowRead>, DbTime), String>),
+    Kept(Result<(Kept, DbTime), String>),
+}
+
+/// What reaches the process.
+#[derive(Debug)]
+pub enum Arrival {
+    Wake,
+    /// The answer to a statement that was sent at this moment.
+    Answer(Answer, Mono),
+    Opened(SocketId),
+    Refused(SocketId, u16, &'static str),
+    Text(SocketId, String),
+    Closed(SocketId),
+    /// SIGTERM.
+    Terminate,
+}
+
+/// What the process does.
+#[derive(Debug)]
+pub enum Deed {
+    Send(Statement, Mono),
+    Dial(SocketId),
+    Say(SocketId, String),
+    HangUp(SocketId),
+    Tell(Notice),
+    Revive(Verdict),
+    Down(Down),
+    Follow,
+    /// An event told the version that is known.
+    KnewAlready,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Link {
+    Closed,
+    Dialing(SocketId),
+    Open(SocketId),
+}
+
+pub struct Host {
+    name: usize,
+    /// Counts its processes.
+    pub life: u32,
+    pub process: Option<Process>,
+    /// SIGSTOP: what arrives waits.
+    pub stopped: bool,
+    waiting: VecDeque<Arrival>,
+    sockets: u32,
+    born: i64,
+    /// Millionths by which its clock goes fast.
+    drift_ppm: i64,
+    /// When its alarm rings.
+    pub alarm: Option<i64>,
+    /// Where `Instant`s are counted from.
+    epoch: Instant,
+    /// Events that its write-backs have caused since the calm began.
+    pub write_backs: i64,
+}
+
+pub struct Process {
+    pub id: Uuid,
+    pub agent: Agent,
+    session: Session,
+    link: Link,
+    /// Whether it follows the canary, and so would know of a channel that is dead.
+    pub watches: bool,
+    host: usize,
+    idle_ticks: u32,
+    epoch: Instant,
+}
+
+impl Host {
+    pub fn new(name: usize, drift_ppm: i64, epoch: Instant) -> Self {
+        Self {
+            name,
+            life: 0,
+            process: None,
+            stopped: false,
+            waiting: VecDeque::new(),
+            sockets: 0,
+            born: 0,
+            drift_ppm,
+            alarm: None,
+            epoch,
+            write_backs: 0,
+        }
+    }
+
+    /// A new process.
+    pub fn start(&mut self, bound: u32, now: i64, dice: &mut Dice) {
+        let id = Uuid::from_u64_pair(u64::from(dice.draw()) << 32 | u64::from(dice.draw()), 0);
+        let token = dice.percent(50).then(|| Secret::new("a.b.c"));
+        self.born = now;
+        self.life += 1;
+        self.process = Some(Process {
+            id,
+            agent: Agent::new(id, bound, Mono::from_micros(0)),
+            session: Session::new(bindings(true), token),
+            link: Link::Closed,
+            watches: true,
+            host: self.name,
+            idle_ticks: 0,
+            epoch: self.epoch,
+        });
+    }
+
+    /// kill -9, or the end: all memory is lost. Returns the socket that its kernel closes.
+    pub fn die(&mut self) -> Option<SocketId> {
+        self.stopped = false;
+        self.waiting.clear();
+        self.alarm = None;
+        match self.process.take()?.link {
+            Link::Open(socket) | Link::Dialing(socket) => Some(socket),
+            Link::Closed => None,
+        }
+    }
+
+    /// The last words of a process that has nothing in hand any more.
+    pub fn leave(&mut self, now: i64, dice: &mut Dice) -> Vec<Deed> {
+        let mono = self.mono(now);
+        let Some(process) = &mut self.process else {
+            return Vec::new();
+        };
+        process.session(session::Input::Command(FeedCommand::Shutdown), mono, dice);
+        let mut deeds = process.settle(mono, &mut self.sockets, dice);
+        deeds.push(Deed::Send(Statement::Goodbye, mono));
+        deeds
+    }
+
+    /// SIGCONT: what has waited.
+    pub fn go_on(&mut self) -> VecDeque<Arrival> {
+        self.stopped = false;
+        self.alarm = None;
+        std::mem::take(&mut self.waiting)
+    }
+
+    pub fn takes(&mut self, arrival: Arrival, now: i64, dice: &mut Dice) -> Vec<Deed> {
+        let mono = self.mono(now);
+        let Some(process) = &mut self.process else {
+            return Vec::new();
+        };
+        if self.stopped {
+            self.waiting.push_back(arrival);
+            return Vec::new();
+        }
+        process.takes(arrival, mono, &mut self.sockets, dice)
+    }
+
+    /// What its monotonic clock shows.
+    pub fn mono(&self, now: i64) -> Mono {
+        let elapsed = now - self.born;
+        Mono::from_micros(elapsed + elapsed * self.drift_ppm / 1_000_000)
+    }
+
+    /// When it wants to be woken, in true time.
+    pub fn wakes_at(&mut self, now: i64) -> Option<i64> {
+        let mono = self.mono(now);
+        let process = self.process.as_mut().filter(|_| !self.stopped)?;
+        let agent = process.agent.next_deadline(mono).map(|(at, _)| at);
+        let session = process.session.next_deadline();
+        let session = session.map(|(at, _)| process.mono_of(at));
+        let at = agent
+            .into_iter()
+            .chain(session)
+            .min()?
+            .max(mono)
+            .as_micros();
+        let mut elapsed = at - at * self.drift_ppm / 1_000_000 - 1;
+        while self.mono(self.born + elapsed).as_micros() < at {
+            elapsed += 1;
+        }
+        Some(now.max(self.born + elapsed))
+    }
+}
+
+impl Process {
+    fn takes(
+        &mut self,
+        arrival: Arrival,
+        mono: Mono,
+        sockets: &mut u32,
+        dice: &mut Dice,
+    ) -> Vec<Deed> {
+        let mut ticks = false;
+        match arrival {
+            Arrival::Wake => ticks = self.wake(mono, dice),
+            Arrival::Answer(answer, sent) => {
+                let trip = |db| Trip {
+                    sent,
+                    db,
+                    received: mono,
+                };
+                let input = match answer {
+                    Answer::Stored(stored, db) => Input::Stored(stored, db.map(trip)),
+                    Answer::Read(read) => Input::Read(read.map(|(rows, db)| (rows, trip(db)))),
+                    Answer::Kept(kept) => Input::Kept(kept.map(|(kept, db)| (kept, trip(db)))),
+                };
+                self.agent.handle(input, mono);
+            }
+            Arrival::Opened(socket) if self.link == Link::Dialing(socket) => {
+                self.link = Link::Open(socket);
+                self.session(session::Input::Opened, mono, dice);
+            }
+            Arrival::Refused(socket, status, words) if self.link == Link::Dialing(socket) => {
+                self.link = Link::Closed;
+                let class = DownClass::of_refusal(status, words);
+                let failed = session::Input::DialFailed {
+                    class,
+                    reason: words.to_owned(),
+                };
+                self.session(failed, mono, dice);
+            }
+            Arrival::Text(socket, text) if self.link == Link::Open(socket) => {
+                let frame = Frame::decode_text(&text);
+                let input = frame.map_or(session::Input::Noise, session::Input::Received);
+                self.session(input, mono, dice);
+            }
+            Arrival::Closed(socket) if self.link == Link::Open(socket) => {
+                let reason = "closed by the server".to_owned();
+                self.session(session::Input::Closed { reason }, mono, dice);
+            }
+            Arrival::Opened(_) | Arrival::Refused(..) | Arrival::Text(..) | Arrival::Closed(_) => {}
+            Arrival::Terminate => self.agent.handle(Input::Stop, mono),
+        }
+        let deeds = self.settle(mono, sockets, dice);
+        self.idle_ticks = if ticks && deeds.is_empty() {
+            self.idle_ticks + 1
+        } else {
+            0
+        };
+        let why = self.agent.next_deadline(mono).filter(|(at, _)| *at <= mono);
+        if let Some((_, why)) = why {
+            assert!(self.idle_ticks < IDLE_TICKS, "the agent spins for: {why}");
+        }
+        deeds
+    }
+
+    /// Ticks what is due; says whether the agent was.
+    fn wake(&mut self, mono: Mono, dice: &mut Dice) -> bool {
+        if self
+            .session
+            .next_deadline()
+            .is_some_and(|(at, _)| self.mono_of(at) <= mono)
+        {
+            self.session(session::Input::Tick, mono, dice);
+        }
+        let due = self
+            .agent
+            .next_deadline(mono)
+            .is_some_and(|(at, _)| at <= mono);
+        if due {
+            self.agent.handle(Input::Tick, mono);
+        }
+        due
+    }
+
+    /// Carries actions between the two, until both are content.
+    fn settle(&mut self, mono: Mono, sockets: &mut u32, dice: &mut Dice) -> Vec<Deed> {
+        let mut deeds = Vec::new();
+        for _ in 0..ACTIONS {
+            if let Some(action) = self.session.poll_action() {
+                self.carry_out(action, mono, sockets, &mut deeds);
+            } else if let Some(action) = self.agent.poll_action() {
+                self.act(action, mono, dice, &mut deeds);
+            } else {
+                return deeds;
+            }
+        }
+        panic!("one input leads to {ACTIONS} actions");
+    }
+
+    /// As the feed does.
+    fn carry_out(
+        &mut self,
+        action: session::Action,
+        mono: Mono,
+        sockets: &mut u32,
+        deeds: &mut Vec<Deed>,
+    ) {
+        match action {
+            session::Action::Dial => {
+                *sockets += 1;
+                let socket = SocketId {
+                    host: self.host,
+                    number: *sockets,
+                };
+                self.link = Link::Dialing(socket);
+                deeds.push(Deed::Dial(socket));
+            }
+            session::Action::Send(frame) => {
+                if let Link::Open(socket) = self.link {
+                    deeds.push(Deed::Say(socket, frame.encode()));
+                }
+            }
+            session::Action::Close | session::Action::Abandon => {
+                if let Link::Open(socket) | Link::Dialing(socket) =
+                    std::mem::replace(&mut self.link, Link::Closed)
+                {
+                    deeds.push(Deed::HangUp(socket));
+                }
+            }
+            session::Action::Emit(event) => {
+                let known = self.agent.counters().events_known;
+                if let Some(news) = news_of(&event) {
+                    self.agent.handle(Input::News(news), mono);
+                }
+                if self.agent.counters().events_known > known {
+                    deeds.push(Deed::KnewAlready);
+                }
+                if let FeedEvent::Down(down) = event {
+                    deeds.push(Deed::Down(down));
+                }
+            }
+            session::Action::Stop => {}
+        }
+    }
+
+    /// As the loop does.
+    fn act(&mut self, action: Action, mono: Mono, dice: &mut Dice, deeds: &mut Vec<Deed>) {
+        let mut command = |command| {
+            self.session.handle(
+                session::Input::Command(command),
+                at(self.epoch, mono),
+                dice.draw(),
+            )
+        };
+        match action {
+            Action::Store(batch) => deeds.push(Deed::Send(Statement::Store(batch), mono)),
+            Action::Read(what) => deeds.push(Deed::Send(Statement::Read(what), mono)),
+            Action::Keep(chore) => deeds.push(Deed::Send(Statement::Keep(chore), mono)),
+            Action::Revive(verdict) => {
+                let why = "no echo".to_owned();
+                command(match verdict {
+                    Verdict::Rejoin => FeedCommand::Rejoin(why),
+                    Verdict::Reopen => FeedCommand::Reopen(why),
+                });
+                deeds.push(Deed::Revive(verdict));
+            }
+            Action::Follow(published) => {
+                self.watches = published.canary;
+                command(FeedCommand::Bindings(bindings(published.canary)));
+                command(FeedCommand::Rejoin("the publication changed".to_owned()));
+                deeds.push(Deed::Follow);
+            }
+            Action::Tell(notice) => deeds.push(Deed::Tell(notice)),
+        }
+    }
+
+    fn session(&mut self, input: session::Input, mono: Mono, dice: &mut Dice) {
+        self.session
+            .handle(input, at(self.epoch, mono), dice.draw());
+    }
+
+    /// The first whole microsecond that is not before it.
+    fn mono_of(&self, at: Instant) -> Mono {
+        let since = at.saturating_duration_since(self.epoch) + Duration::from_nanos(999);
+        Mono::from_micros(micros_of(since))
+    }
+}
+
+fn at(epoch: Instant, mono: Mono) -> Instant {
+    epoch + Duration::from_micros(u64::try_from(mono.as_micros()).expect("after the start"))
+}

@@ -1,0 +1,690 @@
+//! The world: true time, what is on its way, and who it reaches.
+//!
+//! Owns the queue of events and carries everything between hosts, database and Realtime server, with delays and losses.
+//! After every event the promises are checked. What goes wrong, and who edits, is in `world/chaos.rs`; when all is well again,
+//! in `world/calm.rs`.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+use visit_pacer::domain::agent::{Chore, Kept, Notice, Stored, What};
+use visit_pacer::domain::batch::Batch;
+use visit_pacer::domain::proof::Verdict;
+use visit_pacer::domain::time::Mono;
+use visit_pacer::realtime::DownClass;
+
+use crate::database::{Change, Database, Storer, db_time};
+use crate::dice::Dice;
+use crate::host::{Answer, Arrival, Deed, Host, Statement};
+use crate::realtime::{Said, Saying, Server, SocketId};
+use crate::seen::Seen;
+
+mod calm;
+mod chaos;
+
+pub const MS: i64 = 1_000;
+pub const SECOND: i64 = 1_000_000;
+/// How long faults go on.
+const STORM: i64 = 30 * SECOND;
+/// What a stop may take until the batch in hand is answered.
+const STOP_WITHIN: i64 = 4 * SECOND;
+
+/// What becomes of a statement.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fate {
+    Answered,
+    /// A deadlock, a timeout, a limit: certainly nothing was done.
+    Refused,
+    /// The connection is lost before it is carried out.
+    LostBefore,
+    /// … after.
+    LostAfter,
+    /// The agent is told that the connection is lost; a while later the statement is carried out all the same.
+    Zombie,
+}
+
+#[derive(Debug)]
+enum Event {
+    /// A statement reaches the database.
+    Arrives {
+        statement: Statement,
+        from: Sender,
+        fate: Fate,
+    },
+    /// Something reaches a process, if it is the one of this life. The last: whether an outcome that is not known was a commit.
+    Reaches {
+        host: usize,
+        life: u32,
+        arrival: Arrival,
+        committed: Option<bool>,
+    },
+    /// A frame of a client's reaches the Realtime server.
+    Heard(SocketId, String),
+    Dials(SocketId),
+    HangsUp(SocketId),
+    Server(Said),
+    Starts(usize),
+    GoesOn(usize, u32),
+    Exits(usize, u32),
+    Fault,
+    EndOfTransaction {
+        id: Uuid,
+        commit: bool,
+    },
+    ReleasePartner(Uuid),
+    ReleaseControl,
+    Resume,
+    Restore(Uuid, Vec<i64>),
+    Lower(Uuid),
+    Publish,
+}
+
+/// Which life of which host, and when it sent.
+#[derive(Clone, Copy, Debug)]
+struct Sender {
+    host: usize,
+    life: u32,
+    id: Uuid,
+    sent: Mono,
+    /// It has been told already, and waits for no answer.
+    told: bool,
+}
+
+pub struct World {
+    now: i64,
+    events: u64,
+    queue: BTreeMap<(i64, u64), Event>,
+    dice: Dice,
+    database: Database,
+    away_until: i64,
+    read_only_until: i64,
+    server: Server,
+    hosts: Vec<Host>,
+    /// Visits a second, of each agent.
+    bound: u32,
+    /// When each life planned what it stored, for its bound.
+    spent: BTreeMap<(usize, u32), VecDeque<(i64, i64)>>,
+    /// Rows that were refused because they were held.
+    held: BTreeSet<Uuid>,
+    /// Lives that were asked to end.
+    leaving: BTreeSet<(usize, u32)>,
+    storm: bool,
+    /// From here on nothing is left of the storm that an agent could still come upon.
+    settled: bool,
+    /// Rows whose inserts go on failing in the calm.
+    left_poisoned: BTreeSet<Uuid>,
+    seen: Seen,
+    seed: u64,
+    /// Shows what happens.
+    aloud: bool,
+}
+
+/// One run of a seed: a storm, then the calm in which all must come right by itself.
+pub fn simulate(seed: u64, epoch: Instant, aloud: bool) -> (i64, Seen) {
+    let mut world = World::new(seed, epoch, aloud);
+    world.run_until(STORM);
+    world.calm_down();
+    world.come_right();
+    let mut seen = world.seen;
+    seen.add(&world.database.seen);
+    seen.add(&world.server.seen);
+    (world.database.stored, seen)
+}
+
+impl World {
+    fn new(seed: u64, epoch: Instant, aloud: bool) -> Self {
+        let mut dice = Dice::new(seed);
+        let mut database = Database {
+            canary_published: true,
+            ..Database::default()
+        };
+        database.clock.offset = 1_800_000_000 * SECOND + dice.between(0, SECOND);
+        database.clock.drift_ppm = dice.between(-100, 100);
+        if dice.percent(20) {
+            database.control.give_up_after_us = dice.between(1, 20) * SECOND;
+        }
+        let drifts: Vec<i64> = (0..dice.between(1, 3))
+            .map(|_| dice.between(-200, 200))
+            .collect();
+        let hosts = drifts
+            .iter()
+            .enumerate()
+            .map(|(name, drift)| Host::new(name, *drift, epoch));
+        let hosts: Vec<Host> = hosts.collect();
+        let mut world = Self {
+            now: 0,
+            events: 0,
+            queue: BTreeMap::new(),
+            bound: if dice.percent(15) { 60 } else { 2_000 },
+            dice,
+            database,
+            away_until: 0,
+            read_only_until: 0,
+            server: Server::new(),
+            hosts,
+            spent: BTreeMap::new(),
+            held: BTreeSet::new(),
+            leaving: BTreeSet::new(),
+            storm: true,
+            settled: false,
+            left_poisoned: BTreeSet::new(),
+            seen: Seen::default(),
+            seed,
+            aloud,
+        };
+        for host in 0..world.hosts.len() {
+            world.after(0, Event::Starts(host));
+        }
+        for _ in 0..world.dice.between(1, 6) {
+            world.insert_row();
+        }
+        world.after(0, Event::Fault);
+        world
+    }
+
+    fn after(&mut self, delay: i64, event: Event) {
+        self.events += 1;
+        self.queue
+            .insert((self.now + delay.max(0), self.events), event);
+    }
+
+    fn run_until(&mut self, end: i64) {
+        while let Some(entry) = self
+            .queue
+            .first_entry()
+            .filter(|entry| entry.key().0 <= end)
+        {
+            let ((at, _), event) = entry.remove_entry();
+            self.now = at;
+            self.happen(event);
+            self.database.check();
+        }
+        self.now = end;
+    }
+
+    fn clock(&self) -> i64 {
+        self.database.clock.at(self.now)
+    }
+
+    fn say(&self, line: impl FnOnce() -> String) {
+        if self.aloud {
+            let at = Duration::from_micros(self.now.unsigned_abs()).as_secs_f64();
+            eprintln!("{at:>11.6} {}", line());
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Arrives {
+                statement,
+                from,
+                fate,
+            } => self.arrives(statement, from, fate),
+            Event::Reaches {
+                host,
+                life,
+                arrival,
+                committed,
+            } => {
+                self.reaches(host, life, arrival, committed);
+            }
+            Event::Heard(socket, text) => {
+                let said = self.server.hears(socket, &text, &mut self.dice);
+                self.server_says(said);
+            }
+            Event::Dials(socket) => {
+                let arrival = match self.server.opens(socket, self.now, &mut self.dice) {
+                    Some((status, words)) => Arrival::Refused(socket, status, words),
+                    None => Arrival::Opened(socket),
+                };
+                self.send_to(socket.host, 10 * MS, arrival);
+            }
+            Event::HangsUp(socket) => self.server.closed(socket),
+            Event::Server(said) => self.server_does(said),
+            Event::Starts(host) => self.starts(host),
+            Event::GoesOn(host, life) => self.goes_on(host, life),
+            Event::Exits(host, life) => self.exits(host, life),
+            Event::Fault => self.next_fault(),
+            Event::EndOfTransaction { id, commit } => {
+                if let Some(change) = self.database.end(id, commit) {
+                    self.publish(&change);
+                }
+            }
+            Event::ReleasePartner(id) => {
+                self.database.held_partners.remove(&id);
+            }
+            Event::ReleaseControl => self.database.control_held = false,
+            Event::Resume => self.database.control.paused = false,
+            Event::Restore(id, numbers) => self.database.restore_visits(id, numbers),
+            Event::Lower(id) => self.database.lower(id),
+            Event::Publish => self.publish_the_canary(true),
+        }
+    }
+
+    fn server_says(&mut self, said: Vec<Saying>) {
+        for (delay, said) in said {
+            self.after(delay, Event::Server(said));
+        }
+    }
+
+    fn server_does(&mut self, said: Said) {
+        match said {
+            Said::Text(socket, text) => self.send_to(socket.host, 0, Arrival::Text(socket, text)),
+            Said::Closed(socket) => {
+                self.server.closed(socket);
+                self.send_to(socket.host, 0, Arrival::Closed(socket));
+            }
+            Said::Subscribed(socket, join_ref) => {
+                let said = self.server.subscribed(socket, &join_ref);
+                self.server_says(said.map(|said| (0, said)).into_iter().collect());
+            }
+        }
+    }
+
+    /// To the process of the host that is there now.
+    fn send_to(&mut self, host: usize, delay: i64, arrival: Arrival) {
+        let life = self.hosts[host].life;
+        self.after(
+            delay,
+            Event::Reaches {
+                host,
+                life,
+                arrival,
+                committed: None,
+            },
+        );
+    }
+
+    fn starts(&mut self, name: usize) {
+        if self.hosts[name].process.is_some() {
+            return;
+        }
+        self.say(|| format!("agent {name} starts"));
+        self.hosts[name].start(self.bound, self.now, &mut self.dice);
+        self.give(name, Arrival::Wake);
+    }
+
+    fn reaches(&mut self, host: usize, life: u32, arrival: Arrival, committed: Option<bool>) {
+        if self.hosts[host].life != life || self.hosts[host].process.is_none() {
+            return;
+        }
+        if matches!(arrival, Arrival::Wake) {
+            if self.hosts[host].alarm != Some(self.now) {
+                return;
+            }
+            self.hosts[host].alarm = None;
+        }
+        match committed {
+            Some(true) => self.seen.saw("an unknown outcome: it was committed"),
+            Some(false) => self.seen.saw("an unknown outcome: it was not committed"),
+            None => {}
+        }
+        self.give(host, arrival);
+    }
+
+    /// Gives a process what reaches it, does what it wants done, and sets its alarm.
+    fn give(&mut self, name: usize, arrival: Arrival) {
+        let deeds = self.hosts[name].takes(arrival, self.now, &mut self.dice);
+        for deed in deeds {
+            self.do_for(name, deed);
+        }
+        let life = self.hosts[name].life;
+        let process = self.hosts[name].process.as_ref();
+        if self.leaving.contains(&(name, life)) && process.is_some_and(|p| p.agent.is_idle()) {
+            self.exits(name, life);
+        }
+        self.set_alarm(name);
+    }
+
+    fn set_alarm(&mut self, name: usize) {
+        let host = &mut self.hosts[name];
+        if let Some(at) = host.wakes_at(self.now)
+            && host.alarm.is_none_or(|before| at < before)
+        {
+            host.alarm = Some(at);
+            self.send_to(name, at - self.now, Arrival::Wake);
+        }
+    }
+
+    fn do_for(&mut self, host: usize, deed: Deed) {
+        match deed {
+            Deed::Send(statement, sent) => {
+                let life = self.hosts[host].life;
+                let id = self.hosts[host]
+                    .process
+                    .as_ref()
+                    .map_or(Uuid::nil(), |p| p.id);
+                let (fate, delay) = (self.fate(), self.latency());
+                let from = Sender {
+                    host,
+                    life,
+                    id,
+                    sent,
+                    told: false,
+                };
+                self.after(
+                    delay,
+                    Event::Arrives {
+                        statement,
+                        from,
+                        fate,
+                    },
+                );
+            }
+            Deed::Dial(socket) => {
+                let delay = self.dice.between(1, 60) * MS;
+                self.after(delay, Event::Dials(socket));
+            }
+            Deed::Say(socket, text) => self.after(5 * MS, Event::Heard(socket, text)),
+            Deed::HangUp(socket) => self.after(5 * MS, Event::HangsUp(socket)),
+            Deed::Tell(notice) => self.told(host, &notice),
+            Deed::Revive(verdict) => self.revives(host, verdict),
+            Deed::Down(down) => {
+                self.say(|| format!("agent {host}: Realtime is down: {}", down.reason));
+                if down.class == DownClass::Network && down.reason.contains("heartbeat") {
+                    self.seen.saw("a silent socket is found by its heartbeat");
+                }
+            }
+            Deed::Follow => self
+                .seen
+                .saw("the canary is not published, and not followed"),
+            Deed::KnewAlready => self.seen.saw("an event is known already"),
+        }
+    }
+
+    fn told(&mut self, host: usize, notice: &Notice) {
+        self.say(|| format!("agent {host}: {notice:?}"));
+        let what = match notice {
+            Notice::SetAside(id, _) => {
+                let row = self.database.rows.get(id);
+                let bad = row.is_none_or(|row| !row.is_sound());
+                let known = bad || self.database.failed.contains(id);
+                assert!(known, "{id} is set aside, and nothing is wrong with it");
+                "a row is set aside"
+            }
+            Notice::Mended(_) => "a row is mended",
+            Notice::Repaired(_) => "a sync repairs what Realtime did not tell",
+            Notice::ClockStepped => "a step of the clock is noticed",
+            Notice::DatabaseAway(_) => "the database is found away",
+            Notice::DatabaseBack(_) => "the database is found back",
+            Notice::Shared(agents) if *agents > 1 => "agents share the rows",
+            Notice::Initialised(_) => "a row is anchored by the agent",
+            Notice::Synced(_)
+            | Notice::Silent(_)
+            | Notice::Shared(_)
+            | Notice::Paused(_)
+            | Notice::Found(_)
+            | Notice::Published(_) => return,
+        };
+        self.seen.saw(what);
+    }
+
+    fn revives(&mut self, host: usize, verdict: Verdict) {
+        self.say(|| format!("agent {host} finds its channel silent: {verdict:?}"));
+        let hears = self.server.delivers_to(host);
+        assert!(
+            !hears || !self.settled,
+            "agent {host} hears everything, and finds its channel silent"
+        );
+        self.seen.saw(match verdict {
+            Verdict::Rejoin => "a silent channel is joined again",
+            Verdict::Reopen => "a silent channel gets a new socket",
+        });
+    }
+
+    fn latency(&mut self) -> i64 {
+        if !self.storm {
+            return self.dice.between(200, 9_000);
+        }
+        match self.dice.between(0, 99) {
+            0 => self.dice.between(200, 4_000) * MS,
+            1..=9 => self.dice.between(5, 200) * MS,
+            _ => self.dice.between(100, 5_000),
+        }
+    }
+
+    fn fate(&mut self) -> Fate {
+        if !self.storm {
+            return Fate::Answered;
+        }
+        match self.dice.between(0, 99) {
+            0..=1 => Fate::LostBefore,
+            2..=3 => Fate::LostAfter,
+            4..=5 => Fate::Zombie,
+            6..=7 => Fate::Refused,
+            _ => Fate::Answered,
+        }
+    }
+
+    /// A statement reaches the database, or where the database was.
+    fn arrives(&mut self, statement: Statement, from: Sender, fate: Fate) {
+        let lost = |statement: &Statement, certain: bool| match statement {
+            Statement::Store(_) if certain => {
+                Answer::Stored(Stored::NotNow("busy".to_owned()), None)
+            }
+            Statement::Store(_) => Answer::Stored(Stored::Unknown("reset".to_owned()), None),
+            Statement::Read(_) => Answer::Read(Err("reset".to_owned())),
+            Statement::Keep(_) | Statement::Goodbye => Answer::Kept(Err("reset".to_owned())),
+        };
+        if self.now < self.away_until {
+            let certain = self.dice.percent(50);
+            let answer = lost(&statement, certain);
+            let committed =
+                matches!(answer, Answer::Stored(Stored::Unknown(_), _)).then_some(false);
+            return self.answers(from, answer, committed);
+        }
+        let writes = !matches!(statement, Statement::Read(_));
+        if fate == Fate::Refused || (writes && self.now < self.read_only_until) {
+            self.seen.saw("a statement is refused for a passing reason");
+            // A standby's refusal counts as a lost connection; a full disk or a deadlock does not.
+            let certain = self.dice.percent(70);
+            return self.answers(from, lost(&statement, certain), None);
+        }
+        let is_batch = matches!(statement, Statement::Store(_));
+        match fate {
+            Fate::Answered | Fate::Refused => {
+                let answer = self.carry_out(statement, from);
+                self.answers(from, answer, None);
+            }
+            Fate::LostBefore => {
+                self.seen
+                    .saw("a statement is lost before it is carried out");
+                self.answers(from, lost(&statement, false), is_batch.then_some(false));
+            }
+            Fate::LostAfter => {
+                let answer = lost(&statement, false);
+                let committed = stores(&self.carry_out(statement, from));
+                if from.told && committed {
+                    self.seen
+                        .saw("a statement is carried out after its agent has given it up");
+                } else if !from.told {
+                    self.seen
+                        .saw("a statement is carried out, and its answer lost");
+                }
+                self.answers(from, answer, is_batch.then_some(committed));
+            }
+            Fate::Zombie => {
+                self.answers(from, lost(&statement, false), is_batch.then_some(false));
+                let late = self.dice.between(1, 3_000) * MS;
+                let from = Sender { told: true, ..from };
+                self.after(
+                    late,
+                    Event::Arrives {
+                        statement,
+                        from,
+                        fate: Fate::LostAfter,
+                    },
+                );
+            }
+        }
+    }
+
+    fn answers(&mut self, to: Sender, answer: Answer, committed: Option<bool>) {
+        if to.told {
+            return;
+        }
+        let delay = self.latency();
+        let arrival = Arrival::Answer(answer, to.sent);
+        let (host, life) = (to.host, to.life);
+        self.after(
+            delay,
+            Event::Reaches {
+                host,
+                life,
+                arrival,
+                committed,
+            },
+        );
+    }
+
+    fn carry_out(&mut self, statement: Statement, from: Sender) -> Answer {
+        let clock = self.clock();
+        let alive =
+            self.hosts[from.host].life == from.life && self.hosts[from.host].process.is_some();
+        match statement {
+            Statement::Store(batch) => {
+                let stored = self.store(&batch, from, clock);
+                let told = stores_some(&stored);
+                if told && !alive {
+                    self.seen
+                        .saw("a statement of an agent that is no more is carried out");
+                }
+                Answer::Stored(stored, told.then_some(db_time(clock)))
+            }
+            Statement::Read(what) => {
+                let ids = match &what {
+                    What::All => None,
+                    What::Rows(ids) => Some(ids.as_slice()),
+                };
+                Answer::Read(Ok((self.database.read(ids), db_time(clock))))
+            }
+            Statement::Keep(chore) => {
+                Answer::Kept(Ok((self.keep(chore, from, clock), db_time(clock))))
+            }
+            Statement::Goodbye => {
+                self.database.agents.remove(&from.id);
+                Answer::Kept(Err("ended".to_owned()))
+            }
+        }
+    }
+
+    fn store(&mut self, batch: &Batch, from: Sender, clock: i64) -> Stored {
+        let storer = Storer {
+            host: from.host,
+            life: from.life,
+        };
+        let held: Vec<Uuid> = self.database.open.keys().copied().collect();
+        let stored = self.database.store(batch, storer, clock);
+        let host = from.host;
+        let (visits, rows, at) = (
+            batch.visits(),
+            batch.rows.len(),
+            batch.rows[0].at.as_micros(),
+        );
+        self.say(|| match &stored {
+            Stored::Rows(ids) => format!(
+                "agent {host} stores {visits} visits of {rows} rows for {at}: {} rows stored",
+                ids.len()
+            ),
+            Stored::Unknown(why) | Stored::Failed(why) | Stored::NotNow(why) => {
+                format!("agent {host}: {why}")
+            }
+        });
+        if let Stored::Rows(ids) = &stored {
+            let visits = batch
+                .rows
+                .iter()
+                .filter(|row| ids.contains(&row.id))
+                .map(|row| row.visits())
+                .sum();
+            self.check_bound(from, visits);
+            for row in &batch.rows {
+                if ids.contains(&row.id) && self.held.remove(&row.id) {
+                    self.seen
+                        .saw("a row that was held is tried again, and stored");
+                } else if held.contains(&row.id) {
+                    self.held.insert(row.id);
+                }
+            }
+        }
+        stored
+    }
+
+    /// The agent's own bound, over any 5 s: five seconds' worth, and a second's at once.
+    fn check_bound(&mut self, from: Sender, visits: i64) {
+        let planned = from.sent.as_micros();
+        let spent = self.spent.entry((from.host, from.life)).or_default();
+        spent.push_back((planned, visits));
+        spent.retain(|(at, _)| *at > planned - 10 * SECOND);
+        let recent = spent
+            .iter()
+            .filter(|(at, _)| (planned - 5 * SECOND + 1..=planned).contains(at));
+        let sum: i64 = recent.map(|(_, visits)| visits).sum();
+        let most = 6 * i64::from(self.bound);
+        assert!(
+            sum <= most,
+            "agent {} stores {sum} visits in 5 s, {most} are its bound",
+            from.host
+        );
+        if sum > most - i64::from(self.bound) {
+            self.seen.saw("the agent's own bound binds");
+        }
+    }
+
+    fn keep(&mut self, chore: Chore, from: Sender, clock: i64) -> Kept {
+        match chore {
+            Chore::Beat { serving } => Kept::Beat(
+                self.database.control,
+                self.database.beat(from.id, serving, clock),
+            ),
+            Chore::WriteBack(ids) => {
+                let (written, changes) = self.database.write_back(&ids);
+                self.hosts[from.host].write_backs += i64::try_from(changes.len()).expect("few");
+                self.publish_all(&changes);
+                Kept::WroteBack(written)
+            }
+            Chore::Canary => {
+                let said = self.server.publish_canary(&mut self.dice);
+                self.server_says(said);
+                Kept::Canary
+            }
+            Chore::Initialise => {
+                let changes = self.database.initialise(clock);
+                self.publish_all(&changes);
+                Kept::Initialised(u64::try_from(changes.len()).expect("few"))
+            }
+            Chore::Reconcile(ids) => Kept::Reconciled(self.database.reconcile(&ids)),
+            Chore::MarkInvalid(id, why) => {
+                self.database.mark_invalid(id, why);
+                Kept::MarkedInvalid
+            }
+            Chore::Published => Kept::Published(self.database.published()),
+        }
+    }
+
+    fn publish_all(&mut self, changes: &[Change]) {
+        for change in changes {
+            self.publish(change);
+        }
+    }
+
+    fn publish(&mut self, change: &Change) {
+        self.say(|| format!("committed: {change:?}"));
+        let said = self.server.publish(change, &mut self.dice);
+        self.server_says(said);
+    }
+
+    fn publish_the_canary(&mut self, published: bool) {
+        self.database.canary_published = published;
+        self.server.canary_published = published;
+    }
+}
+
+fn stores(answer: &Answer) -> bool {
+    matches!(answer, Answer::Stored(stored, _) if stores_some(stored))
+}
+
+fn stores_some(stored: &Stored) -> bool {
+    matches!(stored, Stored::Rows(rows) if !rows.is_empty())
+}

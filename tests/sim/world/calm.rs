@@ -1,0 +1,209 @@
+//! The calm after the storm: the faults end, what the agents and their channels have come to stays as it is, and all must
+//! come right by itself.
+
+use uuid::Uuid;
+use visit_pacer::domain::timetable::Status;
+
+use super::{Event, MS, SECOND, World};
+use crate::database::Row;
+
+/// By when all is well: a refused key is tried again after five minutes at the most.
+const WELL_WITHIN: i64 = 400 * SECOND;
+/// How often it is looked whether all is well.
+const LOOK_EVERY: i64 = 4 * SECOND;
+/// Then every batch must be on time, for so long.
+const ON_TIME: i64 = 12 * SECOND;
+/// How long into the calm what was lost before may still be missed: a row that a TRUNCATE took is found missing by the next
+/// sync, and cannot be told from one whose DELETE was not heard of; and rejoins keep a minute's distance.
+const AFTERMATH: i64 = 105 * SECOND;
+/// One seed in so many waits for the end of the aftermath.
+const PATIENT: u64 = 4;
+
+impl World {
+    /// The storm is over.
+    pub fn calm_down(&mut self) {
+        self.say(|| "calm".to_owned());
+        self.storm = false;
+        self.server.storm = false;
+        self.server.away_until = 0;
+        (self.away_until, self.read_only_until) = (0, 0);
+        self.publish_the_canary(true);
+        self.database.poisoned.clear();
+        self.database.held_partners.clear();
+        self.database.control_held = false;
+        self.database.control.paused = false;
+        let open: Vec<Uuid> = self.database.open.keys().copied().collect();
+        for id in open {
+            self.happen(Event::EndOfTransaction { id, commit: true });
+        }
+        for host in 0..self.hosts.len() {
+            self.hosts[host].write_backs = 0;
+            self.goes_on(host, self.hosts[host].life);
+            self.after(0, Event::Starts(host));
+        }
+        self.let_rows_hurry();
+    }
+
+    /// A backlog drains at the row's own pace, which can take hours.
+    fn let_rows_hurry(&mut self) {
+        let slow = self.bound < 1_000;
+        let ids: Vec<Uuid> = self.database.rows.keys().copied().collect();
+        for id in ids {
+            let resume = self.dice.percent(50);
+            let distributed = self.database.progress.get(&id).map_or(0, |p| p.distributed);
+            let hurry = |row: &mut Row| {
+                row.catch_up = Some(1_000);
+                row.terms.active |= resume;
+                if slow {
+                    row.terms.milli = row.terms.milli.min(3_000 * row.terms.period_s);
+                    row.terms.total = row.terms.total.min(distributed + 200);
+                }
+            };
+            self.edit(id, hurry, 0, true);
+            if self.dice.percent(8) {
+                self.database.poisoned.insert(id);
+                self.left_poisoned.insert(id);
+            }
+        }
+    }
+
+    /// Edits go on in the calm, but leave the pace as it is.
+    pub fn edit_calmly(&mut self) {
+        let catch_up = self.dice.between(900, 1_000);
+        let ids: Vec<Uuid> = self.database.rows.keys().copied().collect();
+        if let Some(id) = self.dice.pick(&ids) {
+            self.edit(id, |row| row.catch_up = Some(catch_up), 0, true);
+        }
+    }
+
+    /// Waits until all is well; from then on every batch is on time, by one agent a row, and all stays well.
+    pub fn come_right(&mut self) {
+        let begun = self.now;
+        loop {
+            self.run_until(self.now + LOOK_EVERY);
+            match self.what_is_wrong() {
+                None => break,
+                Some(wrong) => assert!(self.now < begun + WELL_WITHIN, "{wrong}"),
+            }
+        }
+        if self.seed.is_multiple_of(PATIENT) {
+            self.run_until(self.now.max(begun + AFTERMATH));
+            self.settled = true;
+        }
+        self.say(|| "all is well".to_owned());
+        self.database.on_time = true;
+        self.database.one_agent_each = self.all_serve();
+        self.database.last_storer.clear();
+        self.run_until(self.now + ON_TIME);
+        let wrong = self.what_is_wrong();
+        assert!(
+            wrong.is_none(),
+            "all was well, and now: {}",
+            wrong.unwrap_or_default()
+        );
+        self.check_write_backs(self.now - begun);
+    }
+
+    /// The budget of all agents: 0.2 a second after a burst of 20, and rows that are finished.
+    fn check_write_backs(&self, calm: i64) {
+        let written: i64 = self.hosts.iter().map(|host| host.write_backs).sum();
+        let finished = i64::try_from(self.database.rows.len()).expect("few");
+        // Each agent may have begun with the whole burst, before it saw the others.
+        let bursts = 20 * i64::try_from(self.hosts.len()).expect("few");
+        let most = bursts + calm / SECOND / 5 + finished;
+        assert!(written <= most, "{written} write-backs, {most} are allowed");
+    }
+
+    /// What was due of a row at the fire before last, and is neither stored nor given up.
+    fn owes(&self, row: &Row) -> i64 {
+        let clock = self.clock();
+        let give_up_after = self.database.control.give_up_after_us;
+        let given_up = row
+            .terms
+            .end
+            .is_some_and(|end| end + give_up_after <= clock);
+        if !row.is_sound() || !row.terms.active || given_up {
+            return 0;
+        }
+        let due = self
+            .database
+            .reference
+            .due(row.id, clock - SECOND - 100 * MS);
+        (due - self.database.progress[&row.id].distributed).max(0)
+    }
+
+    fn what_is_wrong(&self) -> Option<String> {
+        let rows = self.database.rows.values();
+        rows.filter_map(|row| self.wrong_with_row(row))
+            .chain((0..self.hosts.len()).filter_map(|host| self.wrong_with_host(host)))
+            .chain(self.wrong_with_shares())
+            .next()
+    }
+
+    /// It is on its curve, and its own column says so once it rests.
+    fn wrong_with_row(&self, row: &Row) -> Option<String> {
+        let id = row.id;
+        if row.anchor.is_none() {
+            return Some(format!("{id} was never anchored"));
+        }
+        let owes = self.owes(row);
+        if owes > 0 && !self.left_poisoned.contains(&id) {
+            return Some(format!("{id} owes {owes}"));
+        }
+        let distributed = self.database.progress[&id].distributed;
+        let rests = row.is_sound() && (!row.terms.active || distributed >= row.terms.total);
+        let written = row.written;
+        (rests && written != distributed)
+            .then(|| format!("{id} says {written} and has {distributed}"))
+    }
+
+    /// It is live and knows it, sees the database, and knows each row.
+    fn wrong_with_host(&self, name: usize) -> Option<String> {
+        let host = &self.hosts[name];
+        let Some(process) = &host.process else {
+            return Some(format!("agent {name} does not run"));
+        };
+        let health = process.agent.health();
+        let hears = health.caught_up && (self.server.delivers_to(name) || !process.watches);
+        // A channel may still be joined again for what it missed in the storm.
+        let may_rejoin = self.database.on_time && !(self.settled && process.watches);
+        if !(hears || may_rejoin) || health.database_away_since.is_some() {
+            return Some(format!("agent {name}: hears: {hears}, {health:?}"));
+        }
+        let (knows, are) = (process.agent.rows(), self.database.rows.len());
+        if knows != are {
+            return Some(format!("agent {name} knows {knows} of {are} rows"));
+        }
+        let looks = process.agent.look_at_all(host.mono(self.now));
+        looks.iter().find_map(|look| {
+            let row = &self.database.rows[&look.id];
+            let fails = self.left_poisoned.contains(&look.id) && self.owes(row) > 0;
+            let wrong = match look.status {
+                Status::Invalid => row.is_sound() && !fails && self.owes(row) > 0,
+                Status::Behind => true,
+                _ => fails || !row.is_sound() || look.total != row.terms.total,
+            };
+            let counted = self.database.progress[&look.id].distributed;
+            let behind = look.distributed != counted && process.agent.storing().is_none();
+            let wrong = wrong || behind;
+            wrong.then(|| format!("agent {name}: {look:?}"))
+        })
+    }
+
+    /// Each row is one agent's, once they all serve: one that has failed and has nothing to store may hold on to rows that
+    /// another one has too.
+    fn wrong_with_shares(&self) -> Option<String> {
+        let processes = self.hosts.iter().filter_map(|host| host.process.as_ref());
+        let owned: usize = processes.map(|process| process.agent.rows_owned()).sum();
+        let rows = self.database.rows.len();
+        let wrong = owned < rows || (owned > rows && self.all_serve());
+        wrong.then(|| format!("{owned} rows have an agent, there are {rows}"))
+    }
+
+    fn all_serve(&self) -> bool {
+        self.hosts.iter().all(|host| {
+            let process = host.process.as_ref();
+            process.is_some_and(|process| process.agent.serves(host.mono(self.now)))
+        })
+    }
+}
