@@ -657,7 +657,7 @@ impl World {
             Chore::Reconcile(ids) => Kept::Reconciled(self.database.reconcile(&ids)),
             Chore::MarkInvalid(id, why) => {
                 self.database.mark_invalid(id, why);
-                Kept::MarkedInvalid
+                Kept::MarkedInvalid(true)
             }
             Chore::Published => Kept::Published(self.database.published()),
         }
