@@ -42,10 +42,13 @@ impl Rows {
 
     /// Waits until each of them has some visits more.
     async fn go_on(&self, place: &Place) {
+        let mut before = Vec::new();
         for row in self.all() {
-            let before = place.stored(row).await;
+            before.push((row, place.stored(row).await));
+        }
+        for (row, stored) in before {
             wait_until("the rows go on", DRAINS_WITHIN, async || {
-                place.stored(row).await > before + 2
+                place.stored(row).await > stored + 2
             })
             .await;
         }

@@ -41,7 +41,7 @@ async fn statements_that_are_cancelled_by_their_time_limit_are_tried_again() {
         .edit(
             "create table cancels (at timestamptz);
              create function cancel() returns trigger language plpgsql as $$ begin
-               if random() < 0.02 then
+               if random() < 0.004 then
                  raise exception 'canceling statement due to statement timeout' using errcode = '57014';
                end if;
                return new;
@@ -83,7 +83,9 @@ async fn when_no_connection_is_left_it_waits_and_goes_on_with_those_it_gets() {
             .await;
         place.edit(END_SESSIONS).await;
         if limit == 0 {
-            agent.says("too many connections for role").await;
+            let mut second = place.start_agent_at(url.as_str()).await;
+            second.unready("too many connections").await;
+            second.terminate().await;
         }
         sleep(spell()).await;
     }
