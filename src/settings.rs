@@ -4,6 +4,7 @@
 //! never from the command line.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 
 use crate::domain::secret::Secret;
@@ -51,6 +52,14 @@ impl Environment {
             process: map(process),
             file: map(file),
         }
+    }
+
+    /// From given values and the text of an `.env`: for tests.
+    pub fn with_file(process: &[(&str, &str)], file: &[u8]) -> Result<Self, SettingError> {
+        Ok(Self {
+            file: env_lines(dotenvy::from_read_iter(file))?,
+            ..Self::of(process, &[])
+        })
     }
 
     /// A flag's value where it was given, else that of its environment name, `VISIT_PACER_<FLAG>`.
@@ -148,6 +157,12 @@ fn read_env_file(path: &Path) -> Result<BTreeMap<String, String>, SettingError> 
         Err(error) if error.not_found() => return Ok(BTreeMap::new()),
         Err(error) => return Err(SettingError(format!(".env cannot be read: {error}"))),
     };
+    env_lines(lines)
+}
+
+fn env_lines<R: io::Read>(
+    lines: dotenvy::Iter<R>,
+) -> Result<BTreeMap<String, String>, SettingError> {
     lines
         .collect::<Result<_, _>>()
         // The error would repeat the line, and the line may hold a key.

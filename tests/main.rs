@@ -13,6 +13,7 @@
 
 mod chaos;
 mod contract;
+mod fuzz;
 mod guide;
 mod harness;
 mod interleavings;

@@ -40,11 +40,12 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// From `bucket_units` (as text) and `bucket_at`; what cannot be read is a full bucket.
+    /// From `bucket_units` (as text) and `bucket_at`; what cannot be read is a full bucket, what lies below nothing an empty
+    /// one.
     pub fn from_columns(units: Option<&str>, at: Option<DbTime>) -> Self {
         let level = units.and_then(|text| parse_scaled(text, LEVEL_DECIMALS).ok());
         Self {
-            state: level.zip(at),
+            state: level.map(|level| level.max(0)).zip(at),
         }
     }
 

@@ -5,7 +5,7 @@
 use thiserror::Error;
 use uuid::Uuid;
 
-use super::curve::Curve;
+use super::curve::{Curve, VISIT};
 use super::decimal::{DecimalError, parse_scaled};
 use super::time::DbTime;
 
@@ -99,11 +99,7 @@ impl Distribution {
             .partner_id
             .ok_or_else(|| Unpaced::Invalid("partner_id is null; name the partner".to_owned()))?;
         let version = row.config_version.ok_or(Unpaced::NotAnchored)?;
-        let anchor = row
-            .anchor_units
-            .as_deref()
-            .and_then(|text| parse_scaled(text, RATE_DECIMALS).ok())
-            .ok_or(Unpaced::NotAnchored)?;
+        let anchor = parse_anchor(row.anchor_units.as_deref())?;
         let anchor_at = row
             .anchor_at
             .as_deref()
@@ -211,6 +207,20 @@ fn parse_moment(column: &str, text: Option<&str>) -> Result<Option<DbTime>, Unpa
     }
 }
 
+/// Parses a curve's beginning. No trigger writes one that no total can reach; in a row that has one all the same, beyond
+/// this bound the curve would not fit into 128 bits.
+fn parse_anchor(text: Option<&str>) -> Result<i128, Unpaced> {
+    let text = text.ok_or(Unpaced::NotAnchored)?;
+    parse_scaled(text, RATE_DECIMALS)
+        .ok()
+        .filter(|anchor| (0..=MAX_TOTAL * VISIT).contains(anchor))
+        .ok_or_else(|| {
+            Unpaced::Invalid(format!(
+                "anchor_units is {text}, where the trigger writes a curve from 0 up; delete the row and insert it again"
+            ))
+        })
+}
+
 /// Parses a `catch_up` into thousandths; `None` stays `None`.
 fn parse_catch_up(text: Option<&str>) -> Result<Option<i64>, Unpaced> {
     let Some(text) = text else { return Ok(None) };
@@ -292,6 +302,11 @@ mod tests {
         );
         assert!(why(|r| r.catch_up = Some("0.5".to_owned())).contains("from 1 to 1000"));
         assert!(why(|r| r.config_version = None).contains("next sync"));
+        assert!(why(|r| r.anchor_units = None).contains("next sync"));
+        for anchor in ["-1", "NaN", "86400000000000000000000000.000000001"] {
+            let words = why(|r| r.anchor_units = Some(anchor.to_owned()));
+            assert!(words.contains("insert it again"), "{words}");
+        }
     }
 
     #[test]
