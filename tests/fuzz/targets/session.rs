@@ -116,8 +116,8 @@ impl Driver {
         let text = str::from_utf8(answer.unwrap_or(message)).ok()?;
         let mut frame = Frame::decode_text(text).ok()?;
         if answer.is_some() {
-            frame.join_ref = frame.join_ref.and(self.join_ref.clone());
-            frame.ref_ = frame.ref_.and(self.last_ref.clone());
+            frame.join_ref = frame.join_ref.and_then(|_| self.join_ref.clone());
+            frame.ref_ = frame.ref_.and_then(|_| self.last_ref.clone());
         }
         Some(frame)
     }
