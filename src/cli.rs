@@ -106,10 +106,9 @@ fn nobody_reads(error: &anyhow::Error) -> bool {
 fn exit_code(error: &anyhow::Error) -> u8 {
     const FAILED: u8 = 1;
     const EX_CONFIG: u8 = 78;
-    let refused = matches!(
-        error.downcast_ref(),
-        Some(Fault::Login(_) | Fault::Schema(_))
-    );
+    let refused = error
+        .downcast_ref::<Fault>()
+        .is_some_and(|fault| fault.policy().halts);
     if error.is::<SettingError>() || error.is::<Unfit>() || refused {
         EX_CONFIG
     } else {

@@ -19,6 +19,7 @@ pub mod finding;
 pub mod limits;
 pub mod moments;
 pub mod plan;
+pub mod policy;
 pub mod proof;
 pub mod retry;
 pub mod secret;

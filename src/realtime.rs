@@ -21,7 +21,7 @@ pub mod socket;
 
 pub use change::{Change, ChangeKind, Table};
 pub use endpoint::{Endpoint, EndpointError, websocket_url};
-pub use fault::{Down, DownClass};
+pub use fault::Down;
 pub use feed::FeedConfig;
 pub use key::Key;
 pub use session::{FeedCommand, FeedEvent};

@@ -16,6 +16,7 @@ use super::bucket::RateBucket;
 use super::clock::{DbClock, Stepped};
 use super::echo::{Column, EchoBudget};
 use super::limits::{COALESCE, SERVES_WITHIN, SYNC_EVERY_BLIND};
+use super::policy::Fault;
 use super::proof::{CANARY, Proof};
 use super::share::Share;
 use super::time::{DbTime, Mono};
@@ -28,12 +29,14 @@ pub use self::messages::{
 };
 use self::reader::Reading;
 use self::reconciliation::Reconciliation;
+use self::suspects::Suspects;
 
 mod keeper;
 mod lane;
 mod messages;
 mod reader;
 mod reconciliation;
+mod suspects;
 mod writer;
 
 /// See the module.
@@ -69,6 +72,8 @@ pub struct Agent {
     set_aside: BTreeSet<Uuid>,
     /// Reasons that are still to be kept in progress: somebody held the row. Tried again at each beat.
     unmarked: BTreeMap<Uuid, String>,
+    put_off: BTreeSet<Uuid>,
+    suspects: Suspects,
     published: Option<Published>,
     control_known: bool,
     stopping: bool,
@@ -109,6 +114,8 @@ impl Agent {
             missing_told: BTreeMap::new(),
             set_aside: BTreeSet::new(),
             unmarked: BTreeMap::new(),
+            put_off: BTreeSet::new(),
+            suspects: Suspects::default(),
             published: None,
             control_known: false,
             stopping: false,
@@ -207,7 +214,7 @@ impl Agent {
     /// Whether it knows the rows, and its batches get through.
     pub fn serves(&self, now: Mono) -> bool {
         let stuck = self.storing.is_some() && now.since(self.storing_since) > SERVES_WITHIN;
-        self.health.synced_at.is_some() && !self.stopping && !stuck && !self.writer.fails()
+        self.health.synced_at.is_some() && !self.stopping && !stuck && !self.writer.is_away()
     }
 
     /// Rows of this agent that run.
@@ -320,6 +327,8 @@ impl Agent {
         self.echo.forget(id, now);
         self.set_aside.remove(&id);
         self.unmarked.remove(&id);
+        self.put_off.remove(&id);
+        self.suspects.acquit(id);
         self.missing_told.remove(&id);
         self.reconciliation.forget(id);
     }
@@ -338,15 +347,26 @@ impl Agent {
                 self.timetable.clock_stepped(db_now);
             }
         }
-        if let Some(since) = self.health.database_away_since.take() {
-            self.tell(Notice::DatabaseBack(now.since(since)));
+    }
+
+    /// A lane's job failed.
+    fn failed(&mut self, fault: Fault, may_tell: bool, now: Mono) {
+        if fault.policy().away && self.health.database_away_since.is_none() {
+            self.health.database_away_since = Some(now);
+            self.tell(Notice::DatabaseAway(fault));
+        } else if may_tell {
+            self.tell(Notice::Hindered(fault));
         }
     }
 
-    fn database_away(&mut self, why: String, now: Mono) {
-        if self.health.database_away_since.is_none() {
-            self.health.database_away_since = Some(now);
-            self.tell(Notice::DatabaseAway(why));
+    /// The database is back once no lane with something to do is without an answer: on a full disk it can still be read.
+    fn database_back(&mut self, now: Mono) {
+        let cannot_store = self.writer.is_away() && self.fires_at().is_some_and(|at| at <= now);
+        if cannot_store || self.reader.is_away() || self.keeper.is_away() {
+            return;
+        }
+        if let Some(since) = self.health.database_away_since.take() {
+            self.tell(Notice::DatabaseBack(now.since(since)));
         }
     }
 

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::bucket::RateBucket;
 use super::limits::{
-    COMPLETIONS_PER_SECOND, ROWS_PER_WRITE_BACK, WRITE_BACK_BURST, WRITE_BACK_EVERY,
+    COMPLETIONS_PER_SECOND, INVALID_RETRY, ROWS_PER_WRITE_BACK, WRITE_BACK_BURST, WRITE_BACK_EVERY,
 };
 use super::time::Mono;
 
@@ -62,8 +62,20 @@ impl EchoBudget {
         );
     }
 
+    /// The database refuses to write the row's column: a minute from now at the earliest, finished or not.
+    pub fn put_off(&mut self, id: Uuid, now: Mono) {
+        let wait = INVALID_RETRY.saturating_sub(WRITE_BACK_EVERY);
+        self.last.insert(id, now.plus(wait));
+    }
+
     /// A row's column is now so.
     pub fn note(&mut self, id: Uuid, column: Column, now: Mono) {
+        let put_off = self.last.get(&id).is_some_and(|last| *last > now);
+        let column = if put_off && column == Column::StaleFinished {
+            Column::Stale
+        } else {
+            column
+        };
         if column != Column::Stale
             && let Some(due) = self.stale.remove(&id)
         {

@@ -48,6 +48,8 @@ pub const LOCKED_RETRY_MIN: Duration = Duration::from_millis(50);
 pub const LOCKED_RETRY_MAX: Duration = Duration::from_secs(1);
 /// A row whose insert fails is tried again.
 pub const INVALID_RETRY: Duration = Duration::from_secs(60);
+/// A row that alone was refused by the schema is tried again, to see whether others got through meanwhile.
+pub const SUSPECT_RETRY: Duration = Duration::from_secs(2);
 /// An agent that was not seen for so long by DB time has lost its rows to the others.
 pub const AGENT_GONE_AFTER: Duration = Duration::from_millis(2_500);
 /// A batch that is not answered for so long makes the agent say that it does not serve.

@@ -334,26 +334,36 @@ impl Timetable {
         doubtful
     }
 
-    /// The database refused the batch's data: it is halved until the bad row is alone. Returns that row, once it is; it is
-    /// tried again after a minute.
-    pub fn failed(&mut self, batch: &Batch, why: &str, now: DbTime) -> Option<Uuid> {
+    /// The batch was certainly not committed, and may be too much or hold a bad row: its rows go on in batches of half as
+    /// many. Returns the row that is alone already.
+    pub fn halve(&mut self, batch: &Batch, now: DbTime) -> Option<Uuid> {
         let half = batch.rows.len() / 2;
-        let mut alone = None;
         for row in &batch.rows {
-            let Some(entry) = self.entries.get_mut(&row.id) else {
-                continue;
-            };
-            entry.hold = Hold::Ready;
-            entry.company = Some(half.max(1));
-            entry.not_before = None;
-            if half == 0 {
-                entry.progress.invalid = Some(why.to_owned());
-                entry.not_before = Some(now.plus_micros(micros_of(INVALID_RETRY)));
-                alone = Some(row.id);
+            if let Some(entry) = self.entries.get_mut(&row.id) {
+                entry.hold = Hold::Ready;
+                entry.company = Some(half.max(1));
+                entry.not_before = None;
+                self.schedule(row.id, now);
             }
-            self.schedule(row.id, now);
         }
-        alone
+        let first = batch.rows.first().map(|row| row.id);
+        first.filter(|id| half == 0 && self.entries.contains_key(id))
+    }
+
+    /// The row's insert fails; it is tried again after a minute.
+    pub fn set_aside(&mut self, id: Uuid, why: &str, now: DbTime) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.progress.invalid = Some(why.to_owned());
+        }
+        self.put_off(id, INVALID_RETRY, now);
+    }
+
+    /// Nothing of the row is tried for so long.
+    pub fn put_off(&mut self, id: Uuid, wait: Duration, now: DbTime) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.not_before = Some(now.plus_micros(micros_of(wait)));
+            self.schedule(id, now);
+        }
     }
 
     /// The batch was certainly not committed, for a reason of the database's own: nothing is wrong with its rows.

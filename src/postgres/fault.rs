@@ -1,59 +1,76 @@
-//! What an error of the database means for whoever asked.
+//! Which trouble an error of the database is: by its SQLSTATE, its text, or the driver's kind of error.
+//!
+//! What is done about it is the table's to say: [`Trouble::policy`].
 
 use sqlx::Error;
 
-/// What went wrong, by what follows from it.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Fault {
-    /// No answer: the connection is lost, or took too long. Whatever was sent may have been done.
-    #[error("the database does not answer: {0}")]
-    Away(String),
-    /// The login, or the database of that name, was refused.
-    #[error("the database refuses the login: {0}")]
-    Login(String),
-    /// The statement was refused for what is in it: the row's fault.
-    #[error("{0}")]
-    Data(String),
-    /// The statement was refused for a passing reason: locks, limits, a full disk, read-only.
-    #[error("the database is busy or limited: {0}")]
-    Busy(String),
-    /// A table, column, function or right is missing.
-    #[error("the schema does not fit: {0}; run: visit-pacer migrate")]
-    Schema(String),
-}
+pub use crate::domain::policy::{Fault, Trouble};
+
+/// SQLSTATEs and classes of them (PostgreSQL documentation, appendix A); the first that fits counts.
+const BY_CODE: &[(&str, Trouble)] = &[
+    ("08", Trouble::Lost),
+    ("40003", Trouble::Lost), // statement_completion_unknown
+    ("25P03", Trouble::Lost), // idle_in_transaction_session_timeout ends the session
+    ("25P04", Trouble::Lost),
+    ("57014", Trouble::Timeout),
+    ("57P", Trouble::ShuttingDown),
+    ("25006", Trouble::ReadOnly),
+    ("53100", Trouble::DiskFull),
+    ("53200", Trouble::Memory),
+    ("53300", Trouble::Connections),
+    ("55P03", Trouble::Locked),
+    ("40P01", Trouble::Locked),
+    ("40001", Trouble::Locked),
+    ("26000", Trouble::Pooler),
+    ("42P05", Trouble::Pooler),
+    ("22", Trouble::Data),
+    ("23", Trouble::Data),
+    ("44", Trouble::Data),
+    ("P0", Trouble::Data),
+    ("42", Trouble::Schema),
+    ("3F", Trouble::Schema),
+    ("28", Trouble::Login),
+    ("3D", Trouble::Login),
+];
+
+/// What Supabase's pooler says instead of a SQLSTATE that would tell.
+const BY_TEXT: &[(&str, Trouble)] = &[
+    ("EMAXCONN", Trouble::Connections),
+    ("MaxClientsInSessionMode", Trouble::Connections),
+    ("max clients reached", Trouble::Connections),
+    ("Max client connections reached", Trouble::Connections),
+    ("Tenant or user not found", Trouble::Login),
+];
 
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
-        let Error::Database(database) = &error else {
-            return Self::Away(without_secrets(&error));
-        };
-        Self::of(&database.code().unwrap_or_default(), database.message())
-    }
-}
-
-impl Fault {
-    /// What an error that the server reports means, by its SQLSTATE (PostgreSQL documentation, appendix A).
-    pub fn of(code: &str, message: &str) -> Self {
-        let text = format!("{message} ({code})");
-        match (code.get(..2).unwrap_or_default(), code) {
-            // Read-only: a standby, or the old primary; another connection may find the new one.
-            (_, "25006") => Self::Away(text),
-            (_, "57014") => Self::Busy(text),
-            ("28" | "3D", _) => Self::Login(text),
-            ("22" | "23" | "44" | "P0", _) => Self::Data(text),
-            ("08" | "57", _) => Self::Away(text),
-            ("42" | "3F", _) => Self::Schema(text),
-            _ => Self::Busy(text),
+        if let Error::Database(database) = &error {
+            return reported(&database.code().unwrap_or_default(), database.message());
         }
+        if matches!(error, Error::Configuration(_)) {
+            // It could echo a URL, and so is not repeated.
+            return Self::new(Trouble::Login, UNUSABLE_SETTINGS);
+        }
+        let trouble = if matches!(error, Error::Tls(_)) {
+            Trouble::Tls
+        } else {
+            Trouble::Lost
+        };
+        Self::new(trouble, error.to_string())
     }
 }
 
-/// An I/O or protocol error in words; the driver's errors about its configuration could echo a URL, so those are not repeated.
-fn without_secrets(error: &Error) -> String {
-    if matches!(error, Error::Configuration(_)) {
-        return "the connection settings are not usable; expected postgres://user:password@host:port/database".to_owned();
-    }
-    error.to_string()
+const UNUSABLE_SETTINGS: &str = "the connection settings are not usable; expected \
+    postgres://user:password@host:port/database";
+
+/// An error that the server, or a pooler before it, reports.
+fn reported(code: &str, message: &str) -> Fault {
+    let by_text = BY_TEXT.iter().find(|(text, _)| message.contains(text));
+    let by_code = || BY_CODE.iter().find(|(class, _)| code.starts_with(class));
+    let trouble = by_text
+        .or_else(by_code)
+        .map_or(Trouble::Server, |(_, trouble)| *trouble);
+    Fault::new(trouble, format!("{message} ({code})"))
 }
 
 #[cfg(test)]
@@ -61,36 +78,72 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_broken_connection_leaves_the_outcome_unknown() {
+    fn a_broken_connection_is_a_lost_answer_and_so_is_what_the_driver_does_not_understand() {
         let broken = Error::Io(std::io::Error::from(std::io::ErrorKind::ConnectionReset));
-        assert!(matches!(Fault::from(broken), Fault::Away(_)));
+        assert_eq!(Fault::from(broken).trouble, Trouble::Lost);
+        let garbled = Error::Protocol("unexpected message".to_owned());
+        assert_eq!(Fault::from(garbled).trouble, Trouble::Lost);
+        let unsafe_line = Error::Tls("server does not support TLS".into());
+        assert_eq!(Fault::from(unsafe_line).trouble, Trouble::Tls);
     }
 
     #[test]
-    fn each_sqlstate_means_what_follows_from_it() {
-        type Is = fn(&Fault) -> bool;
-        let rules: [(&[&str], Is); 5] = [
-            (&["28P01", "28000", "3D000"], |fault| {
-                matches!(fault, Fault::Login(_))
-            }),
-            (&["23505", "23503", "22003", "P0001", "23514"], |fault| {
-                matches!(fault, Fault::Data(_))
-            }),
-            (&["57P01", "57P03", "08006", "25006"], |fault| {
-                matches!(fault, Fault::Away(_))
-            }),
-            (&["42P01", "42703", "42501", "3F000"], |fault| {
-                matches!(fault, Fault::Schema(_))
-            }),
+    fn each_sqlstate_is_the_trouble_that_it_tells_of() {
+        let rules: [(&[&str], Trouble); 14] = [
             (
-                &["40P01", "55P03", "57014", "53300", "53100", "40001", ""],
-                |fault| matches!(fault, Fault::Busy(_)),
+                &["08000", "08003", "08006", "08P01", "40003", "25P03"],
+                Trouble::Lost,
             ),
+            (&["57P01", "57P02", "57P03", "57P05"], Trouble::ShuttingDown),
+            (&["25006"], Trouble::ReadOnly),
+            (&["53100"], Trouble::DiskFull),
+            (&["53200"], Trouble::Memory),
+            (&["53300"], Trouble::Connections),
+            (&["57014"], Trouble::Timeout),
+            (&["55P03", "40P01", "40001"], Trouble::Locked),
+            (
+                &["22003", "23505", "23503", "23514", "44000", "P0001"],
+                Trouble::Data,
+            ),
+            (
+                &["42P01", "42703", "42501", "42883", "3F000"],
+                Trouble::Schema,
+            ),
+            (&["28P01", "28000", "3D000"], Trouble::Login),
+            (&["26000", "42P05"], Trouble::Pooler),
+            (
+                &["XX000", "XX001", "58030", "0A000", "53000", ""],
+                Trouble::Server,
+            ),
+            (&["40000"], Trouble::Server),
         ];
-        for (codes, is) in rules {
+        for (codes, trouble) in rules {
             for code in codes {
-                assert!(is(&Fault::of(code, "as the server says")), "{code}");
+                assert_eq!(reported(code, "as it says").trouble, trouble, "{code}");
             }
+        }
+        for (class, _) in BY_CODE {
+            let named = rules.iter().flat_map(|(codes, _)| codes.iter());
+            let walked = named.into_iter().any(|code| code.starts_with(class));
+            assert!(walked || *class == "25P04", "{class} is not walked");
+        }
+    }
+
+    #[test]
+    fn what_a_pooler_says_counts_for_more_than_its_code() {
+        for (text, trouble) in [
+            (
+                "(EMAXCONNSESSION) max clients reached in session mode",
+                Trouble::Connections,
+            ),
+            (
+                "MaxClientsInSessionMode: max clients reached",
+                Trouble::Connections,
+            ),
+            ("Max client connections reached", Trouble::Connections),
+            ("Tenant or user not found", Trouble::Login),
+        ] {
+            assert_eq!(reported("XX000", text).trouble, trouble, "{text}");
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 
-use super::fault::Fault;
+use super::fault::{Fault, Trouble};
 use crate::domain::secret::Secret;
 
 /// How long a connection may take to open.
@@ -88,10 +88,10 @@ impl Database {
         };
         match tokio::time::timeout(CONNECT_TIMEOUT, opening).await {
             Ok(opened) => opened.map_err(Fault::from),
-            Err(_elapsed) => Err(Fault::Away(format!(
-                "no connection to {} within 5 s",
-                self.place()
-            ))),
+            Err(_elapsed) => Err(Fault::new(
+                Trouble::Lost,
+                format!("no connection to {} within 5 s", self.place()),
+            )),
         }
     }
 
@@ -184,7 +184,7 @@ impl Link {
         }
         self.connection
             .as_mut()
-            .ok_or_else(|| Fault::Away("no connection".to_owned()))
+            .ok_or_else(|| Fault::new(Trouble::Lost, "no connection"))
     }
 
     /// Whether the next call finds a connection open.
@@ -192,12 +192,13 @@ impl Link {
         self.connection.is_some()
     }
 
-    /// Takes a call's outcome in: after a lost answer the connection is thrown away.
+    /// Takes a call's outcome in: where the policy says so, the connection is thrown away.
     pub fn check<T>(&mut self, outcome: Result<T, Fault>) -> Result<T, Fault> {
-        if matches!(outcome, Err(Fault::Away(_))) {
-            self.connection = None;
-        }
-        outcome
+        outcome.inspect_err(|fault| {
+            if fault.policy().reconnect {
+                self.connection = None;
+            }
+        })
     }
 
     /// Says goodbye to the server.
@@ -213,7 +214,7 @@ impl Link {
 pub async fn within<T>(call: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Fault> {
     match tokio::time::timeout(CALL_TIMEOUT, call).await {
         Ok(outcome) => outcome.map_err(Fault::from),
-        Err(_elapsed) => Err(Fault::Away("no answer within 12 s".to_owned())),
+        Err(_elapsed) => Err(Fault::new(Trouble::Lost, "no answer within 12 s")),
     }
 }
 

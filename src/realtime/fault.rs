@@ -1,67 +1,15 @@
-//! What an end of the feed means and what a person can do about it.
+//! Which trouble an end of the feed is: by the HTTP status that refused the socket, or the server's text.
 //!
-//! Sorts HTTP refusals and the server's texts into a few classes, each with its advice and its
-//! pace of retries. The server gives codes on join replies and loose text elsewhere, so a text is
-//! searched for known words; one that is unknown is an ordinary fault. No class ends the retries.
+//! The server gives codes on join replies and loose text elsewhere, so a text is searched for known words; one that is
+//! unknown is an ordinary fault. What is done about it is the table's to say: [`Trouble::policy`].
 
 use std::fmt;
 use std::time::Duration;
 
-/// The kind of an end: how soon it is tried again, and what to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DownClass {
-    /// The agent asked for it: a rejoin or a new socket.
-    Asked,
-    /// The socket could not be opened, broke, or fell silent.
-    Network,
-    /// The server closed the channel, did not answer a join, or failed for a reason of its own.
-    Channel,
-    /// A table of the join cannot be followed. One such table kills all bindings of the join.
-    Table,
-    /// A quota of the project is used up.
-    Quota,
-    /// The API key was refused.
-    Key,
-    /// The project is unknown, suspended, or has Realtime switched off.
-    Project,
-}
+use crate::domain::policy::Trouble;
 
-impl DownClass {
-    /// Tried again slowly: it takes a person, or a quota's window, to mend it.
-    pub fn is_slow(self) -> bool {
-        match self {
-            Self::Asked | Self::Network | Self::Channel => false,
-            Self::Table | Self::Quota | Self::Key | Self::Project => true,
-        }
-    }
-
-    /// What to do about it, for the classes that wait for a person.
-    pub fn advice(self) -> Option<&'static str> {
-        match self {
-            Self::Asked | Self::Network | Self::Channel => None,
-            Self::Table => Some(
-                "a table is missing, not published or not readable: run `visit-pacer migrate`, \
-                 which adds visit_distribution to the publication supabase_realtime and grants \
-                 SELECT on it to service_role",
-            ),
-            Self::Quota => Some(
-                "the project's Realtime quota is used up: close other connections, or raise the \
-                 limit in the Realtime settings of the project",
-            ),
-            Self::Key => Some(
-                "Realtime does not accept the API key: copy the secret (or service_role) key of \
-                 this very project from its API settings into SUPABASE_SERVICE_ROLE_KEY or \
-                 SUPABASE_SECRET_KEY",
-            ),
-            Self::Project => Some(
-                "Realtime does not serve this project: check that SUPABASE_URL (or REALTIME_URL) \
-                 is the project's own address, restore the project if it is paused, and enable \
-                 Realtime with public access to channels in its settings",
-            ),
-        }
-    }
-
-    /// The class of an HTTP answer that refused the socket.
+impl Trouble {
+    /// The trouble of an HTTP answer that refused the socket.
     pub fn of_refusal(status: u16, message: &str) -> Self {
         match status {
             401 => Self::Key,
@@ -78,7 +26,7 @@ impl DownClass {
         }
     }
 
-    /// The class of a text by which the server refused or ended a channel.
+    /// The trouble of a text by which the server refused or ended a channel.
     pub fn of_text(text: &str) -> Self {
         let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
         if has(KEY_WORDS) {
@@ -129,8 +77,8 @@ const TABLE_WORDS: &[&str] = &["check Realtime is enabled"];
 /// The feed is not live.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Down {
-    /// The kind of the end.
-    pub class: DownClass,
+    /// Why.
+    pub class: Trouble,
     /// What happened, in a fragment that names no secret.
     pub reason: String,
     /// How long from now until the next attempt.
@@ -159,17 +107,17 @@ mod tests {
     #[test]
     fn refusals_of_the_upgrade_are_told_apart() {
         for (status, message, class) in [
-            (401, "API key is missing", DownClass::Key),
-            (401, "Token has expired", DownClass::Key),
-            (403, "", DownClass::Project),
-            (404, "Tenant not found", DownClass::Project),
-            (429, "Too many connected users", DownClass::Quota),
-            (500, "", DownClass::Network),
-            (502, "Bad Gateway", DownClass::Network),
-            (503, "", DownClass::Network),
+            (401, "API key is missing", Trouble::Key),
+            (401, "Token has expired", Trouble::Key),
+            (403, "", Trouble::Project),
+            (404, "Tenant not found", Trouble::Project),
+            (429, "Too many connected users", Trouble::Quota),
+            (500, "", Trouble::Network),
+            (502, "Bad Gateway", Trouble::Network),
+            (503, "", Trouble::Network),
         ] {
             assert_eq!(
-                DownClass::of_refusal(status, message),
+                Trouble::of_refusal(status, message),
                 class,
                 "{status} {message}"
             );
@@ -181,62 +129,44 @@ mod tests {
         for (text, class) in [
             (
                 "InvalidJWTToken: Token has expired 60 seconds ago",
-                DownClass::Key,
+                Trouble::Key,
             ),
             (
                 "JwtSignatureError: Failed to validate JWT signature",
-                DownClass::Key,
+                Trouble::Key,
             ),
-            (":signature_error", DownClass::Key),
-            ("Token has expired 0 seconds ago", DownClass::Key),
+            (":signature_error", Trouble::Key),
+            ("Token has expired 0 seconds ago", Trouble::Key),
             (
                 "RealtimeDisabledForTenant: Realtime disabled for this tenant",
-                DownClass::Project,
+                Trouble::Project,
             ),
             (
                 "ClientJoinRateLimitReached: Too many joins per second",
-                DownClass::Quota,
+                Trouble::Quota,
             ),
-            (
-                "ChannelRateLimitReached: Too many channels",
-                DownClass::Quota,
-            ),
+            ("ChannelRateLimitReached: Too many channels", Trouble::Quota),
             (
                 "Unable to subscribe to changes with given parameters. Please check Realtime is \
                  enabled for the given connect parameters: [event: *, schema: public]",
-                DownClass::Table,
+                Trouble::Table,
             ),
             (
                 "Unable to subscribe to changes with given parameters. An exception happened so \
                  please check your connect parameters",
-                DownClass::Channel,
+                Trouble::Channel,
             ),
-            ("UnknownErrorOnChannel: %{}", DownClass::Channel),
-            ("words nobody has seen before", DownClass::Channel),
+            ("UnknownErrorOnChannel: %{}", Trouble::Channel),
+            ("words nobody has seen before", Trouble::Channel),
         ] {
-            assert_eq!(DownClass::of_text(text), class, "{text}");
-        }
-    }
-
-    #[test]
-    fn what_waits_for_a_person_says_what_to_do_and_what_does_not_says_nothing() {
-        for class in [
-            DownClass::Asked,
-            DownClass::Network,
-            DownClass::Channel,
-            DownClass::Table,
-            DownClass::Quota,
-            DownClass::Key,
-            DownClass::Project,
-        ] {
-            assert_eq!(class.advice().is_some(), class.is_slow(), "{class:?}");
+            assert_eq!(Trouble::of_text(text), class, "{text}");
         }
     }
 
     #[test]
     fn a_line_for_the_log_tells_what_happened_what_to_do_and_when() {
         let down = Down {
-            class: DownClass::Key,
+            class: Trouble::Key,
             reason: "refused with HTTP 401: Token has expired".to_owned(),
             retry_in: Duration::from_millis(7_500),
         };

@@ -19,8 +19,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 
 use super::change::{Change, Table};
-use super::fault::{Down, DownClass};
+use super::fault::Down;
 use super::frame::Frame;
+use crate::domain::policy::{REALTIME, REALTIME_SLOW, Trouble};
 use crate::domain::retry::Retry;
 use crate::domain::secret::Secret;
 
@@ -43,11 +44,6 @@ pub const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
 pub const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
 /// After so many joins that failed in a row, the next one goes over a new socket.
 pub const JOINS_PER_SOCKET: u32 = 3;
-/// The bounds of the ordinary back-off.
-pub const ORDINARY_BACK_OFF: (Duration, Duration) =
-    (Duration::from_secs(1), Duration::from_secs(30));
-/// The bounds of the back-off after what a person has to mend.
-pub const SLOW_BACK_OFF: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins(5));
 
 /// What the owner may ask of the feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,7 +81,7 @@ pub enum Input {
     /// The socket asked for could not be opened.
     DialFailed {
         /// The kind of the failure.
-        class: DownClass,
+        class: Trouble,
         /// What went wrong.
         reason: String,
     },
@@ -188,8 +184,8 @@ impl Session {
             access_token,
             phase: Phase::Dialing,
             last_ref: 0,
-            ordinary: Retry::new(ORDINARY_BACK_OFF.0, ORDINARY_BACK_OFF.1),
-            slow: Retry::new(SLOW_BACK_OFF.0, SLOW_BACK_OFF.1),
+            ordinary: Retry::new(REALTIME.from, REALTIME.to),
+            slow: Retry::new(REALTIME_SLOW.from, REALTIME_SLOW.to),
             actions: VecDeque::from([Action::Dial]),
         }
     }
@@ -228,7 +224,7 @@ impl Session {
             Input::Closed { reason } => {
                 if matches!(self.phase, Phase::Open(_)) {
                     self.actions.push_back(Action::Close);
-                    self.wait(DownClass::Network, reason, now, draw);
+                    self.wait(Trouble::Network, reason, now, draw);
                 }
             }
             Input::Received(frame) => {
@@ -270,13 +266,13 @@ impl Session {
                     Channel::Joined { .. } | Channel::Live { .. }
                 ) {
                     self.leave();
-                    self.down(DownClass::Asked, reason, Duration::ZERO);
+                    self.down(Trouble::Asked, reason, Duration::ZERO);
                     self.join(now);
                 }
             }
             (FeedCommand::Reopen(reason), Phase::Open(_)) => {
                 self.actions.push_back(Action::Abandon);
-                self.down(DownClass::Asked, reason, Duration::ZERO);
+                self.down(Trouble::Asked, reason, Duration::ZERO);
                 self.dial();
             }
             (FeedCommand::Rejoin(_) | FeedCommand::Reopen(_), _) => {}
@@ -324,12 +320,12 @@ impl Session {
             Channel::Joining { deadline, .. } if deadline <= now => {
                 self.leave();
                 let reason = "the server did not answer the join within 30 s".to_owned();
-                self.rejoin_later(DownClass::Channel, reason, now, draw);
+                self.rejoin_later(Trouble::Channel, reason, now, draw);
             }
             Channel::Joined { deadline, .. } if deadline <= now => {
                 self.leave();
                 let reason = "the server did not confirm the subscription within 30 s".to_owned();
-                self.rejoin_later(DownClass::Channel, reason, now, draw);
+                self.rejoin_later(Trouble::Channel, reason, now, draw);
             }
             Channel::Idle { .. }
             | Channel::Joining { .. }
@@ -362,11 +358,11 @@ impl Session {
             "postgres_changes" => self.changed(&frame.payload),
             "phx_close" => {
                 let reason = "the server closed the channel".to_owned();
-                self.rejoin_later(DownClass::Channel, reason, now, draw);
+                self.rejoin_later(Trouble::Channel, reason, now, draw);
             }
             "phx_error" => {
                 let reason = "the channel failed on the server".to_owned();
-                self.rejoin_later(DownClass::Channel, reason, now, draw);
+                self.rejoin_later(Trouble::Channel, reason, now, draw);
             }
             _ => {}
         }
@@ -386,7 +382,7 @@ impl Session {
                 .and_then(Value::as_str)
                 .unwrap_or("no reason given");
             let reason = format!("the server refused the join: {}", brief(text));
-            self.rejoin_later(DownClass::of_text(text), reason, now, draw);
+            self.rejoin_later(Trouble::of_text(text), reason, now, draw);
         } else if grants_all(response, &self.bindings) {
             let join_ref = join_ref.clone();
             connection.channel = Channel::Joined {
@@ -396,7 +392,7 @@ impl Session {
         } else {
             self.leave();
             let reason = "the server's answer to the join lacks a table asked for".to_owned();
-            self.rejoin_later(DownClass::Channel, reason, now, draw);
+            self.rejoin_later(Trouble::Channel, reason, now, draw);
         }
     }
 
@@ -422,7 +418,7 @@ impl Session {
                 let message = text("message").unwrap_or("no message given");
                 let reason = format!("the server ended the subscription: {}", brief(message));
                 self.leave();
-                self.rejoin_later(DownClass::of_text(message), reason, now, draw);
+                self.rejoin_later(Trouble::of_text(message), reason, now, draw);
             }
             _ => {}
         }
@@ -447,12 +443,12 @@ impl Session {
 
     /// The channel is over: joins again after a back-off, over a new socket where this one has
     /// failed too often or holds a refused key (the server checks a key when the socket opens).
-    fn rejoin_later(&mut self, class: DownClass, reason: String, now: Instant, draw: u32) {
+    fn rejoin_later(&mut self, class: Trouble, reason: String, now: Instant, draw: u32) {
         let Phase::Open(connection) = &mut self.phase else {
             return;
         };
         connection.failed_joins += 1;
-        if class == DownClass::Key || connection.failed_joins >= JOINS_PER_SOCKET {
+        if class == Trouble::Key || connection.failed_joins >= JOINS_PER_SOCKET {
             self.actions.push_back(Action::Abandon);
             self.wait(class, reason, now, draw);
             return;
@@ -466,11 +462,11 @@ impl Session {
 
     fn abandon(&mut self, reason: &str, now: Instant, draw: u32) {
         self.actions.push_back(Action::Abandon);
-        self.wait(DownClass::Network, reason.to_owned(), now, draw);
+        self.wait(Trouble::Network, reason.to_owned(), now, draw);
     }
 
     /// The socket is gone: dials after a back-off, but not before a join that was put off.
-    fn wait(&mut self, class: DownClass, reason: String, now: Instant, draw: u32) {
+    fn wait(&mut self, class: Trouble, reason: String, now: Instant, draw: u32) {
         let mut retry_in = back_off(&mut self.ordinary, &mut self.slow, class, draw);
         if let Phase::Open(Connection {
             channel: Channel::Idle { join_at },
@@ -485,7 +481,7 @@ impl Session {
         self.down(class, reason, retry_in);
     }
 
-    fn down(&mut self, class: DownClass, reason: String, retry_in: Duration) {
+    fn down(&mut self, class: Trouble, reason: String, retry_in: Duration) {
         let down = Down {
             class,
             reason,
@@ -576,7 +572,7 @@ impl Session {
     }
 }
 
-fn back_off(ordinary: &mut Retry, slow: &mut Retry, class: DownClass, draw: u32) -> Duration {
+fn back_off(ordinary: &mut Retry, slow: &mut Retry, class: Trouble, draw: u32) -> Duration {
     if class.is_slow() {
         slow.next(draw)
     } else {

@@ -18,8 +18,8 @@ use tokio_tungstenite::tungstenite::{Error as WebSocketError, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_tls_with_config};
 
 use super::endpoint::Endpoint;
-use super::fault::DownClass;
 use super::frame::{Frame, FrameError};
+use crate::domain::policy::Trouble;
 
 /// How long opening may take, from the name's look-up to the upgrade. The server holds a refusal
 /// back for 2 s.
@@ -92,10 +92,10 @@ impl ConnectError {
     }
 
     /// What the failure means for the next attempt.
-    pub fn class(&self) -> DownClass {
+    pub fn class(&self) -> Trouble {
         match self {
-            Self::Refused { status, message } => DownClass::of_refusal(*status, message),
-            Self::TimedOut { .. } | Self::Broken { .. } => DownClass::Network,
+            Self::Refused { status, message } => Trouble::of_refusal(*status, message),
+            Self::TimedOut { .. } | Self::Broken { .. } => Trouble::Network,
         }
     }
 }

@@ -15,12 +15,13 @@ use super::snapshot::Snapshot;
 use super::words;
 use crate::domain::agent::{Action, Agent, Chore, Counters, Input, News, Published, Stored, What};
 use crate::domain::batch::Batch;
+use crate::domain::policy::Trouble;
 use crate::domain::proof::Verdict;
 use crate::domain::time::Mono;
 use crate::observe::Metrics;
 use crate::postgres::chores::Identity;
 use crate::postgres::link::{Database, Link};
-use crate::realtime::{Change, Down, DownClass, FeedCommand, FeedConfig, FeedEvent, Table, feed};
+use crate::realtime::{Change, Down, FeedCommand, FeedConfig, FeedEvent, Table, feed};
 
 /// The tables that are followed; the canary only where it is published.
 pub const DISTRIBUTIONS: &str = "visit_distribution";
@@ -99,7 +100,7 @@ struct Driver {
     feed_shutdown: CancellationToken,
     tasks: JoinSet<&'static str>,
     realtime: String,
-    told_down: Option<(DownClass, String)>,
+    told_down: Option<(Trouble, String)>,
     next_snapshot: Mono,
     next_summary: Mono,
     summed_up: Counters,
@@ -289,7 +290,7 @@ impl Driver {
 
     fn went_down(&mut self, down: &Down) {
         let told = self.told_down.replace((down.class, down.reason.clone()));
-        if down.class != DownClass::Asked && told != self.told_down {
+        if down.class != Trouble::Asked && told != self.told_down {
             warn!(
                 "Realtime is not live: {down}; pacing does not need it, edits are seen by the sync"
             );
@@ -347,7 +348,7 @@ impl Driver {
 pub fn news_of(event: &FeedEvent) -> Option<News> {
     match event {
         FeedEvent::Live => Some(News::Live),
-        FeedEvent::Down(down) if down.class == DownClass::Table => Some(News::Unfollowed),
+        FeedEvent::Down(down) if down.class == Trouble::Table => Some(News::Unfollowed),
         FeedEvent::Down(_) => Some(News::Down),
         FeedEvent::Changed(change) => changed(change),
         FeedEvent::Lost(_) => Some(News::Unclear),

@@ -68,21 +68,17 @@ async fn write(
         Err(fault) => Err(fault),
     };
     if let Err(fault) = link.check(prepared) {
-        return (Stored::NotNow(fault.to_string()), None);
+        return (Stored::Unsent(fault), None);
     }
     let columns = Columns::of(batch, &catalogue.generator);
     let sent = answers.clock.now();
     let outcome = match link.open().await {
         Ok(connection) => within(store(connection, &columns)).await,
-        Err(fault) => return (Stored::NotNow(fault.to_string()), None),
+        Err(fault) => return (Stored::Unsent(fault), None),
     };
     match link.check(outcome) {
         Ok((rows, db)) => (Stored::Rows(rows), db.map(|db| answers.trip(sent, db))),
-        Err(Fault::Away(why)) => (Stored::Unknown(why), None),
-        Err(Fault::Data(why)) => (Stored::Failed(why), None),
-        Err(fault @ (Fault::Busy(_) | Fault::Schema(_) | Fault::Login(_))) => {
-            (Stored::NotNow(fault.to_string()), None)
-        }
+        Err(fault) => (Stored::Failed(fault), None),
     }
 }
 
@@ -129,9 +125,7 @@ impl Catalogue {
 pub async fn reader(mut link: Link, mut jobs: mpsc::Receiver<What>, answers: Answers) {
     while let Some(what) = jobs.recv().await {
         let answer = read(&mut link, &what, &answers).await;
-        answers
-            .give(Input::Read(answer.map_err(|fault| fault.to_string())))
-            .await;
+        answers.give(Input::Read(answer)).await;
     }
     link.close().await;
 }
@@ -163,9 +157,7 @@ pub async fn keeper(
     while let Some(chore) = jobs.recv().await {
         let report = seen.borrow().report();
         let answer = keep(&mut link, &chore, &answers, &identity, &report).await;
-        answers
-            .give(Input::Kept(answer.map_err(|fault| fault.to_string())))
-            .await;
+        answers.give(Input::Kept(answer)).await;
     }
     if link.is_open()
         && let Ok(connection) = link.open().await

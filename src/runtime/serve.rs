@@ -15,8 +15,7 @@ use uuid::Uuid;
 use super::clock::Clock;
 use super::driver::{self, Config, Windows, bindings};
 use super::snapshot::Snapshot;
-use crate::domain::limits::{DATABASE_RETRY_MAX, DATABASE_RETRY_MIN};
-use crate::domain::retry::Retry;
+use crate::domain::policy::PacedRetry;
 use crate::observe::{Metrics, Readings};
 use crate::postgres::chores::Identity;
 use crate::postgres::fault::Fault;
@@ -42,13 +41,13 @@ pub struct Service {
 /// Why an agent cannot work with what it was given: exit code 78.
 #[derive(Debug, thiserror::Error)]
 pub enum Unfit {
-    /// The database refuses us at the first connect.
-    #[error("{place} refuses the login: {why}; check user, password and database in DATABASE_URL")]
-    Login {
+    /// Waiting would mend nothing: the login, a right, the kind of connection.
+    #[error("{place}: {fault}")]
+    Halts {
         /// Host, port and database.
         place: String,
-        /// In the database's words.
-        why: String,
+        /// What the database says.
+        fault: Fault,
     },
     /// The schema is missing or old.
     #[error("the schema of {place} is {state}; run: visit-pacer migrate")]
@@ -120,41 +119,40 @@ async fn preflight(
     waiting_for: &Mutex<String>,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Course> {
-    let mut retry = Retry::new(DATABASE_RETRY_MIN, DATABASE_RETRY_MAX);
+    let mut retry = PacedRetry::default();
     let mut told = false;
     loop {
-        let why = match look(database).await {
+        let fault = match look(database).await {
             Ok(()) => return Ok(Course::Goes),
             Err(Look::Unfit(unfit)) => return Err(unfit.into()),
-            Err(Look::Away(why)) => why,
+            Err(Look::Away(fault)) => fault,
         };
         if !told {
-            warn!(reason = %why, "cannot work with {} yet; trying again", database.place());
+            warn!(reason = %fault, "cannot work with {} yet; trying again", database.place());
             told = true;
         }
         *waiting_for.lock().unwrap_or_else(PoisonError::into_inner) =
-            format!("waiting for the database: {why}");
+            format!("waiting for the database: {fault}");
         tokio::select! {
             () = shutdown.cancelled() => return Ok(Course::Stops),
-            () = tokio::time::sleep(retry.next(random())) => {}
+            () = tokio::time::sleep(retry.next(fault.policy().pace, random())) => {}
         }
     }
 }
 
 enum Look {
     Unfit(Unfit),
-    Away(String),
+    Away(Fault),
 }
 
 async fn look(database: &Database) -> Result<(), Look> {
     let place = database.place();
-    let sort = |fault: Fault| match fault {
-        Fault::Login(why) => Look::Unfit(Unfit::Login {
-            place: place.clone(),
-            why,
-        }),
-        Fault::Away(_) | Fault::Data(_) | Fault::Busy(_) | Fault::Schema(_) => {
-            Look::Away(fault.to_string())
+    let sort = |fault: Fault| {
+        if fault.policy().halts {
+            let place = place.clone();
+            Look::Unfit(Unfit::Halts { place, fault })
+        } else {
+            Look::Away(fault)
         }
     };
     let mut connection = database.connect().await.map_err(sort)?;

@@ -26,9 +26,14 @@ pub fn tell(notice: &Notice) {
             warn!("Realtime still keeps silent; opening a new socket");
         }
         Notice::ClockStepped => warn!("the database's clock stepped; pacing follows it"),
-        Notice::DatabaseAway(why) => {
-            warn!(reason = %why, "the database does not take our statements; the schedule is kept, trying again");
+        Notice::DatabaseAway(fault) => {
+            warn!(reason = %fault, "the database does not take our statements; the schedule is kept, trying again");
         }
+        Notice::Hindered(fault) => warn!(reason = %fault, "a statement failed; trying again"),
+        Notice::PutOff(id, fault) => warn!(
+            distribution = %id, reason = %fault,
+            "the database refuses to update the row; its visits go on, and this is tried again later"
+        ),
         Notice::DatabaseBack(after) => {
             info!(
                 after_seconds = after.as_secs(),

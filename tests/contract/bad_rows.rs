@@ -147,15 +147,46 @@ async fn bad_rows_that_exist_all_the_same_are_set_aside_with_the_reason_and_can_
 
 #[tokio::test]
 async fn a_row_whose_insert_fails_is_set_aside_alone_with_the_databases_words_until_it_is_edited() {
+    is_set_aside_alone(
+        "create function no_visits() returns trigger language plpgsql as $$
+           begin raise exception 'the warehouse is closed'; end $$;
+         create trigger no_visits before insert on store_visits for each row",
+        "the warehouse is closed",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_row_that_is_refused_only_at_the_commit_is_set_aside_alone_as_well() {
+    is_set_aside_alone(
+        "create function no_visits() returns trigger language plpgsql as $$
+           begin raise exception 'the books do not balance' using errcode = '23514'; end $$;
+         create constraint trigger no_visits after insert on store_visits
+           deferrable initially deferred for each row",
+        "the books do not balance",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_trigger_of_the_users_own_that_misses_a_column_concerns_its_row_and_not_the_schema() {
+    is_set_aside_alone(
+        "create function no_visits() returns trigger language plpgsql as $$
+           begin perform shelf from partners; return new; end $$;
+         create trigger no_visits before insert on store_visits for each row",
+        "\"shelf\" does not exist",
+    )
+    .await;
+}
+
+/// `trigger`, which refuses visits in these words, is made to meet the partner of one of three rows alone.
+async fn is_set_aside_alone(trigger: &str, words: &str) {
     let place = Place::new().await;
     let unlucky = Uuid::from_u128(rand::random());
     place
         .edit(format!(
             "insert into partners (id, name) values ('{unlucky}', 'unlucky');
-             create function no_visits() returns trigger language plpgsql as $$
-               begin raise exception 'the warehouse is closed'; end $$;
-             create trigger no_visits before insert on store_visits for each row
-               when (new.partner_id = '{unlucky}') execute function no_visits();"
+             {trigger} when (new.partner_id = '{unlucky}') execute function no_visits();"
         ))
         .await;
     let mut rows = Vec::new();
@@ -171,10 +202,10 @@ async fn a_row_whose_insert_fails_is_set_aside_alone_with_the_databases_words_un
     assert!(
         look.reason
             .as_deref()
-            .is_some_and(|why| why.contains("the warehouse is closed")),
+            .is_some_and(|why| why.contains(words)),
         "{look:?}"
     );
-    agent.says("the warehouse is closed").await;
+    agent.says(words).await;
     let seen = place.stored(rows[0]).await;
     place.has_stored(rows[0], seen + 60).await;
     for row in [rows[0], rows[2]] {
@@ -184,6 +215,7 @@ async fn a_row_whose_insert_fails_is_set_aside_alone_with_the_databases_words_un
             "off its curve: {look:?}"
         );
     }
+    assert!(!agent.log().contains(AWAY), "{}", agent.log());
     let stored = place.stored(failing).await;
     place.edit("drop trigger no_visits on store_visits").await;
     place.set(failing, "visits_per_unit = 30").await;
@@ -191,6 +223,73 @@ async fn a_row_whose_insert_fails_is_set_aside_alone_with_the_databases_words_un
     for row in rows {
         place.finishes(row).await;
     }
+}
+
+/// What the log says while the database counts as away.
+const AWAY: &str = "does not take our statements";
+
+#[tokio::test]
+async fn a_row_whose_write_back_is_refused_keeps_its_visits_and_does_not_hinder_the_others() {
+    let place = Place::new().await;
+    let mut rows = Vec::new();
+    for _ in 0..5 {
+        rows.push(place.insert(40, "20 a second", "null").await);
+    }
+    let refused = rows[2];
+    place
+        .edit(format!(
+            "create function no_counts() returns trigger language plpgsql as $$
+               begin raise exception 'the ledger is closed'; end $$;
+             create trigger no_counts before update of total_distributed on visit_distribution for each row
+               when (new.id = '{refused}' and new.total_distributed > 0) execute function no_counts();"
+        ))
+        .await;
+    let agent = place.agent().await;
+    for row in &rows {
+        place.has_stored(*row, 40).await;
+    }
+    agent.says("the ledger is closed").await;
+    for row in rows.iter().filter(|row| **row != refused) {
+        assert_eq!(place.settles(*row).await, 40);
+    }
+    let log = agent.log();
+    let told = log
+        .lines()
+        .filter(|line| line.contains("the ledger is closed"));
+    assert_eq!(told.count(), 1, "once: {log}");
+    assert!(
+        log.contains(&refused.to_string()) && !log.contains(AWAY),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn a_lock_that_is_not_had_in_time_does_not_count_as_the_database_being_away() {
+    let place = Place::new().await;
+    let row = place.insert(1_000_000, "20 a second", "null").await;
+    let agent = place.agent().await;
+    place.has_stored(row, 1).await;
+    let mut application = sqlx::PgConnection::connect(&place.url)
+        .await
+        .expect("a connection");
+    let mut transaction = application.begin().await.expect("a transaction");
+    sqlx::query("lock table store_visits in share mode")
+        .execute(&mut *transaction)
+        .await
+        .expect("the application waits for nobody for long");
+    agent.says("somebody held a lock for too long").await;
+    let (_, metrics) = agent.get("/metrics").await;
+    assert!(
+        metrics
+            .lines()
+            .any(|line| line == "visit_pacer_database_up 1"),
+        "{metrics}"
+    );
+    let stalled_at = place.stored(row).await;
+    transaction.commit().await.expect("the application goes on");
+    place.has_stored(row, stalled_at + 20).await;
+    assert!(!agent.log().contains(AWAY), "{}", agent.log());
+    place.finishes(row).await;
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use visit_pacer::domain::agent::{Finding, Published, Stored, WrittenBack};
 use visit_pacer::domain::batch::{Batch, BatchRow, Progress};
 use visit_pacer::domain::distribution::RawRow;
 use visit_pacer::domain::limits::{AGENT_GONE_AFTER, VISITS_PER_BATCH, VISITS_PER_ROW};
+use visit_pacer::domain::policy::{Fault, Trouble};
 use visit_pacer::domain::share::Peer;
 use visit_pacer::domain::time::{DbTime, SECOND_US, micros_of};
 use visit_pacer::domain::timetable::{Control, RowRead};
@@ -207,7 +208,8 @@ impl Database {
         if let Some(bad) = taken.iter().find(|row| self.fails(row)) {
             self.seen.saw("an insert fails");
             self.failed.insert(bad.id);
-            return Stored::Failed(format!("row {} cannot be stored", bad.id));
+            let words = format!("row {} cannot be stored", bad.id);
+            return Stored::Failed(Fault::new(Trouble::Data, words));
         }
         for row in &taken {
             self.commit(row, storer, clock);

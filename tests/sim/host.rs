@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 use visit_pacer::domain::agent::{Action, Agent, Chore, Input, Kept, Notice, Stored, Trip, What};
 use visit_pacer::domain::batch::Batch;
+use visit_pacer::domain::policy::{Fault, Trouble};
 use visit_pacer::domain::proof::Verdict;
 use visit_pacer::domain::secret::Secret;
 use visit_pacer::domain::time::{DbTime, Mono, micros_of};
 use visit_pacer::domain::timetable::RowRead;
 use visit_pacer::realtime::frame::Frame;
 use visit_pacer::realtime::session::{self, Session};
-use visit_pacer::realtime::{Down, DownClass, FeedCommand, FeedEvent};
+use visit_pacer::realtime::{Down, FeedCommand, FeedEvent};
 use visit_pacer::runtime::driver::{bindings, news_of};
 
 use crate::dice::Dice;
@@ -40,8 +41,8 @@ pub enum Statement {
 #[derive(Clone, Debug)]
 pub enum Answer {
     Stored(Stored, Option<DbTime>),
-    Read(Result<(Vec<RowRead>, DbTime), String>),
-    Kept(Result<(Kept, DbTime), String>),
+    Read(Result<(Vec<RowRead>, DbTime), Fault>),
+    Kept(Result<(Kept, DbTime), Fault>),
 }
 
 /// What reaches the process.
@@ -246,7 +247,7 @@ impl Process {
             }
             Arrival::Refused(socket, status, words) if self.link == Link::Dialing(socket) => {
                 self.link = Link::Closed;
-                let class = DownClass::of_refusal(status, words);
+                let class = Trouble::of_refusal(status, words);
                 let failed = session::Input::DialFailed {
                     class,
                     reason: words.to_owned(),

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 use visit_pacer::domain::agent::{Chore, Kept, Notice, Stored, What};
 use visit_pacer::domain::batch::Batch;
+use visit_pacer::domain::policy::{Fault, Trouble};
 use visit_pacer::domain::proof::Verdict;
 use visit_pacer::domain::time::Mono;
-use visit_pacer::realtime::DownClass;
 
 use crate::database::{Change, Database, Storer, db_time};
 use crate::dice::Dice;
@@ -382,7 +382,7 @@ impl World {
             Deed::Revive(verdict) => self.revives(host, verdict),
             Deed::Down(down) => {
                 self.say(|| format!("agent {host}: Realtime is down: {}", down.reason));
-                if down.class == DownClass::Network && down.reason.contains("heartbeat") {
+                if down.class == Trouble::Network && down.reason.contains("heartbeat") {
                     self.seen.saw("a silent socket is found by its heartbeat");
                 }
             }
@@ -459,19 +459,17 @@ impl World {
 
     /// A statement reaches the database, or where the database was.
     fn arrives(&mut self, statement: Statement, from: Sender, fate: Fate) {
+        let reset = || Fault::new(Trouble::Lost, "reset");
         let lost = |statement: &Statement, certain: bool| match statement {
-            Statement::Store(_) if certain => {
-                Answer::Stored(Stored::NotNow("busy".to_owned()), None)
-            }
-            Statement::Store(_) => Answer::Stored(Stored::Unknown("reset".to_owned()), None),
-            Statement::Read(_) => Answer::Read(Err("reset".to_owned())),
-            Statement::Keep(_) | Statement::Goodbye => Answer::Kept(Err("reset".to_owned())),
+            Statement::Store(_) if certain => Answer::Stored(Stored::Unsent(reset()), None),
+            Statement::Store(_) => Answer::Stored(Stored::Failed(reset()), None),
+            Statement::Read(_) => Answer::Read(Err(reset())),
+            Statement::Keep(_) | Statement::Goodbye => Answer::Kept(Err(reset())),
         };
         if self.now < self.away_until {
             let certain = self.dice.percent(50);
             let answer = lost(&statement, certain);
-            let committed =
-                matches!(answer, Answer::Stored(Stored::Unknown(_), _)).then_some(false);
+            let committed = matches!(answer, Answer::Stored(Stored::Failed(_), _)).then_some(false);
             return self.answers(from, answer, committed);
         }
         let writes = !matches!(statement, Statement::Read(_));
@@ -564,7 +562,7 @@ impl World {
             }
             Statement::Goodbye => {
                 self.database.agents.remove(&from.id);
-                Answer::Kept(Err("ended".to_owned()))
+                Answer::Kept(Err(Fault::new(Trouble::Lost, "ended")))
             }
         }
     }
@@ -587,8 +585,8 @@ impl World {
                 "agent {host} stores {visits} visits of {rows} rows for {at}: {} rows stored",
                 ids.len()
             ),
-            Stored::Unknown(why) | Stored::Failed(why) | Stored::NotNow(why) => {
-                format!("agent {host}: {why}")
+            Stored::Failed(fault) | Stored::Unsent(fault) => {
+                format!("agent {host}: {}", fault.words)
             }
         });
         if let Stored::Rows(ids) = &stored {

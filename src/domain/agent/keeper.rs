@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::{Action, Agent, Chore, Finding, Kept, Notice, Published, Trip, WrittenBack};
 use crate::domain::limits::BEAT_EVERY;
+use crate::domain::policy::{Course, Fault};
 use crate::domain::proof::CANARY;
 use crate::domain::share::{Peer, Share};
 use crate::domain::time::{DbTime, Mono};
@@ -71,7 +72,7 @@ impl Agent {
         )
     }
 
-    pub(super) fn kept(&mut self, answer: Result<(Kept, Trip), String>, now: Mono) {
+    pub(super) fn kept(&mut self, answer: Result<(Kept, Trip), Fault>, now: Mono) {
         let Some(chore) = self.keeping.take() else {
             return;
         };
@@ -79,13 +80,11 @@ impl Agent {
             Ok((kept, trip)) => {
                 self.keeper.succeeded();
                 self.trip(trip, now);
+                self.database_back(now);
                 kept
             }
-            Err(why) => {
-                let draw = self.random.next_u32();
-                self.keeper.failed(draw, now);
-                self.database_away(why, now);
-                self.not_kept(chore, now);
+            Err(fault) => {
+                self.keeper_failed(chore, fault, now);
                 return;
             }
         };
@@ -115,6 +114,62 @@ impl Agent {
         }
     }
 
+    /// What refuses one of several rows is halved until that row is alone; then the row's turn is put off.
+    fn keeper_failed(&mut self, chore: Chore, fault: Fault, now: Mono) {
+        let splits = !matches!(fault.policy().course, Course::Again | Course::ReadBack);
+        match halves(&chore).filter(|_| splits) {
+            Some((first, second)) => {
+                self.keeper.busy = false;
+                self.did_not_write(&chore);
+                self.chores.push_front(second);
+                self.chores.push_front(first);
+            }
+            None if splits && matches!(chore, Chore::WriteBack(_) | Chore::Reconcile(_)) => {
+                self.keeper.busy = false;
+                self.did_not_write(&chore);
+                self.put_off(&chore, &fault, now);
+            }
+            None => {
+                let draw = self.random.next_u32();
+                self.keeper.failed(&fault.policy(), draw, now);
+                let may_tell = !fault.policy().away && self.keeper.may_tell(now);
+                self.failed(fault, may_tell, now);
+                self.not_kept(chore, now);
+            }
+        }
+        self.database_back(now);
+    }
+
+    fn did_not_write(&mut self, chore: &Chore) {
+        if let Chore::WriteBack(ids) = chore {
+            for id in ids {
+                self.proof.did_not_write(*id);
+            }
+        }
+    }
+
+    /// The chore's only row is refused: it is told once, and tried again later.
+    fn put_off(&mut self, chore: &Chore, fault: &Fault, now: Mono) {
+        let (Chore::WriteBack(ids) | Chore::Reconcile(ids)) = chore else {
+            return;
+        };
+        for id in ids {
+            // What every row meets is told for one of them.
+            let own = fault.policy().course == Course::BlameARow;
+            if self.put_off.insert(*id) && (own || self.keeper.may_tell(now)) {
+                self.tell(Notice::PutOff(*id, fault.clone()));
+            }
+            if matches!(chore, Chore::WriteBack(_)) {
+                self.echo.put_off(*id, now);
+                if let Some(db_now) = self.clock.at(now) {
+                    self.take_note(*id, db_now, now);
+                }
+            } else {
+                self.reconciliation.moved(*id);
+            }
+        }
+    }
+
     /// A chore failed, or its answer was lost: what nobody would ask for again is asked for again.
     fn not_kept(&mut self, chore: Chore, now: Mono) {
         match chore {
@@ -138,6 +193,7 @@ impl Agent {
     fn wrote_back(&mut self, chore: &Chore, written: &[WrittenBack], now: Mono) {
         for row in written {
             self.timetable.wrote_back(row.id, row.distributed);
+            self.put_off.remove(&row.id);
             if row.changed {
                 self.counters.written_back += 1;
                 self.proof.wrote(row.id, now);
@@ -210,4 +266,19 @@ impl Agent {
             }
         }
     }
+}
+
+/// A chore for several rows as two for half of them each.
+fn halves(chore: &Chore) -> Option<(Chore, Chore)> {
+    let (ids, chore): (_, fn(Vec<Uuid>) -> Chore) = match chore {
+        Chore::WriteBack(ids) => (ids, Chore::WriteBack),
+        Chore::Reconcile(ids) => (ids, Chore::Reconcile),
+        Chore::Beat { .. }
+        | Chore::Canary
+        | Chore::Initialise
+        | Chore::MarkInvalid(..)
+        | Chore::Published => return None,
+    };
+    let (first, second) = ids.split_at_checked(ids.len() / 2)?;
+    (!first.is_empty()).then(|| (chore(first.to_vec()), chore(second.to_vec())))
 }

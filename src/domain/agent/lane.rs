@@ -1,15 +1,15 @@
-//! One lane: one job at a time, and a growing wait after one that failed.
+//! One lane: one job at a time, and a wait after one that failed, as the policy of its fault says.
 
-use crate::domain::limits::{DATABASE_RETRY_MAX, DATABASE_RETRY_MIN};
-use crate::domain::retry::Retry;
+use crate::domain::policy::{PacedRetry, Policy, TOLD_EVERY};
 use crate::domain::time::Mono;
 
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) busy: bool,
     pub(super) not_before: Mono,
-    failed: bool,
-    retry: Retry,
+    away: bool,
+    retry: PacedRetry,
+    told: Option<Mono>,
 }
 
 impl Lane {
@@ -17,8 +17,9 @@ impl Lane {
         Self {
             busy: false,
             not_before: now,
-            failed: false,
-            retry: Retry::new(DATABASE_RETRY_MIN, DATABASE_RETRY_MAX),
+            away: false,
+            retry: PacedRetry::default(),
+            told: None,
         }
     }
 
@@ -26,20 +27,30 @@ impl Lane {
         !self.busy && now >= self.not_before
     }
 
-    /// Its last job failed.
-    pub(super) fn fails(&self) -> bool {
-        self.failed
+    /// It found the database away, and has not got through since.
+    pub(super) fn is_away(&self) -> bool {
+        self.away
     }
 
+    /// The database answered its last job; what it said is another matter.
     pub(super) fn succeeded(&mut self) {
         self.busy = false;
-        self.failed = false;
+        self.away = false;
         self.retry.reset();
     }
 
-    pub(super) fn failed(&mut self, draw: u32, now: Mono) {
+    pub(super) fn failed(&mut self, policy: &Policy, draw: u32, now: Mono) {
         self.busy = false;
-        self.failed = true;
-        self.not_before = now.plus(self.retry.next(draw));
+        self.away |= policy.away;
+        self.not_before = now.plus(self.retry.next(policy.pace, draw));
+    }
+
+    /// Whether a fault may be told now; if so, it counts as told.
+    pub(super) fn may_tell(&mut self, now: Mono) -> bool {
+        let may = self.told.is_none_or(|told| now.since(told) >= TOLD_EVERY);
+        if may {
+            self.told = Some(now);
+        }
+        may
     }
 }

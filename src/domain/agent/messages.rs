@@ -6,6 +6,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::domain::batch::Batch;
+use crate::domain::policy::Fault;
 use crate::domain::proof::Verdict;
 use crate::domain::share::Peer;
 use crate::domain::time::{DbTime, Mono};
@@ -44,12 +45,10 @@ pub struct Trip {
 pub enum Stored {
     /// It was committed; these rows were stored, the others of it refused.
     Rows(BTreeSet<Uuid>),
-    /// The answer was lost: nobody knows.
-    Unknown(String),
-    /// Certainly not committed: the database refused the data.
-    Failed(String),
-    /// Certainly not committed, for a reason that is not the rows'.
-    NotNow(String),
+    /// It was sent and failed; whether it was committed all the same, the policy knows.
+    Failed(Fault),
+    /// It was never sent.
+    Unsent(Fault),
 }
 
 /// What the keeper found out.
@@ -114,11 +113,11 @@ pub enum Input {
     /// From Realtime.
     News(News),
     /// The reader's answer.
-    Read(Result<(Vec<RowRead>, Trip), String>),
+    Read(Result<(Vec<RowRead>, Trip), Fault>),
     /// The writer's answer; no trip where there was no answer.
     Stored(Stored, Option<Trip>),
     /// The keeper's answer.
-    Kept(Result<(Kept, Trip), String>),
+    Kept(Result<(Kept, Trip), Fault>),
     /// Stop: finish what is in hand, begin nothing.
     Stop,
 }
@@ -187,7 +186,11 @@ pub enum Notice {
     /// The database's clock stepped.
     ClockStepped,
     /// The database does not answer, or refuses to work.
-    DatabaseAway(String),
+    DatabaseAway(Fault),
+    /// It works, but a statement of ours failed.
+    Hindered(Fault),
+    /// A chore for this row is put off: the database refuses it.
+    PutOff(Uuid, Fault),
     /// It does again.
     DatabaseBack(Duration),
     /// So many agents share the rows from now on.

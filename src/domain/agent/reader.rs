@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::{Action, Agent, Chore, Notice, Trip, What};
 use crate::domain::limits::{ROWS_PER_READ, SYNC_EVERY, SYNC_EVERY_BLIND};
+use crate::domain::policy::Fault;
 use crate::domain::time::Mono;
 use crate::domain::timetable::{Applied, RowRead, Stamp};
 
@@ -54,7 +55,7 @@ impl Agent {
         self.outbox.push_back(Action::Read(what));
     }
 
-    pub(super) fn read(&mut self, answer: Result<(Vec<RowRead>, Trip), String>, now: Mono) {
+    pub(super) fn read(&mut self, answer: Result<(Vec<RowRead>, Trip), Fault>, now: Mono) {
         let Some(reading) = self.reading.take() else {
             return;
         };
@@ -64,10 +65,11 @@ impl Agent {
                 self.trip(trip, now);
                 self.apply(&reading, rows, now);
             }
-            Err(why) => {
+            Err(fault) => {
                 let draw = self.random.next_u32();
-                self.reader.failed(draw, now);
-                self.database_away(why, now);
+                self.reader.failed(&fault.policy(), draw, now);
+                let may_tell = !fault.policy().away && self.reader.may_tell(now);
+                self.failed(fault, may_tell, now);
                 self.wanted.extend(reading.told);
                 self.sync_called_for |= reading.called_for;
                 match reading.what {
@@ -76,6 +78,7 @@ impl Agent {
                 }
             }
         }
+        self.database_back(now);
     }
 
     fn apply(&mut self, reading: &Reading, rows: Vec<RowRead>, now: Mono) {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::domain::limits::{CANARY_EVERY, ECHO_WITHIN};
+use crate::domain::policy::Trouble;
 use crate::domain::proof::Verdict;
 use crate::domain::time::micros_of;
 
@@ -150,9 +151,12 @@ fn after_an_answer_that_was_lost_the_rows_are_read_before_anything_is_tried_agai
     let mut bench = Bench::live(&[row(1, 10)]);
     bench.pass_to(1.0);
     let batch = bench.take_batch().expect("due");
-    bench.input(Input::Stored(Stored::Unknown("reset".to_owned()), None));
+    bench.input(Input::Stored(
+        Stored::Failed(Fault::new(Trouble::Lost, "reset")),
+        None,
+    ));
     assert_eq!(bench.take_read(), Some(What::Rows(vec![id(1)])));
-    bench.input(Input::Read(Err("refused".to_owned())));
+    bench.input(Input::Read(Err(Fault::new(Trouble::Lost, "refused"))));
     bench.pass_to(5.0);
     assert_eq!(bench.take_batch(), None);
     assert_eq!(
@@ -177,7 +181,7 @@ fn the_database_going_away_and_coming_back_is_told_once_each() {
     bench.pass_to(1.0);
     assert!(bench.take_batch().is_some());
     bench.input(Input::Stored(
-        Stored::NotNow("starting up".to_owned()),
+        Stored::Unsent(Fault::new(Trouble::ShuttingDown, "starting up")),
         None,
     ));
     for second in [3.0, 15.0, 30.0] {
@@ -187,17 +191,26 @@ fn the_database_going_away_and_coming_back_is_told_once_each() {
             "tried again, at most 10 s later"
         );
         bench.input(Input::Stored(
-            Stored::NotNow("starting up".to_owned()),
+            Stored::Unsent(Fault::new(Trouble::ShuttingDown, "starting up")),
             None,
         ));
     }
     let away =
         |notice: &&Notice| matches!(notice, Notice::DatabaseAway(_) | Notice::DatabaseBack(_));
-    // Beats are answered on this bench, so each failure is followed by a sign of life.
+    // Beats are answered on this bench, yet nothing can be stored.
     let told = bench.notices();
     let told: Vec<_> = told.iter().filter(away).collect();
-    assert_eq!(told.len(), 7, "{told:?}");
+    assert_eq!(told.len(), 1, "{told:?}");
     assert!(bench.agent.health().database_away_since.is_some());
+    bench.pass_to(45.0);
+    let batch = bench.take_batch().expect("tried again");
+    bench.stored(batch.rows.iter().map(|row| row.id));
+    let told = bench.notices();
+    assert!(
+        told.iter()
+            .any(|notice| matches!(notice, Notice::DatabaseBack(_)))
+    );
+    assert_eq!(bench.agent.health().database_away_since, None);
 }
 
 #[test]
@@ -206,7 +219,7 @@ fn a_lane_whose_job_failed_waits_before_the_next_one() {
     bench.pass_to(1.0);
     let batch = bench.take_batch();
     bench.input(Input::Stored(
-        Stored::NotNow("too many connections".to_owned()),
+        Stored::Unsent(Fault::new(Trouble::ShuttingDown, "too many connections")),
         None,
     ));
     bench.pass_to(1.199);
@@ -363,9 +376,9 @@ fn while_the_database_is_away_the_agent_does_not_spin() {
         bench.now = bench.now.max(at);
         bench.input(Input::Tick);
         while let Some(action) = bench.asked.pop_front() {
-            let away = || "away".to_owned();
+            let away = || Fault::new(Trouble::Lost, "away");
             match action {
-                Action::Store(_) => bench.input(Input::Stored(Stored::Unknown(away()), None)),
+                Action::Store(_) => bench.input(Input::Stored(Stored::Failed(away()), None)),
                 Action::Read(_) => bench.input(Input::Read(Err(away()))),
                 Action::Keep(_) => bench.input(Input::Kept(Err(away()))),
                 Action::Revive(_) | Action::Follow(_) | Action::Tell(_) => {}
@@ -382,7 +395,7 @@ fn what_realtime_publishes_is_asked_for_again_when_the_answer_was_lost() {
     assert_eq!(bench.take_chore(), Some(Chore::Beat { serving: false }));
     bench.answer_beat(Control::default());
     assert_eq!(bench.take_chore(), Some(Chore::Published));
-    bench.input(Input::Kept(Err("away".to_owned())));
+    bench.input(Input::Kept(Err(Fault::new(Trouble::Lost, "away"))));
     bench.pass_to(2.0);
     assert_eq!(bench.take_chore(), Some(Chore::Published));
 }
@@ -403,7 +416,7 @@ fn a_completed_row_is_written_back_at_once_and_again_if_somebody_held_it_or_the_
     bench.kept(Kept::WroteBack(Vec::new()));
     bench.pass_to(1.2);
     assert_eq!(bench.take_chore(), Some(Chore::WriteBack(vec![id(1)])));
-    bench.input(Input::Kept(Err("reset".to_owned())));
+    bench.input(Input::Kept(Err(Fault::new(Trouble::Lost, "reset"))));
     bench.pass_to(2.0);
     assert_eq!(bench.take_chore(), Some(Chore::WriteBack(vec![id(1)])));
     bench.kept(Kept::WroteBack(vec![WrittenBack {
@@ -507,7 +520,7 @@ fn a_row_whose_insert_fails_keeps_its_reason_in_the_database() {
     bench.pass_to(1.0);
     assert!(bench.take_batch().is_some());
     bench.input(Input::Stored(
-        Stored::Failed("no such page".to_owned()),
+        Stored::Failed(Fault::new(Trouble::Data, "no such page")),
         None,
     ));
     let mark = Chore::MarkInvalid(id(1), "no such page".to_owned());
@@ -588,7 +601,7 @@ fn a_row_that_waits_for_a_retry_does_not_wait_longer_since_the_databases_clock_s
     bench.input(Input::Tick);
     assert!(bench.take_batch().is_some());
     bench.input(Input::Stored(
-        Stored::Failed("no such page".to_owned()),
+        Stored::Failed(Fault::new(Trouble::Data, "no such page")),
         None,
     ));
     assert_eq!(
@@ -650,4 +663,80 @@ fn counts_are_compared_after_the_first_sync() {
         bench.take_chore(),
         Some(Chore::Reconcile(vec![id(1), id(2)]))
     );
+}
+
+#[test]
+fn a_row_whose_reconciliation_is_refused_is_found_by_halving_and_the_others_are_compared() {
+    let mut bench = Bench::live(&[row(1, 0), row(2, 0), row(3, 0), row(4, 0)]);
+    let (bad, mut compared, mut refused) = (id(3), BTreeSet::new(), 0);
+    for second in 0..12 {
+        bench.pass_to(f64::from(second));
+        while let Some(chore) = bench.take_chore() {
+            let Chore::Reconcile(ids) = chore else {
+                continue;
+            };
+            if ids.contains(&bad) {
+                refused += 1;
+                let fault = Fault::new(Trouble::Data, "the ledger is closed");
+                bench.input(Input::Kept(Err(fault)));
+            } else {
+                compared.extend(ids);
+                bench.kept(Kept::Reconciled(Vec::new()));
+            }
+        }
+    }
+    assert_eq!((compared, refused), (BTreeSet::from([1, 2, 4].map(id)), 3));
+    let told = bench.notices();
+    let put_off = |notice: &&Notice| matches!(notice, Notice::PutOff(row, _) if *row == bad);
+    assert_eq!(told.iter().filter(put_off).count(), 1, "{told:?}");
+    assert_eq!(bench.agent.health().database_away_since, None);
+}
+
+#[test]
+fn a_batch_that_takes_too_long_is_halved_and_none_of_its_rows_is_to_blame() {
+    let mut bench = Bench::live(&[row(1, 10), row(2, 10)]);
+    bench.now = Bench::at(3.0);
+    bench.input(Input::Tick);
+    let batch = bench.take_batch().expect("both are due");
+    assert_eq!(batch.rows.len(), 2);
+    let slow = Fault::new(
+        Trouble::Timeout,
+        "canceling statement due to statement timeout",
+    );
+    bench.input(Input::Stored(Stored::Failed(slow), None));
+    bench.now = Bench::at(4.0);
+    bench.input(Input::Tick);
+    assert_eq!(bench.take_batch().expect("tried again").rows.len(), 1);
+    let told = bench.notices();
+    assert!(
+        !told
+            .iter()
+            .any(|notice| matches!(notice, Notice::SetAside(..)))
+    );
+    assert!(
+        told.iter()
+            .any(|notice| matches!(notice, Notice::Hindered(_)))
+    );
+    assert_eq!(bench.agent.health().database_away_since, None);
+}
+
+#[test]
+fn a_schema_that_fits_no_row_blames_none_and_counts_as_the_database_being_away() {
+    let mut bench = Bench::live(&[row(1, 10), row(2, 10)]);
+    bench.notices();
+    for second in 1..200 {
+        bench.pass_to(f64::from(second));
+        if bench.take_batch().is_some() {
+            let missing = Fault::new(Trouble::Schema, "no such table");
+            bench.input(Input::Stored(Stored::Failed(missing), None));
+        }
+    }
+    let told = bench.notices();
+    assert!(
+        !told
+            .iter()
+            .any(|notice| matches!(notice, Notice::SetAside(..)))
+    );
+    let away = |notice: &&Notice| matches!(notice, Notice::DatabaseAway(_));
+    assert_eq!(told.iter().filter(away).count(), 1, "{told:?}");
 }

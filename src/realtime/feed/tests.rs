@@ -11,8 +11,9 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::{WebSocketStream, accept_async};
 
 use super::*;
+use crate::domain::policy::Trouble;
 use crate::domain::secret::Secret;
-use crate::realtime::fault::{Down, DownClass};
+use crate::realtime::fault::Down;
 use crate::realtime::frame::Frame;
 use crate::realtime::session::TOPIC;
 
@@ -192,7 +193,7 @@ async fn a_refused_key_is_told_in_plain_words_and_the_feed_goes_on() {
     stream.write_all(answer.as_bytes()).await.expect("a reader");
 
     let down = bench.down().await;
-    assert_eq!(down.class, DownClass::Key);
+    assert_eq!(down.class, Trouble::Key);
     let line = down.to_string();
     assert!(
         line.contains("HTTP 401: Failed to validate JWT signature"),
@@ -217,7 +218,7 @@ async fn a_server_that_restarts_is_answered_and_followed_again_by_itself() {
     drop(peer);
 
     let down = bench.down().await;
-    assert_eq!(down.class, DownClass::Network);
+    assert_eq!(down.class, Trouble::Network);
     assert!(down.reason.contains("1012"), "{}", down.reason);
     let _peer = bench.serve_live().await;
     assert_eq!(bench.event().await, FeedEvent::Live);
@@ -227,7 +228,7 @@ async fn a_server_that_restarts_is_answered_and_followed_again_by_itself() {
 async fn a_connection_that_breaks_without_a_word_is_made_again_by_itself() {
     let (mut bench, peer) = Bench::live().await;
     drop(peer);
-    assert_eq!(bench.down().await.class, DownClass::Network);
+    assert_eq!(bench.down().await.class, Trouble::Network);
     let _peer = bench.serve_live().await;
     assert_eq!(bench.event().await, FeedEvent::Live);
 }
@@ -239,7 +240,7 @@ async fn a_message_beyond_all_bounds_ends_the_socket_and_not_the_feed() {
         .stream
         .send(Message::text("x".repeat(9 * 1024 * 1024)))
         .await;
-    assert_eq!(bench.down().await.class, DownClass::Network);
+    assert_eq!(bench.down().await.class, Trouble::Network);
     drop(peer);
     let _peer = bench.serve_live().await;
     assert_eq!(bench.event().await, FeedEvent::Live);
@@ -336,7 +337,7 @@ async fn an_owner_that_takes_no_events_does_not_hold_up_the_protocol_and_is_told
     loop {
         match bench.event().await {
             FeedEvent::Lost(_) => lost = true,
-            FeedEvent::Down(down) => asked = down.class == DownClass::Asked,
+            FeedEvent::Down(down) => asked = down.class == Trouble::Asked,
             FeedEvent::Live if asked => break,
             FeedEvent::Live | FeedEvent::Changed(_) => {}
         }
@@ -348,7 +349,7 @@ async fn an_owner_that_takes_no_events_does_not_hold_up_the_protocol_and_is_told
 fn an_outbox_that_overflows_keeps_the_latest_state_and_asks_for_a_full_sync() {
     let changed = || FeedEvent::Lost("a change".to_owned());
     let asked = FeedEvent::Down(Down {
-        class: DownClass::Asked,
+        class: Trouble::Asked,
         reason: String::new(),
         retry_in: Duration::ZERO,
     });

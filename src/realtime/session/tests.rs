@@ -271,7 +271,7 @@ fn a_refused_join_is_told_and_made_again_after_a_back_off() {
     bench.take();
     bench.receive(&join_refused("1", "UnableToConnectToProject: try again"));
     let down = bench.down();
-    assert_eq!(down.class, DownClass::Channel);
+    assert_eq!(down.class, Trouble::Channel);
     assert!(
         down.reason.ends_with("UnableToConnectToProject: try again"),
         "{}",
@@ -379,7 +379,7 @@ fn unknown_events_topics_and_noise_change_nothing() {
 fn a_close_of_the_channel_is_followed_by_a_join_on_the_same_socket() {
     let mut bench = Bench::live();
     bench.receive(&closed("1"));
-    assert_eq!(bench.down().class, DownClass::Channel);
+    assert_eq!(bench.down().class, Trouble::Channel);
     assert_eq!(bench.tick(), "join again");
     let actions = bench.take();
     assert!(matches!(actions.as_slice(), [Action::Send(join)] if join.event == "phx_join"));
@@ -389,7 +389,7 @@ fn a_close_of_the_channel_is_followed_by_a_join_on_the_same_socket() {
 fn an_error_of_the_channel_is_followed_by_a_join() {
     let mut bench = Bench::live();
     bench.receive(&format!(r#"["1","1","{TOPIC}","phx_error",{{}}]"#));
-    assert_eq!(bench.down().class, DownClass::Channel);
+    assert_eq!(bench.down().class, Trouble::Channel);
     assert_eq!(bench.tick(), "join again");
 }
 
@@ -420,8 +420,8 @@ fn a_table_that_is_not_published_is_told_with_what_to_do_and_tried_again_slowly(
                 visit_distribution, filters: [], select: nil]";
     bench.receive(&system("1", "error", "postgres_changes", text));
     let down = bench.down();
-    assert_eq!(down.class, DownClass::Table);
-    assert!(down.retry_in >= SLOW_BACK_OFF.0, "{down:?}");
+    assert_eq!(down.class, Trouble::Table);
+    assert!(down.retry_in >= REALTIME_SLOW.from, "{down:?}");
     assert!(down.to_string().contains("publication"), "{down}");
 }
 
@@ -533,7 +533,7 @@ fn a_heartbeat_without_its_answer_by_the_next_means_a_dead_socket() {
     let [Action::Abandon, Action::Emit(FeedEvent::Down(down))] = actions.as_slice() else {
         panic!("expected the socket to be dropped, found {actions:?}");
     };
-    assert_eq!(down.class, DownClass::Network);
+    assert_eq!(down.class, Trouble::Network);
 }
 
 #[test]
@@ -589,7 +589,7 @@ fn a_new_socket_asked_for_is_dialed_at_once() {
     assert!(matches!(
         actions.as_slice(),
         [Action::Abandon, Action::Emit(FeedEvent::Down(down)), Action::Dial]
-            if down.class == DownClass::Asked && down.retry_in.is_zero()
+            if down.class == Trouble::Asked && down.retry_in.is_zero()
     ));
 }
 

@@ -2,6 +2,7 @@
 
 use super::bench::{Bench, ME, id, row};
 use super::*;
+use crate::domain::policy::Trouble;
 use crate::domain::share::{Peer, Share};
 use crate::domain::timetable::RowRead;
 
@@ -72,7 +73,10 @@ fn an_agent_serves_once_it_has_read_the_table_and_until_a_batch_is_not_answered_
     assert_eq!(bench.serving, Some(true));
 
     assert!(bench.take_batch().is_some());
-    bench.input(Input::Stored(Stored::Unknown("reset".to_owned()), None));
+    bench.input(Input::Stored(
+        Stored::Failed(Fault::new(Trouble::Lost, "reset")),
+        None,
+    ));
     bench.keep_until(7.0);
     assert_eq!(bench.serving, Some(false), "its writer has no connection");
 }

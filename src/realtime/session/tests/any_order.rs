@@ -63,7 +63,7 @@ proptest! {
                 Happening::DialFailed => {
                     dials_in_flight = 0;
                     let reason = "refused".to_owned();
-                    bench.input(Input::DialFailed { class: DownClass::Network, reason });
+                    bench.input(Input::DialFailed { class: Trouble::Network, reason });
                 }
                 Happening::Closed => bench.input(Input::Closed { reason: "gone".to_owned() }),
                 Happening::Tick => bench.input(Input::Tick),
@@ -91,7 +91,7 @@ proptest! {
                         joins_in_flight = 0;
                     }
                     Action::Emit(FeedEvent::Down(down)) => {
-                        prop_assert!(down.retry_in <= SLOW_BACK_OFF.1);
+                        prop_assert!(down.retry_in <= REALTIME_SLOW.to);
                         joins_in_flight = 0;
                     }
                     Action::Stop => prop_assert!(false, "nobody asked it to end"),

@@ -63,7 +63,7 @@ fn a_recorded_expiry_and_its_close_are_one_end() {
     assert!(matches!(
         events.last(),
         Some(FeedEvent::Down(Down {
-            class: DownClass::Key,
+            class: Trouble::Key,
             ..
         }))
     ));
@@ -76,7 +76,7 @@ fn a_recorded_loss_of_the_publication_is_told_as_a_matter_of_the_table() {
     assert!(matches!(
         events.last(),
         Some(FeedEvent::Down(Down {
-            class: DownClass::Table,
+            class: Trouble::Table,
             ..
         }))
     ));
