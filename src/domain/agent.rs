@@ -361,7 +361,8 @@ impl Agent {
 
     /// The database is back once no lane with something to do is without an answer: on a full disk it can still be read.
     fn database_back(&mut self, now: Mono) {
-        let cannot_store = self.writer.is_away() && self.fires_at().is_some_and(|at| at <= now);
+        let to_store = self.storing.is_some() || self.fires_at().is_some_and(|at| at <= now);
+        let cannot_store = self.writer.is_away() && to_store;
         if cannot_store || self.reader.is_away() || self.keeper.is_away() {
             return;
         }

@@ -172,7 +172,7 @@ async fn a_row_that_is_refused_only_at_the_commit_is_set_aside_alone_as_well() {
 async fn a_trigger_of_the_users_own_that_misses_a_column_concerns_its_row_and_not_the_schema() {
     is_set_aside_alone(
         "create function no_visits() returns trigger language plpgsql as $$
-           begin perform shelf from partners; return new; end $$;
+           begin perform shelf from public.partners; return new; end $$;
          create trigger no_visits before insert on store_visits for each row",
         "\"shelf\" does not exist",
     )
