@@ -412,6 +412,8 @@ impl World {
             Notice::Initialised(_) => "a row is anchored by the agent",
             Notice::Synced(_)
             | Notice::Silent(_)
+            | Notice::Hindered(_)
+            | Notice::PutOff(..)
             | Notice::Shared(_)
             | Notice::Paused(_)
             | Notice::Found(_)
