@@ -217,7 +217,8 @@ impl Database {
         Stored::Rows(taken.iter().map(|row| row.id).collect())
     }
 
-    /// Why a row of a batch is not taken, in the words of `seen`.
+    /// Why a row of a batch is not taken, in the words of `seen`. One past the total, of this version and progress, is the
+    /// reference's to see.
     fn refusal(&self, batch: &BatchRow, clock: i64) -> Option<&'static str> {
         let (Some(row), Some(progress)) = (self.rows.get(&batch.id), self.progress.get(&batch.id))
         else {
@@ -241,8 +242,6 @@ impl Database {
             Some("refused: the partner is held")
         } else if moved {
             Some(RACED)
-        } else if progress.distributed + batch.visits() > row.terms.total {
-            Some("refused: past the total")
         } else {
             None
         }
@@ -396,14 +395,13 @@ impl Database {
         findings
     }
 
-    pub fn mark_invalid(&mut self, id: Uuid, why: String) {
-        if let Some(progress) = self
-            .progress
-            .get_mut(&id)
-            .filter(|_| !self.open.contains_key(&id))
-        {
+    /// Says whether nobody held the row.
+    pub fn mark_invalid(&mut self, id: Uuid, why: String) -> bool {
+        let free = self.rows.contains_key(&id) && !self.open.contains_key(&id);
+        if let Some(progress) = self.progress.get_mut(&id).filter(|_| free) {
             progress.invalid = Some(why);
         }
+        free
     }
 
     pub fn published(&self) -> Published {

@@ -361,12 +361,10 @@ impl Process {
 
     /// As the loop does.
     fn act(&mut self, action: Action, mono: Mono, dice: &mut Dice, deeds: &mut Vec<Deed>) {
+        let now = at(self.epoch, mono);
         let mut command = |command| {
-            self.session.handle(
-                session::Input::Command(command),
-                at(self.epoch, mono),
-                dice.draw(),
-            )
+            let input = session::Input::Command(command);
+            self.session.handle(input, now, dice.draw());
         };
         match action {
             Action::Store(batch) => deeds.push(Deed::Send(Statement::Store(batch), mono)),

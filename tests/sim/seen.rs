@@ -57,7 +57,6 @@ pub const SOMETIMES: &[&str] = &[
     "refused: for an instant yet to come",
     "refused: the partner is held",
     "refused: the progress has moved",
-    "refused: past the total",
     // How agents react.
     "an unknown outcome: it was committed",
     "an unknown outcome: it was not committed",

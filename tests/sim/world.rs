@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 use visit_pacer::domain::agent::{Chore, Kept, Notice, Stored, What};
-use visit_pacer::domain::batch::Batch;
+use visit_pacer::domain::batch::{Batch, BatchRow};
 use visit_pacer::domain::policy::{Fault, Trouble};
 use visit_pacer::domain::proof::Verdict;
 use visit_pacer::domain::time::Mono;
@@ -94,7 +94,7 @@ struct Sender {
 pub struct World {
     now: i64,
     events: u64,
-    queue: BTreeMap<(i64, u64), Event>,
+    queue: BTreeMap<(i64, u64), Box<Event>>,
     dice: Dice,
     database: Database,
     away_until: i64,
@@ -186,7 +186,7 @@ impl World {
     fn after(&mut self, delay: i64, event: Event) {
         self.events += 1;
         self.queue
-            .insert((self.now + delay.max(0), self.events), event);
+            .insert((self.now + delay.max(0), self.events), Box::new(event));
     }
 
     fn run_until(&mut self, end: i64) {
@@ -197,7 +197,7 @@ impl World {
         {
             let ((at, _), event) = entry.remove_entry();
             self.now = at;
-            self.happen(event);
+            self.happen(*event);
             self.database.check();
         }
         self.now = end;
@@ -592,12 +592,8 @@ impl World {
             }
         });
         if let Stored::Rows(ids) = &stored {
-            let visits = batch
-                .rows
-                .iter()
-                .filter(|row| ids.contains(&row.id))
-                .map(|row| row.visits())
-                .sum();
+            let taken = batch.rows.iter().filter(|row| ids.contains(&row.id));
+            let visits = taken.map(BatchRow::visits).sum();
             self.check_bound(from, visits);
             for row in &batch.rows {
                 if ids.contains(&row.id) && self.held.remove(&row.id) {
@@ -655,10 +651,7 @@ impl World {
                 Kept::Initialised(u64::try_from(changes.len()).expect("few"))
             }
             Chore::Reconcile(ids) => Kept::Reconciled(self.database.reconcile(&ids)),
-            Chore::MarkInvalid(id, why) => {
-                self.database.mark_invalid(id, why);
-                Kept::MarkedInvalid(true)
-            }
+            Chore::MarkInvalid(id, why) => Kept::MarkedInvalid(self.database.mark_invalid(id, why)),
             Chore::Published => Kept::Published(self.database.published()),
         }
     }

@@ -55,8 +55,7 @@ impl Database {
     pub fn end(&mut self, id: Uuid, commit: bool) -> Option<Change> {
         match self.open.remove(&id)? {
             Pending::Update(row, at) if commit => {
-                let version = row.version().expect("only anchored rows are edited");
-                self.reference.edited(id, &row.terms, version, at);
+                self.reference.edited(id, &row.terms, row.version()?, at);
                 let change = Change::update(&row);
                 self.rows.insert(id, *row);
                 Some(change)

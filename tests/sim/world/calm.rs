@@ -17,7 +17,7 @@ const ON_TIME: i64 = 12 * SECOND;
 /// sync, and cannot be told from one whose DELETE was not heard of; and rejoins keep a minute's distance.
 const AFTERMATH: i64 = 105 * SECOND;
 /// One seed in so many waits for the end of the aftermath.
-const PATIENT: u64 = 4;
+const PATIENT: u64 = 8;
 
 impl World {
     /// The storm is over.
@@ -181,11 +181,15 @@ impl World {
             let wrong = match look.status {
                 Status::Invalid => row.is_sound() && !fails && self.owes(row) > 0,
                 Status::Behind => true,
-                _ => fails || !row.is_sound() || look.total != row.terms.total,
+                Status::Scheduled
+                | Status::Active
+                | Status::Paused
+                | Status::Draining
+                | Status::Completed
+                | Status::Ended => fails || !row.is_sound() || look.total != row.terms.total,
             };
             let counted = self.database.progress[&look.id].distributed;
-            let behind = look.distributed != counted && process.agent.storing().is_none();
-            let wrong = wrong || behind;
+            let wrong = wrong || (look.distributed != counted && process.agent.storing().is_none());
             wrong.then(|| format!("agent {name}: {look:?}"))
         })
     }
