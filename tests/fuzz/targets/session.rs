@@ -5,9 +5,9 @@
 
 use std::time::{Duration, Instant};
 
+use visit_pacer::domain::policy::Trouble;
 use visit_pacer::domain::secret::Secret;
 use visit_pacer::realtime::change::Table;
-use visit_pacer::realtime::fault::DownClass;
 use visit_pacer::realtime::frame::Frame;
 use visit_pacer::realtime::session::{Action, FeedCommand, FeedEvent, Input, Session};
 
@@ -68,7 +68,7 @@ impl Driver {
         let input = match line {
             b"opened" => Input::Opened,
             b"refused" => Input::DialFailed {
-                class: DownClass::Key,
+                class: Trouble::Key,
                 reason: reason(),
             },
             b"closed" => Input::Closed { reason: reason() },
