@@ -4,11 +4,19 @@
 //! Each test has [`Rows`] of several paces, one of them a neighbour that nothing is done to; it makes its fault for a bounded
 //! time, proves that the fault really came, and ends with [`Rows::came_once`]. What each of them saw is printed.
 //! `chaos/wire.rs` breaks the connections, `chaos/server.rs` the servers, `chaos/limits.rs` what the server allows,
-//! `chaos/editors.rs` has people in the way.
+//! `chaos/editors.rs` has people in the way, `chaos/edits.rs` editors without mercy. `chaos/clock.rs` sets clocks wrong,
+//! `chaos/realtime.rs` takes Realtime away, `chaos/agents.rs` the agents themselves, and `chaos/soak.rs` does all of it at
+//! once, for as long as one likes. `chaos/oracle.rs` tells from the database what was committed that should not have been.
 
+mod agents;
+mod clock;
 mod editors;
+mod edits;
 mod limits;
+mod oracle;
+mod realtime;
 mod server;
+mod soak;
 mod wire;
 
 use std::time::Duration;

@@ -152,6 +152,8 @@ pub async fn start(data_dir: PathBuf) -> PostgresServer {
         ("max_connections", "300"),
         ("max_wal_senders", "60"),
         ("max_replication_slots", "60"),
+        // Which of two transactions was committed first is what a barrier is about.
+        ("track_commit_timestamp", "on"),
     ];
     PostgresServer::start(Options {
         data_dir,
