@@ -205,7 +205,7 @@ impl Drop for WrongServer {
 }
 
 /// The visits a second that a row of this pace may have while it catches up, and its bucket.
-const PACE: i64 = 5;
+const PACE: i64 = 2;
 const CATCH_UP: i64 = 2;
 const BUCKET: i64 = CATCH_UP * PACE + 1;
 

@@ -65,11 +65,18 @@ const UNSOUND: &str = "
 /// Fails if anything is stored that should not be, anything twice, or anything counted wrong. What was allowed is checked of
 /// the visits after a moment, such as `'-infinity'`.
 pub async fn promises_hold(place: &Place, moment: &str) {
-    let not_allowed: Option<String> = place
-        .ask(NOT_ALLOWED.replace("$moment", &format!("'{moment}'")))
-        .await;
-    assert_eq!(not_allowed, None, "visits that their row did not allow");
+    assert_eq!(
+        not_allowed(place, moment).await,
+        None,
+        "visits that their row did not allow"
+    );
     ledgers_are_sound(place).await;
+}
+
+async fn not_allowed(place: &Place, moment: &str) -> Option<String> {
+    place
+        .ask(NOT_ALLOWED.replace("$moment", &format!("'{moment}'")))
+        .await
 }
 
 /// Fails if anything is stored twice, in the future, or counted wrong.
@@ -143,4 +150,39 @@ pub async fn longest_gap(place: &Place, of: &str, moment: &str) -> f64 {
 /// Now, by DB time.
 pub async fn now(place: &Place) -> String {
     place.ask("select clock_timestamp()::text").await
+}
+
+#[tokio::test]
+async fn the_oracle_sees_a_visit_that_was_stored_under_a_pause_beyond_the_total_for_another_or_without_a_row()
+ {
+    let place = Place::new().await;
+    notes_edits(&place).await;
+    let row = place.insert(2, "1 a second", "null").await;
+    let partner = place.partner;
+    let visit = |number: u8| {
+        format!(
+            "insert into store_visits (partner_id, distribution_id, visit_number, visited_at)
+             values ('{partner}', '{row}', {number}, clock_timestamp() - interval '1 second')"
+        )
+    };
+    place.edit(visit(1)).await;
+    place.edit(visit(2)).await;
+    assert_eq!(not_allowed(&place, "-infinity").await, None);
+    let other = "insert into partners (id) values ('00000000-0000-0000-0000-000000000001')";
+    place.edit(other).await;
+    for (number, edit) in [
+        (3, "update visit_distribution set visits_per_unit = 7"),
+        (
+            2,
+            "update visit_distribution set partner_id = '00000000-0000-0000-0000-000000000001'",
+        ),
+        (1, "update visit_distribution set is_active = false"),
+        (1, "delete from visit_distribution"),
+    ] {
+        place.edit("truncate store_visits").await;
+        place.edit(edit).await;
+        place.edit(visit(number)).await;
+        let seen = not_allowed(&place, "-infinity").await;
+        assert!(seen.is_some(), "not seen after: {edit}");
+    }
 }

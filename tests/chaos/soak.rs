@@ -38,11 +38,15 @@ const EDITED: usize = 20;
 const EDITORS: u64 = 3;
 /// Lines of one kind that an agent may write in a minute, at the default level, whatever happens to it.
 const LINES_A_MINUTE: u32 = 40;
+/// Realtime is live again, after the longest of an agent's waits.
+const READY_WITHIN: Duration = Duration::from_secs(100);
 /// Memory is held flat from this length on: before it, an agent is still filling what it keeps.
 const FLAT_FROM: Duration = Duration::from_mins(5);
 /// How much more than in the first third of the time an agent may have in the last, and something for the allocator.
 const GROWTH_MAX: f64 = 1.2;
 const SLACK_KIB: f64 = 8_192.0;
+/// Files that an agent may have open: three connections, sockets, its log, the runtime's own; and many of them just closing.
+const FILES_MAX: usize = 100;
 /// A statement of somebody's who is in the way is given up after this time.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(20);
 
@@ -315,7 +319,10 @@ fn warnings(log: &str) -> BTreeMap<String, (u32, u32)> {
         let (Some(stamp), Some("WARN" | "ERROR")) = (words.next(), words.next()) else {
             continue;
         };
-        let said: Vec<&str> = words.take_while(|word| !word.contains('=')).collect();
+        let said: Vec<String> = words
+            .take_while(|word| !word.contains('='))
+            .map(|word| word.replace(|letter: char| letter.is_ascii_digit(), "#"))
+            .collect();
         let minute = stamp.chars().take("2026-01-01T00:00".len()).collect();
         *by_minute.entry((said.join(" "), minute)).or_default() += 1;
     }
@@ -375,6 +382,7 @@ impl Judged<'_> {
             .agents()
             .map(|agent| {
                 let (resident, files) = held_by(agent);
+                assert!(files <= FILES_MAX, "{files} files are open");
                 let lines: u32 = warnings(&agent.log()).values().map(|(all, _)| all).sum();
                 format!("{} MiB {files} files {lines} warnings", resident / 1024)
             })
@@ -452,6 +460,12 @@ async fn judge(soak: &Soak, mut judged: Judged<'_>) {
     }
     oracle::all_come_once(place, DRAINS_WITHIN).await;
     oracle::promises_hold(place, &since).await;
+    for agent in judged.crew.read().await.agents() {
+        wait_until("the agent is ready again", READY_WITHIN, async || {
+            agent.get("/readyz").await.0 == 200
+        })
+        .await;
+    }
     judged.concludes(length).await;
 }
 
