@@ -259,7 +259,12 @@ impl Run<'_> {
         if pids.is_empty() {
             return true;
         }
-        let waiting = self.scene.waiting(&pids).await;
+        // Who waits for somebody else (a vacuum) goes on by itself, and who waits for nobody any more does already.
+        let cast: Vec<i32> = self.actors.iter().map(|actor| actor.pid).collect();
+        let mut waiting = self.scene.waiting(&pids).await;
+        waiting.retain(|(_, gate, by)| {
+            gate.is_some() || (!by.is_empty() && by.iter().all(|pid| cast.contains(pid)))
+        });
         for actor in &mut self.actors {
             (actor.held, actor.blocked_by) = (None, Vec::new());
             if let Some((_, gate, by)) = waiting.iter().find(|(pid, ..)| *pid == actor.pid) {
