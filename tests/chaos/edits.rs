@@ -80,7 +80,8 @@ impl Edited {
     fn insert(&self, id: Uuid) -> String {
         format!(
             "insert into visit_distribution (id, partner_id, total_visits, time_period, visits_per_unit, start_time)
-             values ('{id}', '{}', 1000000, 'second', 5, clock_timestamp());",
+             values ('{id}', '{}', 1000000, 'second', 5, clock_timestamp())
+             on conflict do nothing;",
             self.partners[0]
         )
     }
@@ -145,7 +146,7 @@ impl Edited {
         }
     }
 
-    /// A row is deleted; the same comes back, or another in its place.
+    /// A row is deleted; the same comes back, unless another editor was quicker, or another in its place.
     fn replace(&self, id: Uuid, dice: &mut Pcg32) -> String {
         let again = if dice.random_bool(0.5) {
             id
@@ -163,8 +164,12 @@ impl Edited {
         )
     }
 
-    /// Makes one edit; false where the connection is of no more use.
-    pub async fn edit_once(&self, connection: &mut PgConnection, dice: &mut Pcg32) -> bool {
+    /// Makes one edit.
+    pub async fn edit_once(
+        &self,
+        connection: &mut PgConnection,
+        dice: &mut Pcg32,
+    ) -> Result<(), sqlx::Error> {
         let (sql, open, end) = self.edit(dice);
         let edited = async {
             sqlx::raw_sql(AssertSqlSafe(sql))
@@ -173,10 +178,14 @@ impl Edited {
             sleep(open).await;
             sqlx::raw_sql(end).execute(&mut *connection).await
         };
-        let worked = edited.await.is_ok();
-        let counter = if worked { &self.made } else { &self.failed };
+        let edited = edited.await.map(|_| ());
+        let counter = if edited.is_ok() {
+            &self.made
+        } else {
+            &self.failed
+        };
         counter.fetch_add(1, Ordering::Relaxed);
-        worked
+        edited
     }
 
     /// Edits at that pace for a while.
@@ -187,10 +196,9 @@ impl Edited {
             .expect("a connection");
         while Instant::now() < until {
             let next = Instant::now() + Duration::from_secs(1) / EDITS_A_SECOND;
-            assert!(
-                self.edit_once(&mut connection, &mut dice).await,
-                "an edit failed"
-            );
+            self.edit_once(&mut connection, &mut dice)
+                .await
+                .expect("an edit is let through");
             sleep_until(next).await;
         }
     }

@@ -291,7 +291,7 @@ async fn edits(soak: &Soak, url: &str, edited: &Edited, whose: u64) {
             sleep(millis(&mut dice, 20, 180)).await;
             let _storm = soak.storm.read().await;
             let edit = edited.edit_once(&mut connection, &mut dice);
-            if !timeout(STATEMENT_LIMIT, edit).await.unwrap_or(false) {
+            if !matches!(timeout(STATEMENT_LIMIT, edit).await, Ok(Ok(()))) {
                 break;
             }
         }
