@@ -4,6 +4,8 @@
 //! outcome, and its connection is never used again.
 
 use std::str::FromStr as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
@@ -25,6 +27,9 @@ const SESSION: &str = "set statement_timeout = '10s'; set lock_timeout = '2s'; \
 #[derive(Clone)]
 pub struct Database {
     options: PgConnectOptions,
+    /// Answers that were lost, over any connection: whoever has an older one opens a new one, since what swallowed the one
+    /// will have swallowed the others, each of which would need its own [`CALL_TIMEOUT`] to find out.
+    losses: Arc<AtomicU64>,
 }
 
 /// Why a URL is no use.
@@ -55,7 +60,10 @@ impl Database {
         let options = options
             .application_name("visit-pacer")
             .disable_statement_logging();
-        Ok(Self { options })
+        Ok(Self {
+            options,
+            losses: Arc::default(),
+        })
     }
 
     /// Host, port and database, without user or password.
@@ -166,6 +174,8 @@ fn session_url(options: &PgConnectOptions) -> String {
 pub struct Link {
     database: Database,
     connection: Option<PgConnection>,
+    /// Answers lost before it was opened.
+    losses: u64,
 }
 
 impl Link {
@@ -174,12 +184,16 @@ impl Link {
         Self {
             database,
             connection: None,
+            losses: 0,
         }
     }
 
-    /// The open connection; opens it where there is none.
+    /// The open connection; opens it where there is none, or none that is younger than the last lost answer.
     pub async fn open(&mut self) -> Result<&mut PgConnection, Fault> {
-        if self.connection.is_none() {
+        let losses = self.database.losses.load(Ordering::Relaxed);
+        if self.connection.is_none() || self.losses != losses {
+            self.losses = losses;
+            self.connection = None;
             self.connection = Some(self.database.connect().await?);
         }
         self.connection
@@ -197,6 +211,9 @@ impl Link {
         outcome.inspect_err(|fault| {
             if fault.policy().reconnect {
                 self.connection = None;
+            }
+            if fault.trouble == Trouble::Lost {
+                self.database.losses.fetch_add(1, Ordering::Relaxed);
             }
         })
     }
