@@ -137,8 +137,8 @@ pub struct Database {
     pub greatest_catch_up: i64,
     /// Rows whose inserts fail.
     pub poisoned: BTreeSet<Uuid>,
-    /// … and those of which one has failed.
-    pub failed: BTreeSet<Uuid>,
+    /// Rows that could not be paced at some time, or of which an insert has failed.
+    pub ever_bad: BTreeSet<Uuid>,
     /// When each agent was seen, and whether it serves.
     pub agents: BTreeMap<Uuid, (i64, bool)>,
     pub canary_published: bool,
@@ -207,7 +207,7 @@ impl Database {
         }
         if let Some(bad) = taken.iter().find(|row| self.fails(row)) {
             self.seen.saw("an insert fails");
-            self.failed.insert(bad.id);
+            self.ever_bad.insert(bad.id);
             let words = format!("row {} cannot be stored", bad.id);
             return Stored::Failed(Fault::new(Trouble::Data, words));
         }
@@ -273,6 +273,7 @@ impl Database {
             moments: &moments,
             clock,
             catch_up_milli: row.catch_up.map_or(everybodys, |times| times * 1_000),
+            stopped: self.control.paused,
         });
         if self.on_time {
             self.check_on_time(batch, storer, clock);

@@ -79,6 +79,8 @@ pub struct Commit<'a> {
     /// The database's clock.
     pub clock: i64,
     pub catch_up_milli: i64,
+    /// Whether the control row stops everything.
+    pub stopped: bool,
 }
 
 #[derive(Default)]
@@ -179,6 +181,10 @@ impl Reference {
             .last()
             .unwrap_or_else(|| panic!("{id} is deleted, and visits of it are committed"));
         let terms = &edit.terms;
+        assert!(
+            !commit.stopped,
+            "all is paused, and visits of {id} are committed"
+        );
         assert!(
             terms.active,
             "{id} is paused, and visits of it are committed"

@@ -397,10 +397,8 @@ impl World {
         self.say(|| format!("agent {host}: {notice:?}"));
         let what = match notice {
             Notice::SetAside(id, _) => {
-                let row = self.database.rows.get(id);
-                let bad = row.is_none_or(|row| !row.is_sound());
-                let known = bad || self.database.failed.contains(id);
-                assert!(known, "{id} is set aside, and nothing is wrong with it");
+                let known = self.database.ever_bad.contains(id);
+                assert!(known, "{id} is set aside, and nothing was wrong with it");
                 "a row is set aside"
             }
             Notice::Mended(_) => "a row is mended",

@@ -19,6 +19,9 @@ impl Database {
         } else {
             self.reference.deleted(row.id);
         }
+        if !row.is_sound() {
+            self.ever_bad.insert(row.id);
+        }
         let change = Change {
             id: row.id,
             version: row.version(),
