@@ -16,7 +16,7 @@ use super::bucket::RateBucket;
 use super::clock::{DbClock, Stepped};
 use super::echo::{Column, EchoBudget};
 use super::limits::{COALESCE, SERVES_WITHIN, SYNC_EVERY_BLIND};
-use super::policy::Fault;
+use super::policy::{Fault, Trouble};
 use super::proof::{CANARY, Proof};
 use super::share::Share;
 use super::time::{DbTime, Mono};
@@ -73,6 +73,8 @@ pub struct Agent {
     /// Reasons that are still to be kept in progress: somebody held the row. Tried again at each beat.
     unmarked: BTreeMap<Uuid, String>,
     put_off: BTreeSet<Uuid>,
+    /// Why the database is away, as far as it has been told since it is.
+    away_told: BTreeSet<Trouble>,
     suspects: Suspects,
     published: Option<Published>,
     control_known: bool,
@@ -115,6 +117,7 @@ impl Agent {
             set_aside: BTreeSet::new(),
             unmarked: BTreeMap::new(),
             put_off: BTreeSet::new(),
+            away_told: BTreeSet::new(),
             suspects: Suspects::default(),
             published: None,
             control_known: false,
@@ -351,9 +354,11 @@ impl Agent {
 
     /// A lane's job failed.
     fn failed(&mut self, fault: Fault, may_tell: bool, now: Mono) {
-        if fault.policy().away && self.health.database_away_since.is_none() {
-            self.health.database_away_since = Some(now);
-            self.tell(Notice::DatabaseAway(fault));
+        if fault.policy().away {
+            self.health.database_away_since = self.health.database_away_since.or(Some(now));
+            if self.away_told.insert(fault.trouble) {
+                self.tell(Notice::DatabaseAway(fault));
+            }
         } else if may_tell {
             self.tell(Notice::Hindered(fault));
         }
@@ -367,6 +372,7 @@ impl Agent {
             return;
         }
         if let Some(since) = self.health.database_away_since.take() {
+            self.away_told.clear();
             self.tell(Notice::DatabaseBack(now.since(since)));
         }
     }

@@ -4,7 +4,7 @@
 //! `realtime::fault`). What is done about it is said here and nowhere else. Nothing here ends a running agent: a fault halts
 //! it only at its start, before it has begun.
 //!
-//! **What is told.** That the database is away is told once, and once that it is back; any other fault of a lane at most
+//! **What is told.** That the database is away is told once for each trouble that keeps it so, and once that it is back; any other fault of a lane at most
 //! once in [`TOLD_EVERY`]. What waits for a person has an advice, and only that is tried again slowly.
 
 use std::fmt;
@@ -17,7 +17,7 @@ use super::retry::Retry;
 pub const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// What can fail.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Trouble {
     /// The database: the connection is lost, or an answer took too long. What was sent may have been done.
     Lost,

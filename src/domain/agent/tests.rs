@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::*;
 use crate::domain::limits::{CANARY_EVERY, ECHO_WITHIN};
-use crate::domain::policy::Trouble;
 use crate::domain::proof::Verdict;
 use crate::domain::time::micros_of;
 

@@ -2,7 +2,6 @@
 
 use super::bench::{ALL_PUBLISHED, Bench, id, row};
 use super::*;
-use crate::domain::policy::Trouble;
 
 #[test]
 fn a_row_whose_reconciliation_is_refused_is_found_by_halving_and_the_others_are_compared() {
@@ -77,4 +76,28 @@ fn a_schema_that_fits_no_row_blames_none_and_counts_as_the_database_being_away()
     );
     let away = |notice: &&Notice| matches!(notice, Notice::DatabaseAway(_));
     assert_eq!(told.iter().filter(away).count(), 1, "{told:?}");
+}
+
+#[test]
+fn what_keeps_the_database_away_is_told_once_for_each_trouble() {
+    let mut bench = Bench::live(&[row(1, 10)]);
+    bench.notices();
+    let troubles = [Trouble::ShuttingDown, Trouble::ReadOnly];
+    for second in 1..60 {
+        bench.pass_to(f64::from(second));
+        if bench.take_batch().is_some() {
+            let trouble = troubles[usize::from(second > 20)];
+            let fault = Fault::new(trouble, "as it says");
+            bench.input(Input::Stored(Stored::Unsent(fault), None));
+        }
+    }
+    let told = bench.notices();
+    let away: Vec<Trouble> = told
+        .iter()
+        .filter_map(|notice| match notice {
+            Notice::DatabaseAway(fault) => Some(fault.trouble),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(away, troubles);
 }

@@ -2,7 +2,6 @@
 
 use super::bench::{Bench, ME, id, row};
 use super::*;
-use crate::domain::policy::Trouble;
 use crate::domain::share::{Peer, Share};
 use crate::domain::timetable::RowRead;
 
