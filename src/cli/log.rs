@@ -5,8 +5,9 @@ use std::io::IsTerminal as _;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
-/// What is logged unless `VISIT_PACER_LOG` says otherwise (the syntax of `RUST_LOG`).
-const DEFAULT: &str = "info";
+/// What is logged unless `VISIT_PACER_LOG` says otherwise (the syntax of `RUST_LOG`). The server's notices are the driver's
+/// to pass on; what matters of them is told where it is handled.
+const DEFAULT: &str = "info,sqlx::postgres::notice=error";
 
 /// Starts the log.
 pub fn init(writer: BoxMakeWriter, ansi: bool) {

@@ -101,7 +101,7 @@ impl Snapshot {
             ),
             (
                 "batches_failed",
-                "Batches that the database refused for their data",
+                "Batches that the database refused: data, locks, limits, a full disk",
                 c.failed,
             ),
             ("syncs", "Full reads of visit_distribution", c.syncs),
