@@ -13,6 +13,11 @@ const DEFAULT: &str = "info,sqlx::postgres::notice=error";
 pub fn init(writer: BoxMakeWriter, ansi: bool) {
     let filter =
         EnvFilter::try_from_env("VISIT_PACER_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT));
+    // A mistyped parameter of DATABASE_URL would be logged with its value, which may be the password.
+    let filter = match "sqlx_postgres::options=off".parse() {
+        Ok(never) => filter.add_directive(never),
+        Err(_) => filter,
+    };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(writer)

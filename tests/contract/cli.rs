@@ -72,6 +72,20 @@ async fn a_setting_that_is_missing_malformed_or_said_twice_is_refused_with_78() 
 }
 
 #[tokio::test]
+async fn a_mistyped_parameter_of_the_database_url_is_not_repeated_at_any_level() {
+    let place = Place::new().await;
+    let mut environment = place.environment();
+    environment.retain(|(name, _)| name != "DATABASE_URL");
+    let (server, _) = place.url.rsplit_once('/').expect("a database");
+    let url = format!("{server}/nowhere?passwrd=hunter2");
+    environment.push(("DATABASE_URL".to_owned(), url));
+    environment.push(("VISIT_PACER_LOG".to_owned(), "trace".to_owned()));
+    let outcome = agent::command(&place.folder, &["run"], &environment).await;
+    assert_eq!(outcome.code, CONFIG, "{outcome:?}");
+    assert!(!outcome.said.contains("hunter2"), "{outcome:?}");
+}
+
+#[tokio::test]
 async fn a_login_or_database_that_is_refused_at_the_first_connect_ends_with_78() {
     let place = Place::new().await;
     let mut wrong = url::Url::parse(&place.url).expect("a URL");
