@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::domain::bucket::Bucket;
+use crate::domain::distribution::Distribution;
 
 use self::bench::{Bench, T0, at, id, row};
 
