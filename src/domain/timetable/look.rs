@@ -34,8 +34,6 @@ pub struct Look {
     pub distributed: i64,
     /// What the row itself says, as last read or written.
     pub written: Option<i64>,
-    /// Its pace when active, in billionths of a visit a second.
-    pub per_second_nano: i128,
 }
 
 /// See the section of the same name in the README.
@@ -87,7 +85,6 @@ impl Entry {
             due: 0,
             distributed: self.progress.distributed,
             written: self.written,
-            per_second_nano: 0,
         };
         match &self.parsed {
             Ok(row) => {
@@ -101,7 +98,6 @@ impl Entry {
                         .filter(|_| matches!(status, Status::Behind | Status::Draining)),
                     total: row.curve.total,
                     due: row.curve.due(now),
-                    per_second_nano: row.slope / NANO_PER_SECOND,
                     ..look
                 }
             }

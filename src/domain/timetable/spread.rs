@@ -58,3 +58,53 @@ impl Spread {
         self.at_or_before(id, at.plus_micros(FIRE_PERIOD_US - 1))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_instants_are_as_many_as_the_rows_need_and_divide_the_second_evenly() {
+        for (running, slots) in [(1, 1), (200, 1), (201, 2), (2_000, 10), (100_000, SLOTS)] {
+            let mut spread = Spread::default();
+            assert_eq!(spread.fit(running), slots > 1, "{running} rows");
+            assert!(!spread.fit(running), "and stays so");
+            let phases: BTreeSet<i64> = (0..2_000)
+                .map(|row| spread.phase(Uuid::from_u128(row)))
+                .collect();
+            let even = (0..slots).map(|slot| slot * FIRE_PERIOD_US / slots);
+            assert_eq!(phases, even.collect(), "{running} rows");
+        }
+    }
+
+    #[test]
+    fn it_shrinks_when_half_the_rows_per_instant_are_left_and_not_before() {
+        let mut spread = Spread::default();
+        spread.fit(1_000);
+        assert!(!spread.fit(401), "five instants hold 100 rows each, still");
+        assert!(spread.fit(200));
+        assert_eq!(spread, Spread { slots: 2 });
+    }
+
+    #[test]
+    fn a_row_fires_at_its_phase_of_each_second() {
+        let mut spread = Spread::default();
+        spread.fit(100_000);
+        let row = Uuid::from_u128(77);
+        let phase = spread.phase(row);
+        let second = DbTime::from_micros(1_800_000_000_000_000);
+        let fire = second.plus_micros(phase);
+        assert_eq!(spread.at_or_before(row, fire), fire);
+        assert_eq!(spread.at_or_after(row, fire), fire);
+        assert_eq!(
+            spread.at_or_after(row, fire.plus_micros(1)),
+            fire.plus_micros(FIRE_PERIOD_US)
+        );
+        assert_eq!(
+            spread.at_or_before(row, fire.plus_micros(-1)),
+            fire.plus_micros(-FIRE_PERIOD_US)
+        );
+    }
+}
