@@ -27,3 +27,4 @@ pub mod share;
 pub mod time;
 pub mod timetable;
 pub mod visit;
+pub mod way;

@@ -1,8 +1,8 @@
 //! The Supabase Realtime client: says that rows of a table changed, and whether it would know.
 //!
 //! [`feed::run`] is the one task. Its [`socket`] to an [`endpoint`] moves frames, its codec
-//! ([`frame`]) reads and writes them, its protocol machine ([`session`]) decides; [`change`] and
-//! [`fault`] are the machine's reading of news and of trouble. Only `feed` reads a clock, draws
+//! ([`frame`]) reads and writes them, its protocol machine ([`session`]) decides; [`change`],
+//! [`broadcast`] and [`fault`] are the machine's reading of news and of trouble. Only `feed` reads a clock, draws
 //! random numbers or decides to wait; `frame`, `session`, `change` and `fault` are functions of
 //! what they are given.
 //!
@@ -10,7 +10,9 @@
 //! after the server has confirmed the Postgres subscription, and each confirmation (also a second
 //! one) asks for a full sync; whatever ends begins again, for ever, until the feed is shut down.
 
+pub mod broadcast;
 pub mod change;
+mod channel;
 pub mod endpoint;
 pub mod fault;
 pub mod feed;
@@ -19,6 +21,7 @@ pub mod key;
 pub mod session;
 pub mod socket;
 
+pub use broadcast::Broadcast;
 pub use change::{Change, ChangeKind, Table};
 pub use endpoint::{Endpoint, EndpointError, websocket_url};
 pub use fault::Down;

@@ -18,6 +18,7 @@ use super::screen::{self, Screen};
 use crate::demo::server::default_data_dir;
 use crate::demo::stack::{DATABASE, Options, Stack, write_private};
 use crate::domain::secret::Secret;
+use crate::domain::way::ListenBy;
 use crate::postgres::admin::{self, StatusRow};
 use crate::postgres::link::Database;
 use crate::realtime::{Endpoint, websocket_url};
@@ -213,6 +214,7 @@ fn service(
     Ok(Service {
         database: Database::from_url(&Secret::new(stack.database_url()))?,
         endpoint: Endpoint::new(url.as_str(), stack.key.clone())?,
+        listen_by: ListenBy::Auto,
         max_visits_per_second: MAX_VISITS_PER_SECOND,
         listener,
         snapshot,

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::log;
+use crate::domain::way::ListenBy;
 use crate::runtime::serve::{Service, asked_to_stop, serve};
 use crate::runtime::snapshot::Snapshot;
 use crate::settings::Environment;
@@ -24,7 +25,7 @@ Environment (also read from .env):
   SUPABASE_URL                                       the project's URL, such as https://REF.supabase.co
   SUPABASE_SERVICE_ROLE_KEY, or SUPABASE_SECRET_KEY  the project's secret key
   REALTIME_URL                                       Realtime's websocket, where it is not below SUPABASE_URL
-  VISIT_PACER_LISTEN, VISIT_PACER_MAX_VISITS_PER_SECOND, VISIT_PACER_LOG";
+  VISIT_PACER_LISTEN, VISIT_PACER_LISTEN_BY, VISIT_PACER_MAX_VISITS_PER_SECOND, VISIT_PACER_LOG";
 
 /// Flags of `run`.
 #[derive(clap::Args)]
@@ -32,6 +33,10 @@ pub struct Args {
     /// Where /healthz, /readyz and /metrics are served [default: 127.0.0.1:8787]
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
+    /// How edits are heard of: by `postgres_changes`, by `broadcast` (see deploy/supabase/broadcast.sql), or `auto`: by both
+    /// where the project broadcasts them [default: auto]
+    #[arg(long, value_name = "WAY")]
+    listen_by: Option<ListenBy>,
     /// The most that all rows together may get [default: 2000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_visits_per_second: Option<u32>,
@@ -47,6 +52,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         "max-visits-per-second",
         MAX_VISITS_PER_SECOND,
     )?;
+    let listen_by = environment.flag(args.listen_by, "listen-by", ListenBy::Auto)?;
     let (database, endpoint) = (environment.database()?, environment.realtime()?);
     let listener = web::bind(listen).await?;
     info!(
@@ -58,6 +64,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let service = Service {
         database,
         endpoint,
+        listen_by,
         max_visits_per_second,
         listener,
         snapshot,

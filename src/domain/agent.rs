@@ -21,6 +21,7 @@ use super::proof::{CANARY, Proof};
 use super::share::Share;
 use super::time::{DbTime, Mono};
 use super::timetable::{Control, Look, Stamp, Status, Timetable};
+use super::way::{Following, ListenBy, Way, Ways};
 
 use self::lane::Lane;
 pub use self::messages::{
@@ -48,7 +49,9 @@ pub struct Agent {
     clock: DbClock,
     visits: RateBucket,
     echo: EchoBudget,
-    proof: Proof,
+    listen_by: ListenBy,
+    following: Following,
+    proof: Ways<Proof>,
     random: Pcg32,
     outbox: VecDeque<Action>,
     stamp: Stamp,
@@ -94,7 +97,9 @@ impl Agent {
             clock: DbClock::default(),
             visits: RateBucket::visits(i64::from(max_visits_per_second), now),
             echo: EchoBudget::new(Control::default().echo_budget_micro, now),
-            proof: Proof::default(),
+            listen_by: ListenBy::default(),
+            following: Following::at_first(ListenBy::default()),
+            proof: Ways::default(),
             random: Pcg32::seed_from_u64(me.as_u64_pair().0),
             outbox: VecDeque::new(),
             stamp: Stamp::default(),
@@ -130,6 +135,14 @@ impl Agent {
         }
     }
 
+    /// The agent, listening in these ways; before its first input.
+    #[must_use]
+    pub fn listening(mut self, by: ListenBy) -> Self {
+        self.listen_by = by;
+        self.following = Following::at_first(by);
+        self
+    }
+
     /// Takes an input in; what follows from it is polled as actions.
     pub fn handle(&mut self, input: Input, now: Mono) {
         match input {
@@ -162,7 +175,7 @@ impl Agent {
             .echo
             .next_deadline(now)
             .and_then(|at| after(&self.keeper, at));
-        let canary = self.canary_at().and_then(|at| after(&self.keeper, at));
+        let canary = |way| self.canary_at(way).and_then(|at| after(&self.keeper, at));
         let reconcile = self
             .reconciliation
             .next_deadline()
@@ -173,9 +186,11 @@ impl Agent {
             (read, "changed rows are read"),
             (beat, "beat"),
             (echo, "write-back"),
-            (canary, "canary"),
+            (canary(Way::Changes), "canary"),
+            (canary(Way::Broadcast), "canary by broadcast"),
             (reconcile, "reconciliation"),
-            (self.proof.next_deadline(), "proof of life"),
+            (self.proof.changes.next_deadline(), "proof of life"),
+            (self.proof.broadcast.next_deadline(), "proof of life"),
         ]
         .into_iter()
         .filter_map(|(at, why)| at.map(|at| (at, why)))
@@ -242,37 +257,44 @@ impl Agent {
 
     fn hear(&mut self, news: &News, now: Mono) {
         match news {
-            News::Live => {
-                self.proof.live(now);
+            News::Live(way) => {
+                self.proof.of_mut(*way).live(now);
                 self.sync_now(now);
-                self.health.live_since = Some(now);
+                self.health.live_since = self.health.live_since.or(Some(now));
                 self.health.down_since = None;
                 self.health.caught_up = false;
             }
-            News::Down => self.down(now),
-            News::Row(id, version) => {
-                self.counters.events += 1;
-                self.proof.heard(*id, now);
+            News::Down(way) => self.down(*way, now),
+            News::Row(way, id, version) => {
+                match way {
+                    Way::Changes => self.counters.events += 1,
+                    Way::Broadcast => self.counters.broadcasts += 1,
+                }
+                self.proof.of_mut(*way).heard(*id, now);
                 if version.is_some() && *version == self.timetable.version(*id) {
                     self.counters.events_known += 1;
                 } else {
                     self.want([*id], now.plus(COALESCE));
                 }
             }
-            News::Canary => self.proof.heard(CANARY, now),
+            News::Canary(way) => self.proof.of_mut(*way).heard(CANARY, now),
             News::Unclear => {
                 self.counters.events += 1;
                 self.sync_now(now);
             }
             News::Unfollowed => {
-                self.down(now);
+                self.down(Way::Changes, now);
                 self.chore(Chore::Published);
             }
         }
     }
 
-    fn down(&mut self, now: Mono) {
-        self.proof.down();
+    /// One way is not live; the agent is blind only where none is.
+    fn down(&mut self, way: Way, now: Mono) {
+        self.proof.of_mut(way).down();
+        if self.proof.both().iter().any(|proof| proof.is_live()) {
+            return;
+        }
         self.next_sync = self.next_sync.min(now.plus(SYNC_EVERY_BLIND));
         self.health.live_since = None;
         self.health.down_since = self.health.down_since.or(Some(now));
@@ -283,10 +305,15 @@ impl Agent {
         if self.stopping {
             return;
         }
-        if let Some(verdict) = self.proof.verdict(now) {
-            self.counters.silent += 1;
-            self.tell(Notice::Silent(verdict));
-            self.outbox.push_back(Action::Revive(verdict));
+        for way in Way::ALL {
+            if let Some(verdict) = self.proof.of_mut(way).verdict(now) {
+                match way {
+                    Way::Changes => self.counters.silent += 1,
+                    Way::Broadcast => self.counters.silent_broadcast += 1,
+                }
+                self.tell(Notice::Silent(way, verdict));
+                self.outbox.push_back(Action::Revive(way, verdict));
+            }
         }
         self.give_out_storing(now);
         self.give_out_reading(now);

@@ -5,12 +5,14 @@
 //! written back at once, beside that bound.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::bucket::RateBucket;
 use super::limits::{
     COMPLETIONS_PER_SECOND, INVALID_RETRY, ROWS_PER_WRITE_BACK, WRITE_BACK_BURST, WRITE_BACK_EVERY,
+    WRITE_BACK_EVERY_UNHEARD,
 };
 use super::time::Mono;
 
@@ -19,6 +21,8 @@ use super::time::Mono;
 pub struct EchoBudget {
     running: RateBucket,
     finished: RateBucket,
+    /// Nobody hears of a write: there is no cost, and no budget.
+    unbound: bool,
     last: BTreeMap<Uuid, Mono>,
     stale: BTreeMap<Uuid, Mono>,
     by_age: BTreeSet<(Mono, Uuid)>,
@@ -42,6 +46,7 @@ impl EchoBudget {
         Self {
             running: RateBucket::write_backs(per_second_micro, now),
             finished: RateBucket::visits(COMPLETIONS_PER_SECOND, now),
+            unbound: false,
             last: BTreeMap::new(),
             stale: BTreeMap::new(),
             by_age: BTreeSet::new(),
@@ -62,9 +67,22 @@ impl EchoBudget {
         );
     }
 
+    /// Whether nobody hears of a write from now on, so that each row is written back every second, whatever the budget.
+    pub fn unbound(&mut self, unbound: bool) {
+        self.unbound = unbound;
+    }
+
+    fn every(&self) -> Duration {
+        if self.unbound {
+            WRITE_BACK_EVERY_UNHEARD
+        } else {
+            WRITE_BACK_EVERY
+        }
+    }
+
     /// The database refuses to write the row's column: a minute from now at the earliest, finished or not.
     pub fn put_off(&mut self, id: Uuid, now: Mono) {
-        let wait = INVALID_RETRY.saturating_sub(WRITE_BACK_EVERY);
+        let wait = INVALID_RETRY.saturating_sub(self.every());
         self.last.insert(id, now.plus(wait));
     }
 
@@ -88,10 +106,8 @@ impl EchoBudget {
             Column::Right => {}
             Column::Stale => {
                 if !self.stale.contains_key(&id) {
-                    let due = self
-                        .last
-                        .get(&id)
-                        .map_or(now, |last| last.plus(WRITE_BACK_EVERY));
+                    let every = self.every();
+                    let due = self.last.get(&id).map_or(now, |last| last.plus(every));
                     self.stale.insert(id, due);
                     self.by_age.insert((due, id));
                 }
@@ -117,17 +133,24 @@ impl EchoBudget {
             .take(room(self.finished.holds(now)))
             .copied()
             .collect();
+        let running = if self.unbound {
+            ROWS_PER_WRITE_BACK
+        } else {
+            room(self.running.holds(now))
+        };
         let ages: Vec<(Mono, Uuid)> = self
             .by_age
             .iter()
             .take_while(|(due, _)| *due <= now)
-            .take(room(self.running.holds(now)))
+            .take(running)
             .copied()
             .collect();
         self.finished
             .take(i64::try_from(finished.len()).unwrap_or(i64::MAX));
-        self.running
-            .take(i64::try_from(ages.len()).unwrap_or(i64::MAX));
+        if !self.unbound {
+            self.running
+                .take(i64::try_from(ages.len()).unwrap_or(i64::MAX));
+        }
         let mut taken = finished;
         for id in &taken {
             self.stale_finished.remove(id);
@@ -150,8 +173,11 @@ impl EchoBudget {
             .then(|| self.finished.micros_until_token(now).map(at))
             .flatten();
         let oldest = self.by_age.first().map(|(due, _)| *due);
-        let running =
-            oldest.and_then(|due| Some(due.max(at(self.running.micros_until_token(now)?))));
+        let running = if self.unbound {
+            oldest
+        } else {
+            oldest.and_then(|due| Some(due.max(at(self.running.micros_until_token(now)?))))
+        };
         finished.into_iter().chain(running).min()
     }
 }
@@ -239,6 +265,20 @@ mod tests {
         assert_eq!(budget.take(ms(1_000)).len(), 10);
         assert_eq!(budget.take(ms(2_000)).len(), 5);
         assert_eq!(budget.next_deadline(ms(2_000)), None);
+    }
+
+    #[test]
+    fn where_nobody_hears_of_a_write_each_row_is_written_back_every_second() {
+        let mut budget = EchoBudget::new(200_000, ms(0));
+        budget.unbound(true);
+        let mut written = 0;
+        for tick in 0..600 {
+            for row in 0..50 {
+                budget.note(Uuid::from_u128(row), Column::Stale, ms(tick * 100));
+            }
+            written += budget.take(ms(tick * 100)).len();
+        }
+        assert_eq!(written, 50 * 60);
     }
 
     #[test]

@@ -61,6 +61,8 @@ pub const DATABASE_RETRY_MAX: Duration = Duration::from_secs(10);
 
 /// Each running row is written back this often at the most.
 pub const WRITE_BACK_EVERY: Duration = Duration::from_secs(5);
+/// … and this often where no publication has the table and only broadcasts are listened to: nobody hears of it.
+pub const WRITE_BACK_EVERY_UNHEARD: Duration = Duration::from_secs(1);
 /// Write-backs that may come at once after a quiet time.
 pub const WRITE_BACK_BURST: i64 = 20;
 /// Rows that completed are written back at once, up to so many a second.

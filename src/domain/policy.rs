@@ -55,6 +55,8 @@ pub enum Trouble {
     Channel,
     /// Realtime: a table of the join cannot be followed. One such table kills all bindings of the join.
     Table,
+    /// Realtime: the private topic of broadcasts may not be read.
+    Topic,
     /// Realtime: a quota of the project is used up.
     Quota,
     /// Realtime: the API key was refused.
@@ -168,7 +170,7 @@ const FEED: Policy = Policy {
 
 impl Trouble {
     /// All that there are.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Lost,
         Self::ShuttingDown,
         Self::ReadOnly,
@@ -187,6 +189,7 @@ impl Trouble {
         Self::Network,
         Self::Channel,
         Self::Table,
+        Self::Topic,
         Self::Quota,
         Self::Key,
         Self::Project,
@@ -226,6 +229,7 @@ impl Trouble {
             Self::Network => FEED.is("the socket to Realtime ended"),
             Self::Channel => FEED.is("the channel ended"),
             Self::Table => FEED.is("Realtime cannot follow a table").waits(TABLE),
+            Self::Topic => FEED.is("Realtime refuses the private topic").waits(TOPIC),
             Self::Quota => FEED.is("a Realtime quota is used up").waits(QUOTA),
             Self::Key => FEED.is("Realtime refuses the API key").waits(KEY),
             Self::Project => FEED
@@ -297,6 +301,8 @@ const TLS: &str = "check sslmode and sslrootcert in DATABASE_URL";
 const TABLE: &str = "a table is missing, not published or not readable: run `visit-pacer migrate`, \
     which adds visit_distribution to the publication supabase_realtime and grants SELECT on it to \
     service_role";
+const TOPIC: &str = "the key may not read the private topic visit_pacer: use the secret (or \
+    service_role) key, or run deploy/supabase/broadcast.sql again, which grants it to visit_pacer";
 const QUOTA: &str = "the project's Realtime quota is used up: close other connections, or raise \
     the limit in the Realtime settings of the project";
 const KEY: &str = "Realtime does not accept the API key: copy the secret (or service_role) key of \
@@ -380,6 +386,7 @@ mod tests {
             (Trouble::Network, Again, 30, false, false, false),
             (Trouble::Channel, Again, 30, false, false, false),
             (Trouble::Table, Again, 300, false, false, false),
+            (Trouble::Topic, Again, 300, false, false, false),
             (Trouble::Quota, Again, 300, false, false, false),
             (Trouble::Key, Again, 300, false, false, false),
             (Trouble::Project, Again, 300, false, false, false),

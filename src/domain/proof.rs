@@ -1,6 +1,7 @@
 //! The echo is the proof of life. A joined channel can be dead while its heartbeats are answered, so each of our own
 //! write-backs must come back as an event; so must our canary when nothing is written back; and a change that a sync had
-//! to find must still be told, or Realtime has missed it.
+//! to find must still be told, or Realtime has missed it. Each way to listen has a proof of its own; write-backs do
+//! not come back as broadcasts, so there the canary alone proves the way.
 
 use std::collections::BTreeMap;
 
@@ -40,6 +41,11 @@ impl Proof {
         self.proved_at = Some(now);
         self.written.clear();
         self.repaired.clear();
+    }
+
+    /// Whether it is, and has not been given up since.
+    pub fn is_live(&self) -> bool {
+        self.live
     }
 
     /// It is not: nothing can be heard.

@@ -165,6 +165,14 @@ pub async fn touch_canary(connection: &mut PgConnection, by: &Identity) -> Resul
     .map(|_| ())
 }
 
+/// Broadcasts a canary, so that each agent that listens must hear it.
+pub async fn broadcast_canary(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("select public.visit_pacer_broadcast_canary()")
+        .execute(connection)
+        .await
+        .map(|_| ())
+}
+
 /// Anchors rows that no trigger has seen; says how many.
 pub async fn initialise(connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
     let rows: i64 = sqlx::query_scalar("select public.visit_pacer_initialise()")
@@ -222,19 +230,29 @@ pub async fn mark_invalid(
         .map(|done| done.rows_affected() > 0)
 }
 
-/// Which tables Realtime publishes.
+/// Which tables Realtime publishes, and whether edits are broadcast.
 pub async fn published(connection: &mut PgConnection) -> Result<Published, sqlx::Error> {
-    let tables: Vec<String> = sqlx::query_scalar(
-        "select tablename::text from pg_publication_tables
-          where pubname = 'supabase_realtime' and schemaname = 'public'
-            and tablename in ('visit_distribution', 'visit_pacer_canary', 'store_visits')",
-    )
-    .fetch_all(connection)
-    .await?;
-    let has = |name: &str| tables.iter().any(|table| table == name);
+    // The catalogue is asked by names alone: our role may have no rights in the schema realtime.
+    const PUBLISHED: &str = "
+      with published as (
+        select tablename, pubname = 'supabase_realtime' as realtime from pg_publication_tables where schemaname = 'public')
+      select exists (select from published where realtime and tablename = 'visit_distribution') as distributions,
+             exists (select from published where realtime and tablename = 'visit_pacer_canary') as canary,
+             exists (select from published where realtime and tablename = 'store_visits') as visits,
+             exists (select from published where tablename = 'visit_distribution') as anywhere,
+             exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                      where n.nspname = 'realtime' and c.relname = 'messages')
+             and exists (select from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+                          where n.nspname = 'realtime' and p.proname = 'send')
+             and exists (select from pg_trigger t
+                          where t.tgrelid = 'public.visit_distribution'::regclass and not t.tgisinternal
+                            and t.tgname = 'zzz_visit_pacer_broadcast_edited' and t.tgenabled in ('O', 'A')) as broadcasts";
+    let row = sqlx::query(PUBLISHED).fetch_one(connection).await?;
     Ok(Published {
-        distributions: has("visit_distribution"),
-        canary: has("visit_pacer_canary"),
-        visits: has("store_visits"),
+        distributions: row.try_get("distributions")?,
+        canary: row.try_get("canary")?,
+        visits: row.try_get("visits")?,
+        anywhere: row.try_get("anywhere")?,
+        broadcasts: row.try_get("broadcasts")?,
     })
 }

@@ -7,6 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::domain::policy::Trouble;
+use crate::domain::way::Way;
 
 impl Trouble {
     /// The trouble of an HTTP answer that refused the socket.
@@ -29,7 +30,9 @@ impl Trouble {
     /// The trouble of a text by which the server refused or ended a channel.
     pub fn of_text(text: &str) -> Self {
         let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
-        if has(KEY_WORDS) {
+        if has(TOPIC_WORDS) {
+            Self::Topic
+        } else if has(KEY_WORDS) {
             Self::Key
         } else if has(PROJECT_WORDS) {
             Self::Project
@@ -72,11 +75,14 @@ const QUOTA_WORDS: &[&str] = &[
     "DatabaseLackOfConnections",
     "IncreaseConnectionPool",
 ];
+const TOPIC_WORDS: &[&str] = &["permissions to read from this Channel topic"];
 const TABLE_WORDS: &[&str] = &["check Realtime is enabled"];
 
 /// The feed is not live.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Down {
+    /// Of which way.
+    pub way: Way,
     /// Why.
     pub class: Trouble,
     /// What happened, in a fragment that names no secret.
@@ -166,6 +172,7 @@ mod tests {
     #[test]
     fn a_line_for_the_log_tells_what_happened_what_to_do_and_when() {
         let down = Down {
+            way: Way::Changes,
             class: Trouble::Key,
             reason: "refused with HTTP 401: Token has expired".to_owned(),
             retry_in: Duration::from_millis(7_500),

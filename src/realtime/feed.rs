@@ -21,6 +21,7 @@ use super::change::Table;
 use super::endpoint::Endpoint;
 use super::session::{Action, FeedCommand, FeedEvent, Input, Session};
 use super::socket::{ConnectError, Received, Socket};
+use crate::domain::way::Way;
 
 /// How many events may wait for an owner that is slow to take them.
 pub const OUTBOX_EVENTS: usize = 4_096;
@@ -30,8 +31,10 @@ pub const OUTBOX_EVENTS: usize = 4_096;
 pub struct FeedConfig {
     /// Where Realtime listens, and the key.
     pub endpoint: Endpoint,
-    /// The tables of the first join; at least one.
+    /// The tables of the first join.
     pub bindings: Vec<Table>,
+    /// Whether broadcasts are listened to from the start.
+    pub broadcasts: bool,
 }
 
 /// Follows the tables until it is told to stop or nobody listens.
@@ -45,7 +48,10 @@ pub async fn run(
     events: mpsc::Sender<FeedEvent>,
     shutdown: CancellationToken,
 ) {
-    let session = Session::new(config.bindings, config.endpoint.access_token());
+    let mut session = Session::new(config.bindings, config.endpoint.access_token());
+    if config.broadcasts {
+        session = session.with_broadcasts();
+    }
     let mut feed = Feed {
         endpoint: config.endpoint,
         session,
@@ -189,11 +195,19 @@ impl Outbox {
     /// the latest word on whether the feed is live, and the need of a full sync.
     fn push(&mut self, event: FeedEvent) {
         if self.events.len() >= OUTBOX_EVENTS {
-            let tells_state = |event: &FeedEvent| match event {
-                FeedEvent::Live | FeedEvent::Down(_) => true,
-                FeedEvent::Changed(_) | FeedEvent::Lost(_) => false,
+            let of_way = |event: &FeedEvent, way: Way| match event {
+                FeedEvent::Live(of) => *of == way,
+                FeedEvent::Down(down) => down.way == way,
+                FeedEvent::Changed(_) | FeedEvent::Broadcast(..) | FeedEvent::Lost(_) => false,
             };
-            let state = self.events.drain(..).rfind(tells_state);
+            let last = |way| {
+                self.events
+                    .iter()
+                    .rfind(|event| of_way(event, way))
+                    .cloned()
+            };
+            let state: Vec<FeedEvent> = Way::ALL.into_iter().filter_map(last).collect();
+            self.events.clear();
             self.events.extend(state);
             let reason = "more changes came than were taken".to_owned();
             self.events.push_back(FeedEvent::Lost(reason));

@@ -6,9 +6,12 @@
 //! [deadline](Session::next_deadline) to wake it at.
 //!
 //! Invariants:
-//! - one socket, and on it one channel with at most one join in flight;
-//! - a join's reply is not the subscription: live is what the server's `system` message says, and
-//!   each such message is told as [`FeedEvent::Live`], so that a full sync follows;
+//! - one socket, on it a channel for each [`Way`] that is followed, and at most one join in flight;
+//! - a join's reply is not the subscription to a table: live is what the server's `system` message
+//!   says; broadcasts come from the reply on. Each is told as [`FeedEvent::Live`], so that a full
+//!   sync follows;
+//! - a channel fails and backs off by itself; a socket on which the other way is live is not given
+//!   up for it;
 //! - frames of an earlier join never touch the present one;
 //! - each end that was not asked for is followed by another attempt, for ever, after a delay with
 //!   full jitter that grows and is reset only when live.
@@ -18,15 +21,16 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
+use super::broadcast::Broadcast;
 use super::change::{Change, Table};
+pub use super::channel::{BROADCAST_TOPIC, TOPIC};
+use super::channel::{Channel, State};
 use super::fault::Down;
 use super::frame::Frame;
-use crate::domain::policy::{REALTIME, REALTIME_SLOW, Trouble};
-use crate::domain::retry::Retry;
+use crate::domain::policy::{REALTIME, Trouble};
 use crate::domain::secret::Secret;
+use crate::domain::way::Way;
 
-/// The channel's topic. Any name behind `realtime:` would do; this one tells who is there.
-pub const TOPIC: &str = "realtime:visit-pacer";
 /// The topic of the socket itself, where heartbeats go.
 const SOCKET_TOPIC: &str = "phoenix";
 
@@ -48,10 +52,12 @@ pub const JOINS_PER_SOCKET: u32 = 3;
 /// What the owner may ask of the feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FeedCommand {
-    /// Follow these tables from the next join on; at least one.
+    /// Follow these tables from the next join on; none: follow no table any more.
     Bindings(Vec<Table>),
+    /// Listen to broadcasts, or no more.
+    Broadcasts(bool),
     /// Leave and join again at once, for this reason. Nothing happens where that is under way.
-    Rejoin(String),
+    Rejoin(Way, String),
     /// Give the socket up and open another at once, for this reason. Nothing happens where that
     /// is under way.
     Reopen(String),
@@ -64,11 +70,13 @@ pub enum FeedCommand {
 pub enum FeedEvent {
     /// The server has confirmed the subscription, also a second time in mid-life. Changes may have
     /// been missed until now: a full sync is due.
-    Live,
-    /// The feed is not live until the next [`FeedEvent::Live`].
+    Live(Way),
+    /// The way is not live until its next [`FeedEvent::Live`].
     Down(Down),
     /// A row changed.
     Changed(Change),
+    /// A broadcast from the database; whether it was told again from the server's store.
+    Broadcast(Broadcast, bool),
     /// Changes cannot be told one by one, for this reason: a full sync is due.
     Lost(String),
 }
@@ -127,41 +135,10 @@ enum Phase {
 
 /// An open socket.
 struct Connection {
-    channel: Channel,
     heartbeat_at: Instant,
     /// The ref of the heartbeat that waits for its answer.
     unanswered: Option<String>,
     heard_at: Instant,
-    /// Joins that failed in a row on this socket.
-    failed_joins: u32,
-}
-
-/// The one channel of an open socket.
-enum Channel {
-    Idle { join_at: Instant },
-    Joining { join_ref: String, deadline: Instant },
-    Joined { join_ref: String, deadline: Instant },
-    Live { join_ref: String },
-}
-
-impl Channel {
-    fn join_ref(&self) -> Option<&str> {
-        match self {
-            Self::Idle { .. } => None,
-            Self::Joining { join_ref, .. }
-            | Self::Joined { join_ref, .. }
-            | Self::Live { join_ref } => Some(join_ref),
-        }
-    }
-
-    fn deadline(&self) -> Option<(Instant, &'static str)> {
-        match self {
-            Self::Idle { join_at } => Some((*join_at, "join again")),
-            Self::Joining { deadline, .. } => Some((*deadline, "join unanswered")),
-            Self::Joined { deadline, .. } => Some((*deadline, "subscription unconfirmed")),
-            Self::Live { .. } => None,
-        }
-    }
 }
 
 /// The protocol machine. See the module's documentation.
@@ -169,25 +146,35 @@ pub struct Session {
     bindings: Vec<Table>,
     access_token: Option<Secret>,
     phase: Phase,
+    /// Those that are followed, at most one a way.
+    channels: Vec<Channel>,
+    /// When the last canary was broadcast, in milliseconds of the Unix epoch.
+    canary_at: Option<i64>,
     last_ref: u64,
-    ordinary: Retry,
-    slow: Retry,
     actions: VecDeque<Action>,
 }
 
 impl Session {
-    /// A session that follows `bindings` (at least one) and is about to open its first socket.
-    /// `access_token` is sent with each join; `None` for keys that are not a JWT.
+    /// A session that follows `bindings` and is about to open its first socket. `access_token` is
+    /// sent with each join; `None` for keys that are not a JWT.
     pub fn new(bindings: Vec<Table>, access_token: Option<Secret>) -> Self {
+        let changes = (!bindings.is_empty()).then(|| Channel::new(Way::Changes));
         Self {
             bindings,
             access_token,
             phase: Phase::Dialing,
+            channels: changes.into_iter().collect(),
+            canary_at: None,
             last_ref: 0,
-            ordinary: Retry::new(REALTIME.from, REALTIME.to),
-            slow: Retry::new(REALTIME_SLOW.from, REALTIME_SLOW.to),
             actions: VecDeque::from([Action::Dial]),
         }
+    }
+
+    /// The session, listening to broadcasts beside the tables or in place of them.
+    #[must_use]
+    pub fn with_broadcasts(mut self) -> Self {
+        self.channels.push(Channel::new(Way::Broadcast));
+        self
     }
 
     /// The next thing to do; to be asked until there is none, after each [`Session::handle`].
@@ -200,14 +187,18 @@ impl Session {
         match &self.phase {
             Phase::Waiting { dial_at } => Some((*dial_at, "open a socket again")),
             Phase::Dialing | Phase::Stopped => None,
-            Phase::Open(connection) => [
-                Some((connection.heartbeat_at, "heartbeat")),
-                Some((connection.heard_at + SILENCE_LIMIT, "silent socket")),
-                connection.channel.deadline(),
-            ]
-            .into_iter()
-            .flatten()
-            .min_by_key(|(at, _)| *at),
+            Phase::Open(connection) => {
+                let joining = self.channels.iter().any(Channel::is_joining);
+                let waits = |channel: &&Channel| joining && channel.join_ref().is_none();
+                let channels = self.channels.iter().filter(|channel| !waits(channel));
+                [
+                    (connection.heartbeat_at, "heartbeat"),
+                    (connection.heard_at + SILENCE_LIMIT, "silent socket"),
+                ]
+                .into_iter()
+                .chain(channels.filter_map(Channel::deadline))
+                .min_by_key(|(at, _)| *at)
+            }
         }
     }
 
@@ -218,13 +209,13 @@ impl Session {
             Input::Opened => self.opened(now),
             Input::DialFailed { class, reason } => {
                 if matches!(self.phase, Phase::Dialing) {
-                    self.wait(class, reason, now, draw);
+                    self.socket_lost(class, &reason, now, draw);
                 }
             }
             Input::Closed { reason } => {
                 if matches!(self.phase, Phase::Open(_)) {
                     self.actions.push_back(Action::Close);
-                    self.wait(Trouble::Network, reason, now, draw);
+                    self.socket_lost(Trouble::Network, &reason, now, draw);
                 }
             }
             Input::Received(frame) => {
@@ -232,9 +223,10 @@ impl Session {
                 self.received(&frame, now, draw);
             }
             Input::Noise => self.heard(now),
-            Input::Command(command) => self.command(command, now),
+            Input::Command(command) => self.command(command),
             Input::Tick => self.tick(now, draw),
         }
+        self.join_next(now);
     }
 
     fn opened(&mut self, now: Instant) {
@@ -242,13 +234,10 @@ impl Session {
             return;
         }
         self.phase = Phase::Open(Connection {
-            channel: Channel::Idle { join_at: now },
             heartbeat_at: now + HEARTBEAT_INTERVAL,
             unanswered: None,
             heard_at: now,
-            failed_joins: 0,
         });
-        self.join(now);
     }
 
     fn heard(&mut self, now: Instant) {
@@ -257,29 +246,33 @@ impl Session {
         }
     }
 
-    fn command(&mut self, command: FeedCommand, now: Instant) {
+    fn command(&mut self, command: FeedCommand) {
         match (command, &self.phase) {
-            (FeedCommand::Bindings(bindings), _) => self.bindings = bindings,
-            (FeedCommand::Rejoin(reason), Phase::Open(connection)) => {
-                if matches!(
-                    connection.channel,
-                    Channel::Joined { .. } | Channel::Live { .. }
-                ) {
-                    self.leave();
-                    self.down(Trouble::Asked, reason, Duration::ZERO);
-                    self.join(now);
+            (FeedCommand::Bindings(bindings), _) => {
+                self.follow(Way::Changes, !bindings.is_empty());
+                self.bindings = bindings;
+            }
+            (FeedCommand::Broadcasts(wanted), _) => self.follow(Way::Broadcast, wanted),
+            (FeedCommand::Rejoin(way, reason), Phase::Open(_)) => {
+                let joined = self.channels.iter().position(|channel| {
+                    channel.way == way && channel.join_ref().is_some() && !channel.is_joining()
+                });
+                if let Some(at) = joined {
+                    self.leave(at);
+                    self.put_off(at, None);
+                    self.down(way, Trouble::Asked, reason, Duration::ZERO);
                 }
             }
             (FeedCommand::Reopen(reason), Phase::Open(_)) => {
                 self.actions.push_back(Action::Abandon);
-                self.down(Trouble::Asked, reason, Duration::ZERO);
+                self.all_down(Trouble::Asked, &reason, Duration::ZERO);
                 self.dial();
             }
-            (FeedCommand::Rejoin(_) | FeedCommand::Reopen(_), _) => {}
+            (FeedCommand::Rejoin(..) | FeedCommand::Reopen(_), _) => {}
             (FeedCommand::Shutdown, phase) => {
                 match phase {
                     Phase::Open(_) => {
-                        self.leave();
+                        (0..self.channels.len()).for_each(|at| self.leave(at));
                         self.actions.push_back(Action::Close);
                     }
                     Phase::Dialing => self.actions.push_back(Action::Abandon),
@@ -305,32 +298,36 @@ impl Session {
                     if heartbeat_is_due {
                         self.send_heartbeat(now);
                     }
-                    self.tick_channel(now, draw);
+                    self.tick_channels(now, draw);
                 }
             }
         }
     }
 
-    fn tick_channel(&mut self, now: Instant, draw: u32) {
-        let Phase::Open(connection) = &self.phase else {
-            return;
-        };
-        match connection.channel {
-            Channel::Idle { join_at } if join_at <= now => self.join(now),
-            Channel::Joining { deadline, .. } if deadline <= now => {
-                self.leave();
-                let reason = "the server did not answer the join within 30 s".to_owned();
-                self.rejoin_later(Trouble::Channel, reason, now, draw);
+    fn tick_channels(&mut self, now: Instant, draw: u32) {
+        let overdue = |channel: &Channel| channel.overdue(now);
+        for at in 0..self.channels.len() {
+            if let Some(what) = self.channels.get(at).and_then(overdue) {
+                self.leave(at);
+                self.rejoin_later(at, Trouble::Channel, what.to_owned(), now, draw);
             }
-            Channel::Joined { deadline, .. } if deadline <= now => {
-                self.leave();
-                let reason = "the server did not confirm the subscription within 30 s".to_owned();
-                self.rejoin_later(Trouble::Channel, reason, now, draw);
+        }
+    }
+
+    /// Follows a way, or no more.
+    fn follow(&mut self, way: Way, wanted: bool) {
+        let at = self.channels.iter().position(|channel| channel.way == way);
+        match (at, wanted) {
+            (None, true) => self.channels.push(Channel::new(way)),
+            (Some(at), false) => {
+                if matches!(self.phase, Phase::Open(_)) {
+                    self.leave(at);
+                }
+                self.channels.remove(at);
+                let reason = "it is not followed any more".to_owned();
+                self.down(way, Trouble::Asked, reason, Duration::ZERO);
             }
-            Channel::Idle { .. }
-            | Channel::Joining { .. }
-            | Channel::Joined { .. }
-            | Channel::Live { .. } => {}
+            (None, false) | (Some(_), true) => {}
         }
     }
 
@@ -344,81 +341,82 @@ impl Session {
             }
             return;
         }
-        let Some(join_ref) = connection.channel.join_ref() else {
+        let of_frame = |channel: &Channel| {
+            let join_ref = channel.join_ref();
+            frame.topic == channel.topic() && join_ref.is_some_and(|join| belongs_to(frame, join))
+        };
+        let Some(at) = self.channels.iter().position(of_frame) else {
             return;
         };
-        if frame.topic != TOPIC || !belongs_to(frame, join_ref) {
-            return;
-        }
         match frame.event.as_str() {
-            "phx_reply" if frame.ref_.as_deref() == Some(join_ref) => {
-                self.join_answered(&frame.payload, now, draw);
-            }
-            "system" => self.system(&frame.payload, now, draw),
-            "postgres_changes" => self.changed(&frame.payload),
+            "phx_reply" => self.join_answered(at, frame, now, draw),
+            "system" => self.system(at, &frame.payload, now, draw),
+            "postgres_changes" => self.changed(at, &frame.payload),
+            "broadcast" => self.broadcast(at, &frame.payload),
             "phx_close" => {
                 let reason = "the server closed the channel".to_owned();
-                self.rejoin_later(Trouble::Channel, reason, now, draw);
+                self.rejoin_later(at, Trouble::Channel, reason, now, draw);
             }
             "phx_error" => {
                 let reason = "the channel failed on the server".to_owned();
-                self.rejoin_later(Trouble::Channel, reason, now, draw);
+                self.rejoin_later(at, Trouble::Channel, reason, now, draw);
             }
             _ => {}
         }
     }
 
-    fn join_answered(&mut self, payload: &Value, now: Instant, draw: u32) {
-        let Phase::Open(connection) = &mut self.phase else {
+    fn join_answered(&mut self, at: usize, frame: &Frame, now: Instant, draw: u32) {
+        let Some(channel) = self.channels.get_mut(at).filter(|one| one.is_joining()) else {
             return;
         };
-        let Channel::Joining { join_ref, .. } = &connection.channel else {
+        let Some(join_ref) = frame
+            .ref_
+            .clone()
+            .filter(|of| channel.join_ref() == Some(of))
+        else {
             return;
         };
-        let response = payload.get("response").unwrap_or(&Value::Null);
-        if payload.get("status").and_then(Value::as_str) != Some("ok") {
+        let response = frame.payload.get("response").unwrap_or(&Value::Null);
+        if frame.payload.get("status").and_then(Value::as_str) != Some("ok") {
             let text = response
                 .get("reason")
                 .and_then(Value::as_str)
                 .unwrap_or("no reason given");
             let reason = format!("the server refused the join: {}", brief(text));
-            self.rejoin_later(Trouble::of_text(text), reason, now, draw);
+            self.rejoin_later(at, Trouble::of_text(text), reason, now, draw);
+        } else if channel.way == Way::Broadcast {
+            channel.goes_live(join_ref);
+            self.emit(FeedEvent::Live(Way::Broadcast));
         } else if grants_all(response, &self.bindings) {
-            let join_ref = join_ref.clone();
-            connection.channel = Channel::Joined {
+            channel.state = State::Joined {
                 join_ref,
                 deadline: now + SUBSCRIBE_TIMEOUT,
             };
         } else {
-            self.leave();
+            self.leave(at);
             let reason = "the server's answer to the join lacks a table asked for".to_owned();
-            self.rejoin_later(Trouble::Channel, reason, now, draw);
+            self.rejoin_later(at, Trouble::Channel, reason, now, draw);
         }
     }
 
-    fn system(&mut self, payload: &Value, now: Instant, draw: u32) {
-        let Phase::Open(connection) = &mut self.phase else {
+    fn system(&mut self, at: usize, payload: &Value, now: Instant, draw: u32) {
+        let Some(channel) = self.channels.get_mut(at) else {
             return;
         };
-        let Some(join_ref) = connection.channel.join_ref() else {
+        let Some(join_ref) = channel.join_ref().map(str::to_owned) else {
             return;
         };
         let text = |name| payload.get(name).and_then(Value::as_str);
         match (text("status"), text("extension")) {
-            (Some("ok"), Some("postgres_changes")) => {
-                connection.channel = Channel::Live {
-                    join_ref: join_ref.to_owned(),
-                };
-                connection.failed_joins = 0;
-                self.ordinary.reset();
-                self.slow.reset();
-                self.actions.push_back(Action::Emit(FeedEvent::Live));
+            (Some("ok"), Some("postgres_changes")) if channel.way == Way::Changes => {
+                channel.goes_live(join_ref);
+                self.emit(FeedEvent::Live(Way::Changes));
             }
             (Some("error"), _) => {
                 let message = text("message").unwrap_or("no message given");
                 let reason = format!("the server ended the subscription: {}", brief(message));
-                self.leave();
-                self.rejoin_later(Trouble::of_text(message), reason, now, draw);
+                self.leave(at);
+                self.rejoin_later(at, Trouble::of_text(message), reason, now, draw);
             }
             _ => {}
         }
@@ -426,68 +424,114 @@ impl Session {
 
     /// The server matches table names with LIKE, so an event may be of a table not asked for. One
     /// that comes before the join is answered is an earlier join's: it proves nothing of this one.
-    fn changed(&mut self, payload: &Value) {
-        let Phase::Open(connection) = &self.phase else {
-            return;
-        };
-        if let Channel::Idle { .. } | Channel::Joining { .. } = connection.channel {
+    fn changed(&mut self, at: usize, payload: &Value) {
+        if self.channels.get(at).is_none_or(Channel::is_joining) {
             return;
         }
-        let event = match Change::read(payload) {
-            Some(change) if self.bindings.contains(&change.table) => FeedEvent::Changed(change),
-            Some(_) => return,
-            None => FeedEvent::Lost("an event came that does not name its table".to_owned()),
-        };
-        self.actions.push_back(Action::Emit(event));
+        match Change::read(payload) {
+            Some(change) if self.bindings.contains(&change.table) => {
+                self.emit(FeedEvent::Changed(change));
+            }
+            Some(_) => {}
+            None => {
+                let reason = "an event came that does not name its table".to_owned();
+                self.emit(FeedEvent::Lost(reason));
+            }
+        }
     }
 
-    /// The channel is over: joins again after a back-off, over a new socket where this one has
-    /// failed too often or holds a refused key (the server checks a key when the socket opens).
-    fn rejoin_later(&mut self, class: Trouble, reason: String, now: Instant, draw: u32) {
-        let Phase::Open(connection) = &mut self.phase else {
-            return;
-        };
-        connection.failed_joins += 1;
-        if class == Trouble::Key || connection.failed_joins >= JOINS_PER_SOCKET {
-            self.actions.push_back(Action::Abandon);
-            self.wait(class, reason, now, draw);
+    fn broadcast(&mut self, at: usize, payload: &Value) {
+        if !self.channels.get(at).is_some_and(Channel::is_live) {
             return;
         }
-        let retry_in = back_off(&mut self.ordinary, &mut self.slow, class, draw);
-        connection.channel = Channel::Idle {
-            join_at: now + retry_in,
+        match Broadcast::read(payload) {
+            Some(Ok(broadcast)) => {
+                if let Broadcast::Canary { sent_at } = broadcast {
+                    self.canary_at = self.canary_at.max(sent_at);
+                }
+                let replayed = Broadcast::is_replayed(payload);
+                self.emit(FeedEvent::Broadcast(broadcast, replayed));
+            }
+            Some(Err(reason)) => self.emit(FeedEvent::Lost(reason)),
+            None => {}
+        }
+    }
+
+    /// The channel is over: joins again after a back-off. Unless another is live, it does so over
+    /// a new socket where this one has failed too often or holds a refused key (the server checks a
+    /// key when the socket opens).
+    fn rejoin_later(&mut self, at: usize, class: Trouble, reason: String, now: Instant, draw: u32) {
+        let Some(channel) = self.channels.get_mut(at) else {
+            return;
         };
-        self.down(class, reason, retry_in);
+        channel.failed_joins += 1;
+        let hopeless = class == Trouble::Key || channel.failed_joins >= JOINS_PER_SOCKET;
+        channel.state = State::Idle { join_at: None };
+        if hopeless && !self.channels.iter().any(Channel::is_live) {
+            self.actions.push_back(Action::Abandon);
+            self.wait(at, class, &reason, now, draw);
+            return;
+        }
+        let Some(channel) = self.channels.get_mut(at) else {
+            return;
+        };
+        let (way, retry_in) = (channel.way, channel.back_off(class, draw));
+        self.put_off(at, Some(now + retry_in));
+        self.down(way, class, reason, retry_in);
+    }
+
+    fn put_off(&mut self, at: usize, join_at: Option<Instant>) {
+        if let Some(channel) = self.channels.get_mut(at) {
+            channel.state = State::Idle { join_at };
+        }
     }
 
     fn abandon(&mut self, reason: &str, now: Instant, draw: u32) {
         self.actions.push_back(Action::Abandon);
-        self.wait(Trouble::Network, reason.to_owned(), now, draw);
+        self.socket_lost(Trouble::Network, reason, now, draw);
     }
 
-    /// The socket is gone: dials after a back-off, but not before a join that was put off.
-    fn wait(&mut self, class: Trouble, reason: String, now: Instant, draw: u32) {
-        let mut retry_in = back_off(&mut self.ordinary, &mut self.slow, class, draw);
-        if let Phase::Open(Connection {
-            channel: Channel::Idle { join_at },
-            ..
-        }) = &self.phase
-        {
+    /// The socket is gone, or could not be had: the back-off is that of a channel that was live.
+    fn socket_lost(&mut self, class: Trouble, reason: &str, now: Instant, draw: u32) {
+        let live = self.channels.iter().position(Channel::is_live);
+        self.wait(live.unwrap_or(0), class, reason, now, draw);
+    }
+
+    /// Dials after the back-off of the channel `at`, but not before a join that was put off.
+    fn wait(&mut self, at: usize, class: Trouble, reason: &str, now: Instant, draw: u32) {
+        let mut retry_in = match self.channels.get_mut(at) {
+            Some(channel) => channel.back_off(class, draw),
+            None => REALTIME.to,
+        };
+        self.channels.iter_mut().for_each(Channel::loses_socket);
+        let first = self.channels.iter().map(Channel::join_at).min().flatten();
+        if let Some(join_at) = first {
             retry_in = retry_in.max(join_at.saturating_duration_since(now));
         }
         self.phase = Phase::Waiting {
             dial_at: now + retry_in,
         };
-        self.down(class, reason, retry_in);
+        self.all_down(class, reason, retry_in);
     }
 
-    fn down(&mut self, class: Trouble, reason: String, retry_in: Duration) {
-        let down = Down {
+    fn all_down(&mut self, class: Trouble, reason: &str, retry_in: Duration) {
+        let ways: Vec<Way> = self.channels.iter().map(|channel| channel.way).collect();
+        for way in ways {
+            self.down(way, class, reason.to_owned(), retry_in);
+        }
+    }
+
+    fn down(&mut self, way: Way, class: Trouble, reason: String, retry_in: Duration) {
+        self.emit(FeedEvent::Down(Down {
+            way,
             class,
             reason,
             retry_in,
-        };
-        self.actions.push_back(Action::Emit(FeedEvent::Down(down)));
+        }));
+    }
+
+    fn emit(&mut self, event: FeedEvent) {
+        self.actions.push_back(Action::Emit(event));
     }
 
     fn dial(&mut self) {
@@ -495,47 +539,46 @@ impl Session {
         self.actions.push_back(Action::Dial);
     }
 
-    fn join(&mut self, now: Instant) {
+    /// Sends the next join that is due, if none is in flight.
+    fn join_next(&mut self, now: Instant) {
+        let due = |channel: &Channel| channel.is_due(now);
+        let joining = self.channels.iter().any(Channel::is_joining);
+        if !joining
+            && matches!(self.phase, Phase::Open(_))
+            && let Some(at) = self.channels.iter().position(due)
+        {
+            self.join(at, now);
+        }
+    }
+
+    fn join(&mut self, at: usize, now: Instant) {
         let join_ref = self.next_ref();
-        let changes: Vec<Value> = self
-            .bindings
-            .iter()
-            .map(|table| json!({ "event": "*", "schema": table.schema, "table": table.name }))
-            .collect();
-        let config = json!({
-            "broadcast": { "ack": false, "self": false },
-            "presence": { "key": "", "enabled": false },
-            "postgres_changes": changes,
-            "private": false,
-        });
+        let Some(channel) = self.channels.get_mut(at) else {
+            return;
+        };
+        channel.state = State::Joining {
+            join_ref: join_ref.clone(),
+            deadline: now + JOIN_TIMEOUT,
+        };
+        let (topic, config) = (
+            channel.topic(),
+            channel.config(&self.bindings, self.canary_at),
+        );
         let mut payload = Map::from_iter([("config".to_owned(), config)]);
         if let Some(token) = &self.access_token {
             payload.insert("access_token".to_owned(), token.expose().into());
         }
-        self.send(
-            Some(join_ref.clone()),
-            join_ref.clone(),
-            TOPIC,
-            "phx_join",
-            payload.into(),
-        );
-        if let Phase::Open(connection) = &mut self.phase {
-            connection.channel = Channel::Joining {
-                join_ref,
-                deadline: now + JOIN_TIMEOUT,
-            };
-        }
+        let payload = payload.into();
+        self.send(Some(join_ref.clone()), join_ref, topic, "phx_join", payload);
     }
 
-    fn leave(&mut self) {
-        let Phase::Open(connection) = &self.phase else {
-            return;
-        };
-        let Some(join_ref) = connection.channel.join_ref().map(str::to_owned) else {
+    fn leave(&mut self, at: usize) {
+        let joined = |channel: &Channel| Some((channel.topic(), channel.join_ref()?.to_owned()));
+        let Some((topic, join_ref)) = self.channels.get(at).and_then(joined) else {
             return;
         };
         let ref_ = self.next_ref();
-        self.send(Some(join_ref), ref_, TOPIC, "phx_leave", json!({}));
+        self.send(Some(join_ref), ref_, topic, "phx_leave", json!({}));
     }
 
     fn send_heartbeat(&mut self, now: Instant) {
@@ -569,14 +612,6 @@ impl Session {
     fn next_ref(&mut self) -> String {
         self.last_ref += 1;
         self.last_ref.to_string()
-    }
-}
-
-fn back_off(ordinary: &mut Retry, slow: &mut Retry, class: Trouble, draw: u32) -> Duration {
-    if class.is_slow() {
-        slow.next(draw)
-    } else {
-        ordinary.next(draw)
     }
 }
 

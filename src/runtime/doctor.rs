@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::driver::{CANARY, bindings};
 use crate::domain::finding::{Finding, Mend, Severity};
 use crate::domain::time::{DbTime, micros_of};
+use crate::domain::way::{Following, ListenBy};
 use crate::postgres::chores::{self, Identity};
 use crate::postgres::fault::Fault;
 use crate::postgres::link::Database;
@@ -152,7 +153,8 @@ async fn the_feed(endpoint: Endpoint, connection: Option<&mut PgConnection>) -> 
     };
     let config = FeedConfig {
         endpoint,
-        bindings: bindings(canary),
+        bindings: bindings(Following::with(ListenBy::PostgresChanges, canary, false)),
+        broadcasts: false,
     };
     let (_commands_out, commands) = mpsc::channel(1);
     let (events_in, mut events) = mpsc::channel(EVENTS);
@@ -216,7 +218,7 @@ async fn live(events: &mut mpsc::Receiver<FeedEvent>) -> Result<(), Option<Down>
     let waiting = async {
         loop {
             match events.recv().await {
-                Some(FeedEvent::Live) => return true,
+                Some(FeedEvent::Live(_)) => return true,
                 Some(FeedEvent::Down(down)) => {
                     failures += 1;
                     let over = down.class.is_slow() || failures == FAILURES;
@@ -225,7 +227,7 @@ async fn live(events: &mut mpsc::Receiver<FeedEvent>) -> Result<(), Option<Down>
                         return false;
                     }
                 }
-                Some(FeedEvent::Changed(_) | FeedEvent::Lost(_)) => {}
+                Some(FeedEvent::Changed(_) | FeedEvent::Broadcast(..) | FeedEvent::Lost(_)) => {}
                 None => return false,
             }
         }

@@ -13,15 +13,16 @@ use super::clock::Clock;
 use super::lanes::{self, Answers};
 use super::snapshot::Snapshot;
 use super::words;
-use crate::domain::agent::{Action, Agent, Chore, Counters, Input, News, Published, Stored, What};
+use crate::domain::agent::{Action, Agent, Chore, Counters, Input, News, Stored, What};
 use crate::domain::batch::Batch;
 use crate::domain::policy::Trouble;
 use crate::domain::proof::Verdict;
 use crate::domain::time::Mono;
+use crate::domain::way::{Following, ListenBy, Way, Ways};
 use crate::observe::Metrics;
 use crate::postgres::chores::Identity;
 use crate::postgres::link::{Database, Link};
-use crate::realtime::{Change, Down, FeedCommand, FeedConfig, FeedEvent, Table, feed};
+use crate::realtime::{Broadcast, Change, Down, FeedCommand, FeedConfig, FeedEvent, Table, feed};
 
 /// The tables that are followed; the canary only where it is published.
 pub const DISTRIBUTIONS: &str = "visit_distribution";
@@ -43,6 +44,8 @@ pub struct Config {
     pub database: Database,
     /// Where Realtime is, and what to follow there.
     pub feed: FeedConfig,
+    /// Which ways to listen.
+    pub listen_by: ListenBy,
     /// The bound of the whole agent.
     pub max_visits_per_second: u32,
     /// Who it is.
@@ -60,11 +63,11 @@ pub struct Windows {
 }
 
 /// The tables to follow.
-pub fn bindings(canary: bool) -> Vec<Table> {
-    let names = if canary {
-        &[DISTRIBUTIONS, CANARY][..]
-    } else {
-        &[DISTRIBUTIONS][..]
+pub fn bindings(following: Following) -> Vec<Table> {
+    let names = match (following.changes, following.canary) {
+        (false, _) => &[][..],
+        (true, false) => &[DISTRIBUTIONS][..],
+        (true, true) => &[DISTRIBUTIONS, CANARY][..],
     };
     names
         .iter()
@@ -80,7 +83,8 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let now = config.clock.now();
     let mut driver = Driver::new(
-        Agent::new(config.identity.id, config.max_visits_per_second, now),
+        Agent::new(config.identity.id, config.max_visits_per_second, now)
+            .listening(config.listen_by),
         &config,
         windows,
     );
@@ -99,12 +103,23 @@ struct Driver {
     commands: mpsc::Sender<FeedCommand>,
     feed_shutdown: CancellationToken,
     tasks: JoinSet<&'static str>,
-    realtime: String,
-    told_down: Option<(Trouble, String)>,
+    following: Following,
+    realtime: Ways<Told>,
     next_snapshot: Mono,
     next_summary: Mono,
     summed_up: Counters,
 }
+
+/// What was last told of one way.
+#[derive(Default)]
+struct Told {
+    /// `live`, or why not; nothing of a way that is not followed.
+    state: Option<String>,
+    down: Option<(Trouble, String)>,
+}
+
+/// The state of a way that is.
+const LIVE: &str = "live";
 
 struct LaneJobs {
     batches: mpsc::Sender<Batch>,
@@ -174,8 +189,8 @@ impl Driver {
             commands,
             feed_shutdown,
             tasks,
-            realtime: "connecting".to_owned(),
-            told_down: None,
+            following: Following::at_first(config.listen_by),
+            realtime: Ways::default(),
             next_snapshot: now,
             next_summary: now.plus(SUMMARY_EVERY),
             summed_up: Counters::default(),
@@ -243,16 +258,13 @@ impl Driver {
                 Action::Store(batch) => lanes.batches.try_send(batch).is_ok(),
                 Action::Read(what) => lanes.reads.try_send(what).is_ok(),
                 Action::Keep(chore) => lanes.chores.try_send(chore).is_ok(),
-                Action::Revive(Verdict::Rejoin) => {
-                    self.command(FeedCommand::Rejoin("no echo within 10 s".to_owned()))
+                Action::Revive(way, Verdict::Rejoin) => {
+                    self.command(FeedCommand::Rejoin(way, "no echo within 10 s".to_owned()))
                 }
-                Action::Revive(Verdict::Reopen) => {
+                Action::Revive(_, Verdict::Reopen) => {
                     self.command(FeedCommand::Reopen("no echo within 10 s, again".to_owned()))
                 }
-                Action::Follow(Published { canary, .. }) => {
-                    self.command(FeedCommand::Bindings(bindings(canary)))
-                        && self.command(FeedCommand::Rejoin("the publication changed".to_owned()))
-                }
+                Action::Follow(following) => self.refollow(following),
                 Action::Tell(notice) => {
                     words::tell(&notice);
                     true
@@ -265,6 +277,19 @@ impl Driver {
         }
     }
 
+    /// Follows something else from now on; the tables are joined for anew, unless the broadcasts alone are the news.
+    fn refollow(&mut self, following: Following) -> bool {
+        let before = std::mem::replace(&mut self.following, following);
+        let broadcasts_alone = before != following && bindings(before) == bindings(following);
+        self.command(FeedCommand::Broadcasts(following.broadcast))
+            && self.command(FeedCommand::Bindings(bindings(following)))
+            && (broadcasts_alone
+                || self.command(FeedCommand::Rejoin(
+                    Way::Changes,
+                    "the publication changed".to_owned(),
+                )))
+    }
+
     fn command(&self, command: FeedCommand) -> bool {
         self.commands.try_send(command).is_ok()
     }
@@ -272,15 +297,18 @@ impl Driver {
     /// Takes an event of the feed in; what it means to the core.
     fn news(&mut self, event: &FeedEvent) -> Option<News> {
         match event {
-            FeedEvent::Live => {
-                if self.realtime != "live" {
-                    info!("Realtime is live");
+            FeedEvent::Live(way) => {
+                let told = self.realtime.of_mut(*way);
+                if told.state.as_deref() != Some(LIVE) {
+                    info!(way = way.as_str(), "Realtime is live");
                 }
-                self.realtime = "live".to_owned();
-                self.told_down = None;
+                *told = Told {
+                    state: Some(LIVE.to_owned()),
+                    down: None,
+                };
             }
             FeedEvent::Down(down) => self.went_down(down),
-            FeedEvent::Changed(_) => {}
+            FeedEvent::Changed(_) | FeedEvent::Broadcast(..) => {}
             FeedEvent::Lost(why) => {
                 info!(reason = %why, "a Realtime event cannot be told apart; reading the table");
             }
@@ -289,13 +317,28 @@ impl Driver {
     }
 
     fn went_down(&mut self, down: &Down) {
-        let told = self.told_down.replace((down.class, down.reason.clone()));
-        if down.class != Trouble::Asked && told != self.told_down {
+        let told = self.realtime.of_mut(down.way);
+        let before = told.down.replace((down.class, down.reason.clone()));
+        if down.class != Trouble::Asked && before != told.down {
             warn!(
+                way = down.way.as_str(),
                 "Realtime is not live: {down}; pacing does not need it, edits are seen by the sync"
             );
         }
-        self.realtime = down.to_string();
+        told.state = Some(down.to_string());
+    }
+
+    /// `live`, or how each way stands that is not.
+    fn realtime(&self) -> String {
+        let states = self.realtime.both().map(|told| told.state.as_deref());
+        match states {
+            [None, None] => "connecting".to_owned(),
+            [Some(one), None] | [None, Some(one)] => one.to_owned(),
+            [Some(LIVE), Some(LIVE)] => LIVE.to_owned(),
+            [Some(changes), Some(broadcast)] => {
+                format!("postgres_changes: {changes}; broadcast: {broadcast}")
+            }
+        }
     }
 
     /// Publishes the state, and sums up in the log.
@@ -309,7 +352,7 @@ impl Driver {
             counters: self.agent.counters(),
             health: self.agent.health(),
             paused: self.agent.paused(),
-            realtime: self.realtime.clone(),
+            realtime: self.realtime(),
             rows: self.agent.rows(),
             rows_owned: self.agent.rows_owned(),
             ..Snapshot::default()
@@ -347,22 +390,33 @@ impl Driver {
 /// What an event of the feed means to the core; `None`: nothing, it is of a table of no interest.
 pub fn news_of(event: &FeedEvent) -> Option<News> {
     match event {
-        FeedEvent::Live => Some(News::Live),
+        FeedEvent::Live(way) => Some(News::Live(*way)),
         FeedEvent::Down(down) if down.class == Trouble::Table => Some(News::Unfollowed),
-        FeedEvent::Down(_) => Some(News::Down),
+        FeedEvent::Down(down) => Some(News::Down(down.way)),
         FeedEvent::Changed(change) => changed(change),
+        FeedEvent::Broadcast(broadcast, replayed) => broadcasted(*broadcast, *replayed),
         FeedEvent::Lost(_) => Some(News::Unclear),
     }
 }
 
 fn changed(change: &Change) -> Option<News> {
     match (change.table.name.as_str(), change.id) {
-        (CANARY, _) => Some(News::Canary),
+        (CANARY, _) => Some(News::Canary(Way::Changes)),
         (DISTRIBUTIONS, Some(id)) if change.damage.is_none() => {
-            Some(News::Row(id, change.config_version))
+            Some(News::Row(Way::Changes, id, change.config_version))
         }
         (DISTRIBUTIONS, _) => Some(News::Unclear),
         _ => None,
+    }
+}
+
+/// A canary that is told again from the server's store proves nothing.
+fn broadcasted(broadcast: Broadcast, replayed: bool) -> Option<News> {
+    match broadcast {
+        Broadcast::Row { id, config_version } => {
+            Some(News::Row(Way::Broadcast, id, config_version))
+        }
+        Broadcast::Canary { .. } => (!replayed).then_some(News::Canary(Way::Broadcast)),
     }
 }
 

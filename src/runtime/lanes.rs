@@ -13,6 +13,7 @@ use crate::domain::batch::Batch;
 use crate::domain::time::{DbTime, Mono};
 use crate::domain::timetable::RowRead;
 use crate::domain::visit::{Generator, PagePath};
+use crate::domain::way::Way;
 use crate::postgres::batches::{Columns, store};
 use crate::postgres::chores::{self, Identity, SelfReport};
 use crate::postgres::fault::Fault;
@@ -184,9 +185,12 @@ async fn keep(
                 return Ok((Kept::Beat(seen.control, seen.peers), seen.db));
             }
             Chore::WriteBack(ids) => Kept::WroteBack(chores::write_back(connection, ids).await?),
-            Chore::Canary => {
-                chores::touch_canary(connection, identity).await?;
-                Kept::Canary
+            Chore::Canary(way) => {
+                match way {
+                    Way::Changes => chores::touch_canary(connection, identity).await?,
+                    Way::Broadcast => chores::broadcast_canary(connection).await?,
+                }
+                Kept::Canary(*way)
             }
             Chore::Initialise => Kept::Initialised(chores::initialise(connection).await?),
             Chore::Reconcile(ids) => Kept::Reconciled(chores::reconcile(connection, ids).await?),

@@ -16,6 +16,7 @@ use super::clock::Clock;
 use super::driver::{self, Config, Windows, bindings};
 use super::snapshot::Snapshot;
 use crate::domain::policy::PacedRetry;
+use crate::domain::way::{Following, ListenBy};
 use crate::observe::{Metrics, Readings};
 use crate::postgres::chores::Identity;
 use crate::postgres::fault::Fault;
@@ -30,6 +31,8 @@ pub struct Service {
     pub database: Database,
     /// Where Realtime is.
     pub endpoint: Endpoint,
+    /// Which ways to listen.
+    pub listen_by: ListenBy,
     /// The bound of the whole agent.
     pub max_visits_per_second: u32,
     /// Where `/healthz`, `/readyz` and `/metrics` are.
@@ -81,10 +84,13 @@ pub async fn serve(service: Service, shutdown: CancellationToken) -> anyhow::Res
                 service.database.place()
             );
         }
+        let following = Following::at_first(service.listen_by);
         let config = Config {
+            listen_by: service.listen_by,
             feed: FeedConfig {
                 endpoint: service.endpoint,
-                bindings: bindings(true),
+                bindings: bindings(following),
+                broadcasts: following.broadcast,
             },
             database: service.database,
             max_visits_per_second: service.max_visits_per_second,

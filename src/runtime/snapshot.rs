@@ -123,6 +123,16 @@ impl Snapshot {
                 c.silent,
             ),
             (
+                "realtime_broadcasts",
+                "Broadcasts of edited rows",
+                c.broadcasts,
+            ),
+            (
+                "realtime_broadcast_silent",
+                "Times that the joined broadcast channel was found to keep silent",
+                c.silent_broadcast,
+            ),
+            (
                 "write_backs",
                 "Rows whose total_distributed was written back",
                 c.written_back,

@@ -19,12 +19,14 @@ pub fn tell(notice: &Notice) {
             rows,
             "the periodic sync read edits before Realtime told of them"
         ),
-        Notice::Silent(Verdict::Rejoin) => {
-            warn!("Realtime keeps silent though joined; joining again");
-        }
-        Notice::Silent(Verdict::Reopen) => {
-            warn!("Realtime still keeps silent; opening a new socket");
-        }
+        Notice::Silent(way, Verdict::Rejoin) => warn!(
+            way = way.as_str(),
+            "Realtime keeps silent though joined; joining again"
+        ),
+        Notice::Silent(way, Verdict::Reopen) => warn!(
+            way = way.as_str(),
+            "Realtime still keeps silent; opening a new socket"
+        ),
         Notice::ClockStepped => warn!("the database's clock stepped; pacing follows it"),
         Notice::DatabaseAway(fault) => {
             warn!(reason = %fault, "the database does not take our statements; the schedule is kept, trying again");
@@ -50,6 +52,9 @@ pub fn tell(notice: &Notice) {
         Notice::Paused(false) => info!("visit_pacer_control lets visits through again"),
         Notice::Found(finding) => warn!(
             distribution = %finding.id, missing = finding.missing, "{}", finding.message
+        ),
+        Notice::NothingBroadcasts => warn!(
+            "edits are not broadcast, so they are seen by the periodic sync alone; run deploy/supabase/broadcast.sql"
         ),
         Notice::Published(tables) => published(*tables),
         Notice::Initialised(rows) => info!(

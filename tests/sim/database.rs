@@ -410,6 +410,8 @@ impl Database {
             distributions: true,
             canary: self.canary_published,
             visits: false,
+            anywhere: true,
+            broadcasts: false,
         }
     }
 

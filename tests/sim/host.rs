@@ -15,6 +15,7 @@ use visit_pacer::domain::proof::Verdict;
 use visit_pacer::domain::secret::Secret;
 use visit_pacer::domain::time::{DbTime, Mono, micros_of};
 use visit_pacer::domain::timetable::RowRead;
+use visit_pacer::domain::way::{Following, ListenBy, Way};
 use visit_pacer::realtime::frame::Frame;
 use visit_pacer::realtime::session::{self, Session};
 use visit_pacer::realtime::{Down, FeedCommand, FeedEvent};
@@ -139,7 +140,7 @@ impl Host {
         self.process = Some(Process {
             id,
             agent: Agent::new(id, bound, Mono::from_micros(0)),
-            session: Session::new(bindings(true), token),
+            session: Session::new(bindings(Following::at_first(ListenBy::Auto)), token),
             link: Link::Closed,
             watches: true,
             host: self.name,
@@ -370,18 +371,21 @@ impl Process {
             Action::Store(batch) => deeds.push(Deed::Send(Statement::Store(batch), mono)),
             Action::Read(what) => deeds.push(Deed::Send(Statement::Read(what), mono)),
             Action::Keep(chore) => deeds.push(Deed::Send(Statement::Keep(chore), mono)),
-            Action::Revive(verdict) => {
+            Action::Revive(way, verdict) => {
                 let why = "no echo".to_owned();
                 command(match verdict {
-                    Verdict::Rejoin => FeedCommand::Rejoin(why),
+                    Verdict::Rejoin => FeedCommand::Rejoin(way, why),
                     Verdict::Reopen => FeedCommand::Reopen(why),
                 });
                 deeds.push(Deed::Revive(verdict));
             }
-            Action::Follow(published) => {
-                self.watches = published.canary;
-                command(FeedCommand::Bindings(bindings(published.canary)));
-                command(FeedCommand::Rejoin("the publication changed".to_owned()));
+            Action::Follow(following) => {
+                self.watches = following.canary;
+                command(FeedCommand::Bindings(bindings(following)));
+                command(FeedCommand::Rejoin(
+                    Way::Changes,
+                    "the publication changed".to_owned(),
+                ));
                 deeds.push(Deed::Follow);
             }
             Action::Tell(notice) => deeds.push(Deed::Tell(notice)),

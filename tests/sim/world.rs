@@ -409,7 +409,8 @@ impl World {
             Notice::Shared(agents) if *agents > 1 => "agents share the rows",
             Notice::Initialised(_) => "a row is anchored by the agent",
             Notice::Synced(_)
-            | Notice::Silent(_)
+            | Notice::Silent(..)
+            | Notice::NothingBroadcasts
             | Notice::Hindered(_)
             | Notice::PutOff(..)
             | Notice::Shared(_)
@@ -638,10 +639,10 @@ impl World {
                 self.publish_all(&changes);
                 Kept::WroteBack(written)
             }
-            Chore::Canary => {
+            Chore::Canary(way) => {
                 let said = self.server.publish_canary(&mut self.dice);
                 self.server_says(said);
-                Kept::Canary
+                Kept::Canary(way)
             }
             Chore::Initialise => {
                 let changes = self.database.initialise(clock);

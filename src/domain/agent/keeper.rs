@@ -10,6 +10,7 @@ use crate::domain::proof::CANARY;
 use crate::domain::share::{Peer, Share};
 use crate::domain::time::{DbTime, Mono};
 use crate::domain::timetable::Control;
+use crate::domain::way::{Following, Way};
 
 impl Agent {
     pub(super) fn give_out_keeping(&mut self, now: Mono) {
@@ -18,8 +19,8 @@ impl Agent {
         }
         if let Some(chore) = self.next_chore(now) {
             match &chore {
-                Chore::WriteBack(ids) => ids.iter().for_each(|id| self.proof.writing(*id)),
-                Chore::Canary => self.proof.writing(CANARY),
+                Chore::WriteBack(ids) => ids.iter().for_each(|id| self.proof.changes.writing(*id)),
+                Chore::Canary(way) => self.proof.of_mut(*way).writing(CANARY),
                 Chore::Beat { .. }
                 | Chore::Initialise
                 | Chore::Reconcile(_)
@@ -46,16 +47,21 @@ impl Agent {
         if !stale.is_empty() {
             return Some(Chore::WriteBack(stale));
         }
-        if self.canary_at().is_some_and(|at| at <= now) {
-            return Some(Chore::Canary);
+        for way in Way::ALL {
+            if self.canary_at(way).is_some_and(|at| at <= now) {
+                return Some(Chore::Canary(way));
+            }
         }
         self.next_slice(now).map(Chore::Reconcile)
     }
 
-    /// When the canary is to be touched: never while Realtime does not publish it.
-    pub(super) fn canary_at(&self) -> Option<Mono> {
-        let published = self.published.is_some_and(|tables| tables.canary);
-        self.proof.canary_at().filter(|_| published)
+    /// When the canary is to be touched, or broadcast: never while it could not be heard.
+    pub(super) fn canary_at(&self, way: Way) -> Option<Mono> {
+        let heard = self.published.is_some_and(|found| match way {
+            Way::Changes => found.canary,
+            Way::Broadcast => found.broadcasts,
+        });
+        self.proof.of(way).canary_at().filter(|_| heard)
     }
 
     fn next_slice(&mut self, now: Mono) -> Option<Vec<Uuid>> {
@@ -100,7 +106,7 @@ impl Agent {
                 }
             }
             Kept::WroteBack(rows) => self.wrote_back(&chore, &rows, now),
-            Kept::Canary => self.proof.wrote(CANARY, now),
+            Kept::Canary(way) => self.proof.of_mut(way).wrote(CANARY, now),
             Kept::Initialised(rows) => {
                 if rows > 0 {
                     self.tell(Notice::Initialised(rows));
@@ -143,7 +149,7 @@ impl Agent {
     fn did_not_write(&mut self, chore: &Chore) {
         if let Chore::WriteBack(ids) = chore {
             for id in ids {
-                self.proof.did_not_write(*id);
+                self.proof.changes.did_not_write(*id);
             }
         }
     }
@@ -178,7 +184,7 @@ impl Agent {
             Chore::MarkInvalid(id, why) => {
                 self.unmarked.insert(id, why);
             }
-            Chore::Canary => self.proof.did_not_write(CANARY),
+            Chore::Canary(way) => self.proof.of_mut(way).did_not_write(CANARY),
             Chore::WriteBack(_) => self.wrote_back(&chore, &[], now),
             Chore::Reconcile(ids) => {
                 for id in ids {
@@ -196,14 +202,14 @@ impl Agent {
             self.put_off.remove(&row.id);
             if row.changed {
                 self.counters.written_back += 1;
-                self.proof.wrote(row.id, now);
+                self.proof.changes.wrote(row.id, now);
             }
         }
         let (Chore::WriteBack(ids), Some(db_now)) = (chore, self.clock.at(now)) else {
             return;
         };
         for id in ids {
-            self.proof.did_not_write(*id);
+            self.proof.changes.did_not_write(*id);
             self.take_note(*id, db_now, now);
         }
     }
@@ -238,20 +244,23 @@ impl Agent {
     }
 
     fn publication(&mut self, published: Published) {
-        if self.published != Some(published) {
-            let as_wished = Published {
-                distributions: true,
-                canary: true,
-                visits: false,
-            };
-            if published != as_wished {
-                self.tell(Notice::Published(published));
-            }
-            if self.published.is_some() || !published.canary {
-                self.outbox.push_back(Action::Follow(published));
-            }
-            self.published = Some(published);
+        if self.published == Some(published) {
+            return;
         }
+        let following = Following::with(self.listen_by, published.canary, published.broadcasts);
+        let as_wished = published.distributions && published.canary && !published.visits;
+        if following.changes && !as_wished {
+            self.tell(Notice::Published(published));
+        }
+        if following.broadcast && !published.broadcasts {
+            self.tell(Notice::NothingBroadcasts);
+        }
+        if self.published.is_some() || following != self.following {
+            self.outbox.push_back(Action::Follow(following));
+        }
+        self.echo.unbound(!following.changes && !published.anywhere);
+        self.following = following;
+        self.published = Some(published);
     }
 
     fn found(&mut self, findings: Vec<Finding>, now: Mono) {
@@ -274,7 +283,7 @@ fn halves(chore: &Chore) -> Option<(Chore, Chore)> {
         Chore::WriteBack(ids) => (ids, Chore::WriteBack),
         Chore::Reconcile(ids) => (ids, Chore::Reconcile),
         Chore::Beat { .. }
-        | Chore::Canary
+        | Chore::Canary(_)
         | Chore::Initialise
         | Chore::MarkInvalid(..)
         | Chore::Published => return None,

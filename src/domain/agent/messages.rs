@@ -11,21 +11,22 @@ use crate::domain::proof::Verdict;
 use crate::domain::share::Peer;
 use crate::domain::time::{DbTime, Mono};
 use crate::domain::timetable::{Control, RowRead};
+use crate::domain::way::{Following, Way};
 
 /// What Realtime tells.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum News {
     /// The subscription is live, or was made anew: changes may have been missed before.
-    Live,
+    Live(Way),
     /// It ended.
-    Down,
+    Down(Way),
     /// A row changed; its version, where the event carries it.
-    Row(Uuid, Option<i64>),
-    /// Our canary was heard.
-    Canary,
+    Row(Way, Uuid, Option<i64>),
+    /// A canary was heard.
+    Canary(Way),
     /// Something changed, and it cannot be told what.
     Unclear,
-    /// A table cannot be followed.
+    /// A table cannot be followed by `postgres_changes`.
     Unfollowed,
 }
 
@@ -58,8 +59,8 @@ pub enum Kept {
     Beat(Control, Vec<Peer>),
     /// These rows' columns were written, with what they say now.
     WroteBack(Vec<WrittenBack>),
-    /// The canary was touched.
-    Canary,
+    /// The canary was touched, or broadcast.
+    Canary(Way),
     /// Rows that were anchored.
     Initialised(u64),
     /// What the comparison with the stored visits found.
@@ -79,6 +80,10 @@ pub struct Published {
     pub canary: bool,
     /// `store_visits`, which should not be: each visit would be an event.
     pub visits: bool,
+    /// Some publication, Realtime's or another, has `visit_distribution`: each write to it is somebody's event.
+    pub anywhere: bool,
+    /// Edits are broadcast: Realtime's `messages` and `send` are there, and so is our trigger.
+    pub broadcasts: bool,
 }
 
 /// A row's own column after a write-back.
@@ -132,9 +137,9 @@ pub enum Action {
     /// For the keeper.
     Keep(Chore),
     /// For the feed: its channel keeps silent.
-    Revive(Verdict),
+    Revive(Way, Verdict),
     /// For the feed: what to follow from now on.
-    Follow(Published),
+    Follow(Following),
     /// For the log.
     Tell(Notice),
 }
@@ -158,8 +163,8 @@ pub enum Chore {
     },
     /// Write `total_distributed` back.
     WriteBack(Vec<Uuid>),
-    /// Touch the canary.
-    Canary,
+    /// Touch the canary, or broadcast one.
+    Canary(Way),
     /// Anchor rows that no trigger has seen.
     Initialise,
     /// Compare these rows' counters with what is stored.
@@ -182,7 +187,7 @@ pub enum Notice {
     /// A sync found changes of which Realtime had not told.
     Repaired(usize),
     /// Realtime's channel kept silent.
-    Silent(Verdict),
+    Silent(Way, Verdict),
     /// The database's clock stepped.
     ClockStepped,
     /// The database does not answer, or refuses to work.
@@ -201,6 +206,8 @@ pub enum Notice {
     Found(Finding),
     /// Rows that no trigger had seen were anchored.
     Initialised(u64),
+    /// Broadcasts alone are listened to, and no edit is broadcast.
+    NothingBroadcasts,
     /// Something about the publication is not as it should be.
     Published(Published),
 }
@@ -222,14 +229,18 @@ pub struct Counters {
     pub syncs: u64,
     /// Rows read by id.
     pub rows_read: u64,
-    /// Events of Realtime, and those that told nothing new.
+    /// Events of `postgres_changes`.
     pub events: u64,
-    /// See `events`.
+    /// Broadcasts of rows.
+    pub broadcasts: u64,
+    /// Events and broadcasts that told nothing new.
     pub events_known: u64,
     /// Changes that only a sync found.
     pub repaired: u64,
     /// Times that the channel was found to keep silent.
     pub silent: u64,
+    /// … and the broadcast channel.
+    pub silent_broadcast: u64,
     /// Rows written back.
     pub written_back: u64,
 }

@@ -143,13 +143,18 @@ impl Agent {
         self.tell(Notice::Repaired(missed.len()));
         if self.health.caught_up {
             for id in missed {
-                self.proof.repaired(id, now);
+                for proof in self.proof.both_mut() {
+                    proof.repaired(id, now);
+                }
             }
         }
     }
 
     fn synced(&mut self, reading: &Reading, now: Mono) {
         self.counters.syncs += 1;
+        if !self.following.changes {
+            self.chore(Chore::Published); // nobody would tell that the trigger, or the publication, is another
+        }
         let first = self.health.synced_at.is_none();
         let live = self.health.live_since.is_some();
         let answered = reading.began > self.sync_since;

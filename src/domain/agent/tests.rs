@@ -6,6 +6,7 @@ use super::*;
 use crate::domain::limits::{CANARY_EVERY, ECHO_WITHIN};
 use crate::domain::proof::Verdict;
 use crate::domain::time::micros_of;
+use crate::domain::way::{Following, ListenBy, Way};
 
 use self::bench::{ALL_PUBLISHED, Bench, T0, edited, id, row};
 
@@ -47,7 +48,7 @@ fn it_is_caught_up_only_after_the_full_sync_that_follows_the_subscription() {
     let mut bench = Bench::paced(vec![row(1, 1)]);
     bench.pass_to(2.0);
     assert_eq!(bench.take_read(), Some(What::All));
-    bench.input(Input::News(News::Live));
+    bench.input(Input::News(News::Live(Way::Changes)));
     bench.answer_read(vec![row(1, 1)]);
     assert!(!bench.agent.health().caught_up, "that read began before");
     assert_eq!(
@@ -57,14 +58,14 @@ fn it_is_caught_up_only_after_the_full_sync_that_follows_the_subscription() {
     );
     bench.answer_read(vec![row(1, 1)]);
     assert!(bench.agent.health().caught_up);
-    bench.input(Input::News(News::Live));
+    bench.input(Input::News(News::Live(Way::Changes)));
     assert!(
         !bench.agent.health().caught_up,
         "changes may have been missed"
     );
     assert_eq!(bench.take_read(), Some(What::All));
     bench.answer_read(vec![row(1, 1)]);
-    bench.input(Input::News(News::Down));
+    bench.input(Input::News(News::Down(Way::Changes)));
     assert!(!bench.agent.health().caught_up);
 }
 
@@ -76,7 +77,7 @@ fn the_table_is_read_in_full_every_30_s_while_realtime_is_live_and_every_2_s_whi
     bench.pass_to(30.0);
     assert_eq!(bench.take_read(), Some(What::All));
     bench.answer_read(Vec::new());
-    bench.input(Input::News(News::Down));
+    bench.input(Input::News(News::Down(Way::Changes)));
     for second in [32.0, 34.0, 36.0] {
         bench.pass_to(second - 0.1);
         assert_eq!(bench.take_read(), None);
@@ -89,10 +90,10 @@ fn the_table_is_read_in_full_every_30_s_while_realtime_is_live_and_every_2_s_whi
 #[test]
 fn an_event_leads_to_a_read_of_that_row_and_many_within_20_ms_to_one_read() {
     let mut bench = Bench::live(&[row(1, 0), row(2, 0)]);
-    bench.input(Input::News(News::Row(id(1), Some(5))));
+    bench.input(Input::News(News::Row(Way::Changes, id(1), Some(5))));
     bench.now = Bench::at(0.01);
-    bench.input(Input::News(News::Row(id(2), None)));
-    bench.input(Input::News(News::Row(id(1), None)));
+    bench.input(Input::News(News::Row(Way::Changes, id(2), None)));
+    bench.input(Input::News(News::Row(Way::Changes, id(1), None)));
     assert_eq!(bench.take_read(), None);
     bench.pass_to(0.02);
     assert_eq!(bench.take_read(), Some(What::Rows(vec![id(1), id(2)])));
@@ -101,7 +102,7 @@ fn an_event_leads_to_a_read_of_that_row_and_many_within_20_ms_to_one_read() {
 #[test]
 fn an_event_with_the_version_that_is_known_costs_no_read() {
     let mut bench = Bench::live(&[row(1, 0)]);
-    bench.input(Input::News(News::Row(id(1), Some(1))));
+    bench.input(Input::News(News::Row(Way::Changes, id(1), Some(1))));
     bench.pass_to(1.0);
     assert_eq!(bench.take_read(), None);
     assert_eq!(bench.agent.counters().events_known, 1);
@@ -110,7 +111,7 @@ fn an_event_with_the_version_that_is_known_costs_no_read() {
 #[test]
 fn a_row_that_an_event_told_of_and_that_is_not_there_any_more_is_forgotten() {
     let mut bench = Bench::live(&[row(1, 10)]);
-    bench.input(Input::News(News::Row(id(1), None)));
+    bench.input(Input::News(News::Row(Way::Changes, id(1), None)));
     bench.pass_to(0.02);
     assert_eq!(bench.take_read(), Some(What::Rows(vec![id(1)])));
     bench.answer_read(Vec::new());
@@ -232,7 +233,7 @@ fn a_lane_whose_job_failed_waits_before_the_next_one() {
 fn an_edit_of_which_we_were_told_is_no_repair_though_a_sync_finds_it() {
     let mut bench = Bench::live(&[row(1, 0)]);
     bench.pass_to(29.99);
-    bench.input(Input::News(News::Row(id(1), Some(2))));
+    bench.input(Input::News(News::Row(Way::Changes, id(1), Some(2))));
     bench.pass_to(30.0);
     assert_eq!(
         bench.take_read(),
@@ -256,7 +257,7 @@ fn an_edit_that_only_a_sync_finds_is_a_repair_and_a_reason_to_rejoin_unless_its_
         assert_eq!(bench.agent.counters().repaired, 1);
         assert!(bench.notices().contains(&Notice::Repaired(1)));
         if event_comes {
-            bench.input(Input::News(News::Row(id(1), Some(2))));
+            bench.input(Input::News(News::Row(Way::Changes, id(1), Some(2))));
         }
         bench.pass_to(41.0);
         let expected = (!event_comes).then_some(Verdict::Rejoin);
@@ -270,7 +271,7 @@ fn what_a_sync_finds_that_follows_a_subscription_or_an_unclear_event_is_no_repai
     bench.input(Input::News(News::Unclear));
     assert_eq!(bench.take_read(), Some(What::All));
     bench.answer_read(vec![edited(row(1, 0))]);
-    bench.input(Input::News(News::Live));
+    bench.input(Input::News(News::Live(Way::Changes)));
     assert_eq!(bench.take_read(), Some(What::All));
     bench.answer_read(vec![edited(edited(row(1, 0))), row(2, 0)]);
     assert_eq!(bench.agent.counters().repaired, 0);
@@ -296,7 +297,7 @@ fn a_write_back_whose_echo_is_not_heard_in_ten_seconds_leads_to_a_rejoin() {
         let chore = bench.pass_until_chore(10.0, is_write_back);
         assert_eq!(chore, Some(Chore::WriteBack(vec![id(1)])));
         if heard {
-            bench.input(Input::News(News::Row(id(1), Some(1))));
+            bench.input(Input::News(News::Row(Way::Changes, id(1), Some(1))));
         }
         bench.kept(Kept::WroteBack(vec![WrittenBack {
             id: id(1),
@@ -327,9 +328,9 @@ fn while_nothing_is_written_back_the_canary_is_touched_every_minute() {
     bench.answer_read(Vec::new());
     assert_eq!(bench.take_chore(), None);
     bench.pass_to(60.0);
-    assert_eq!(bench.take_chore(), Some(Chore::Canary));
-    bench.kept(Kept::Canary);
-    bench.input(Input::News(News::Canary));
+    assert_eq!(bench.take_chore(), Some(Chore::Canary(Way::Changes)));
+    bench.kept(Kept::Canary(Way::Changes));
+    bench.input(Input::News(News::Canary(Way::Changes)));
     let read_every = 29.0;
     let mut second = 60.0;
     while bench.now < Bench::at(119.9) {
@@ -341,7 +342,7 @@ fn while_nothing_is_written_back_the_canary_is_touched_every_minute() {
     }
     assert_eq!(bench.take_chore(), None);
     bench.pass_to(120.0);
-    assert_eq!(bench.take_chore(), Some(Chore::Canary));
+    assert_eq!(bench.take_chore(), Some(Chore::Canary(Way::Changes)));
 }
 
 #[test]
@@ -354,8 +355,12 @@ fn a_canary_that_is_not_published_is_never_touched_and_the_agent_does_not_spin_f
         ..ALL_PUBLISHED
     };
     bench.kept(Kept::Published(without));
-    assert!(bench.asked.contains(&Action::Follow(without)));
-    bench.input(Input::News(News::Live));
+    assert!(bench.asked.contains(&Action::Follow(Following::with(
+        ListenBy::Auto,
+        false,
+        false
+    ))));
+    bench.input(Input::News(News::Live(Way::Changes)));
     assert_eq!(bench.take_read(), Some(What::All));
     bench.answer_read(Vec::new());
     bench.pass_to(f64::from(u32::try_from(CANARY_EVERY.as_secs()).unwrap()) + 5.0);
@@ -381,7 +386,7 @@ fn while_the_database_is_away_the_agent_does_not_spin() {
                 Action::Store(_) => bench.input(Input::Stored(Stored::Failed(away()), None)),
                 Action::Read(_) => bench.input(Input::Read(Err(away()))),
                 Action::Keep(_) => bench.input(Input::Kept(Err(away()))),
-                Action::Revive(_) | Action::Follow(_) | Action::Tell(_) => {}
+                Action::Revive(..) | Action::Follow(_) | Action::Tell(_) => {}
             }
         }
     }
@@ -442,7 +447,7 @@ fn a_running_row_is_written_back_every_five_seconds_at_the_most() {
             distributed,
             changed: true,
         }]));
-        bench.input(Input::News(News::Row(id(1), Some(1))));
+        bench.input(Input::News(News::Row(Way::Changes, id(1), Some(1))));
     }
     assert!((5..=6).contains(&written.len()), "{written:?}");
     assert!(
@@ -526,7 +531,7 @@ fn a_row_whose_insert_fails_keeps_its_reason_in_the_database() {
     let mark = Chore::MarkInvalid(id(1), "no such page".to_owned());
     assert_eq!(bench.take_chore(), Some(mark.clone()));
     bench.kept(Kept::MarkedInvalid(false));
-    bench.input(Input::News(News::Row(id(1), None)));
+    bench.input(Input::News(News::Row(Way::Changes, id(1), None)));
     bench.pass_to(1.5);
     bench.take_read();
     bench.answer_read(vec![row(1, 10)]);
@@ -544,7 +549,7 @@ fn a_row_whose_insert_fails_keeps_its_reason_in_the_database() {
     bench.kept(Kept::MarkedInvalid(true));
     bench.keep_until(6.0);
     assert!(told.contains(&Notice::SetAside(id(1), "no such page".to_owned())));
-    bench.input(Input::News(News::Row(id(1), None)));
+    bench.input(Input::News(News::Row(Way::Changes, id(1), None)));
     bench.pass_to(6.5);
     bench.take_read();
     bench.answer_read(vec![edited(row(1, 10))]);

@@ -39,7 +39,11 @@ impl Bench {
         let (commands, command_queue) = mpsc::channel(4);
         let (event_queue, events) = mpsc::channel(event_capacity);
         let shutdown = CancellationToken::new();
-        let config = FeedConfig { endpoint, bindings };
+        let config = FeedConfig {
+            endpoint,
+            bindings,
+            broadcasts: false,
+        };
         let task = tokio::spawn(run(config, command_queue, event_queue, shutdown.clone()));
         Self {
             listener,
@@ -54,7 +58,7 @@ impl Bench {
     async fn live() -> (Self, Peer) {
         let mut bench = Self::new(64).await;
         let peer = bench.serve_live().await;
-        assert_eq!(bench.event().await, FeedEvent::Live);
+        assert_eq!(bench.event().await, FeedEvent::Live(Way::Changes));
         (bench, peer)
     }
 
@@ -146,7 +150,9 @@ fn change(version: i64) -> Message {
 fn version(event: &FeedEvent) -> Option<i64> {
     match event {
         FeedEvent::Changed(change) => change.config_version,
-        FeedEvent::Live | FeedEvent::Down(_) | FeedEvent::Lost(_) => None,
+        FeedEvent::Live(_) | FeedEvent::Broadcast(..) | FeedEvent::Down(_) | FeedEvent::Lost(_) => {
+            None
+        }
     }
 }
 
@@ -221,7 +227,7 @@ async fn a_server_that_restarts_is_answered_and_followed_again_by_itself() {
     assert_eq!(down.class, Trouble::Network);
     assert!(down.reason.contains("1012"), "{}", down.reason);
     let _peer = bench.serve_live().await;
-    assert_eq!(bench.event().await, FeedEvent::Live);
+    assert_eq!(bench.event().await, FeedEvent::Live(Way::Changes));
 }
 
 #[tokio::test]
@@ -230,7 +236,7 @@ async fn a_connection_that_breaks_without_a_word_is_made_again_by_itself() {
     drop(peer);
     assert_eq!(bench.down().await.class, Trouble::Network);
     let _peer = bench.serve_live().await;
-    assert_eq!(bench.event().await, FeedEvent::Live);
+    assert_eq!(bench.event().await, FeedEvent::Live(Way::Changes));
 }
 
 #[tokio::test]
@@ -243,7 +249,7 @@ async fn a_message_beyond_all_bounds_ends_the_socket_and_not_the_feed() {
     assert_eq!(bench.down().await.class, Trouble::Network);
     drop(peer);
     let _peer = bench.serve_live().await;
-    assert_eq!(bench.event().await, FeedEvent::Live);
+    assert_eq!(bench.event().await, FeedEvent::Live(Way::Changes));
 }
 
 #[tokio::test]
@@ -324,7 +330,7 @@ async fn an_owner_that_takes_no_events_does_not_hold_up_the_protocol_and_is_told
     }
     bench
         .commands
-        .send(FeedCommand::Rejoin("asked".to_owned()))
+        .send(FeedCommand::Rejoin(Way::Changes, "asked".to_owned()))
         .await
         .expect("the feed runs");
     assert_eq!(peer.frame().await.event, "phx_leave");
@@ -338,8 +344,8 @@ async fn an_owner_that_takes_no_events_does_not_hold_up_the_protocol_and_is_told
         match bench.event().await {
             FeedEvent::Lost(_) => lost = true,
             FeedEvent::Down(down) => asked = down.class == Trouble::Asked,
-            FeedEvent::Live if asked => break,
-            FeedEvent::Live | FeedEvent::Changed(_) => {}
+            FeedEvent::Live(_) if asked => break,
+            FeedEvent::Live(_) | FeedEvent::Broadcast(..) | FeedEvent::Changed(_) => {}
         }
     }
     assert!(lost, "the loss was told");
@@ -349,19 +355,20 @@ async fn an_owner_that_takes_no_events_does_not_hold_up_the_protocol_and_is_told
 fn an_outbox_that_overflows_keeps_the_latest_state_and_asks_for_a_full_sync() {
     let changed = || FeedEvent::Lost("a change".to_owned());
     let asked = FeedEvent::Down(Down {
+        way: Way::Changes,
         class: Trouble::Asked,
         reason: String::new(),
         retry_in: Duration::ZERO,
     });
     let mut outbox = Outbox::default();
-    outbox.push(FeedEvent::Live);
+    outbox.push(FeedEvent::Live(Way::Changes));
     outbox.push(asked.clone());
     for _ in 2..OUTBOX_EVENTS {
         outbox.push(changed());
     }
     assert_eq!(outbox.events.len(), OUTBOX_EVENTS);
-    outbox.push(FeedEvent::Live);
+    outbox.push(FeedEvent::Live(Way::Changes));
     let left: Vec<FeedEvent> = outbox.events.into_iter().collect();
     let lost = FeedEvent::Lost("more changes came than were taken".to_owned());
-    assert_eq!(left, [asked, lost, FeedEvent::Live]);
+    assert_eq!(left, [asked, lost, FeedEvent::Live(Way::Changes)]);
 }

@@ -1,8 +1,10 @@
 use super::*;
+use crate::domain::policy::REALTIME_SLOW;
 use crate::realtime::change::ChangeKind;
 
 mod any_order;
 mod back_off;
+mod both_ways;
 mod recordings;
 
 const ROW: &str = "11111111-1111-1111-1111-111111111111";
@@ -214,14 +216,14 @@ fn a_join_that_was_answered_is_not_live() {
 fn the_system_message_makes_it_live() {
     let mut bench = Bench::joined();
     bench.receive(&subscribed("1"));
-    assert_eq!(bench.events(), [FeedEvent::Live]);
+    assert_eq!(bench.events(), [FeedEvent::Live(Way::Changes)]);
 }
 
 #[test]
 fn a_second_system_message_in_mid_life_asks_for_another_full_sync() {
     let mut bench = Bench::live();
     bench.receive(&subscribed("1"));
-    assert_eq!(bench.events(), [FeedEvent::Live]);
+    assert_eq!(bench.events(), [FeedEvent::Live(Way::Changes)]);
 }
 
 #[test]
@@ -301,6 +303,7 @@ fn the_next_join_follows_the_tables_that_were_set_last() {
     bench.command(FeedCommand::Bindings(vec![Table::new("public", "other")]));
     assert_eq!(bench.take(), []);
     bench.command(FeedCommand::Rejoin(
+        Way::Changes,
         "the canary is published now".to_owned(),
     ));
     let frames = bench.frames();
@@ -351,7 +354,7 @@ fn a_change_that_does_not_name_its_table_asks_for_a_full_sync() {
 #[test]
 fn a_change_that_comes_before_the_answer_to_the_join_is_of_an_earlier_join() {
     let mut bench = Bench::live();
-    bench.command(FeedCommand::Rejoin("no echo".to_owned()));
+    bench.command(FeedCommand::Rejoin(Way::Changes, "no echo".to_owned()));
     bench.take();
     bench.receive(&update("visit_distribution"));
     assert_eq!(bench.events(), []);
@@ -436,13 +439,13 @@ fn a_late_close_of_an_earlier_join_does_not_touch_the_present_one() {
         format!(r#"{{"ref":"1","event":"phx_close","topic":"{TOPIC}","payload":{{}}}}"#),
     ] {
         let mut bench = Bench::live();
-        bench.command(FeedCommand::Rejoin("no echo".to_owned()));
+        bench.command(FeedCommand::Rejoin(Way::Changes, "no echo".to_owned()));
         assert_eq!(refs_of(&bench.frames(), "phx_join"), ["3"]);
         bench.receive(&late);
         assert_eq!(bench.take(), [], "{late}");
         bench.receive(&join_ok("3"));
         bench.receive(&subscribed("3"));
-        assert_eq!(bench.events(), [FeedEvent::Live], "{late}");
+        assert_eq!(bench.events(), [FeedEvent::Live(Way::Changes)], "{late}");
     }
 }
 
@@ -485,7 +488,7 @@ fn joins_that_fail_now_and_then_between_long_lives_keep_the_socket() {
         join = refs_of(&bench.frames(), "phx_join").concat();
         bench.receive(&join_ok(&join));
         bench.receive(&subscribed(&join));
-        assert_eq!(bench.events(), [FeedEvent::Live]);
+        assert_eq!(bench.events(), [FeedEvent::Live(Way::Changes)]);
     }
 }
 
@@ -560,7 +563,10 @@ fn a_process_that_slept_through_the_limit_of_silence_opens_a_new_socket_at_once(
 #[test]
 fn a_rejoin_asked_for_leaves_and_joins_at_once_on_the_same_socket() {
     let mut bench = Bench::live();
-    bench.command(FeedCommand::Rejoin("no echo within 10 s".to_owned()));
+    bench.command(FeedCommand::Rejoin(
+        Way::Changes,
+        "no echo within 10 s".to_owned(),
+    ));
     let frames: Vec<String> = bench
         .frames()
         .into_iter()
@@ -573,11 +579,17 @@ fn a_rejoin_asked_for_leaves_and_joins_at_once_on_the_same_socket() {
 fn a_rejoin_asked_for_while_one_is_under_way_changes_nothing() {
     let mut bench = Bench::opened();
     bench.take();
-    bench.command(FeedCommand::Rejoin("no echo within 10 s".to_owned()));
+    bench.command(FeedCommand::Rejoin(
+        Way::Changes,
+        "no echo within 10 s".to_owned(),
+    ));
     bench.receive(&join_refused("1", "UnknownErrorOnChannel"));
     bench.take();
     let due_in = bench.due_in();
-    bench.command(FeedCommand::Rejoin("no echo within 10 s".to_owned()));
+    bench.command(FeedCommand::Rejoin(
+        Way::Changes,
+        "no echo within 10 s".to_owned(),
+    ));
     assert_eq!((bench.take(), bench.due_in()), (vec![], due_in));
 }
 

@@ -73,7 +73,7 @@ impl Driver {
             },
             b"closed" => Input::Closed { reason: reason() },
             b"noise" => Input::Noise,
-            b"rejoin" => Input::Command(FeedCommand::Rejoin(reason())),
+            b"rejoin" => Input::Command(FeedCommand::Rejoin(Way::Changes, reason())),
             b"reopen" => Input::Command(FeedCommand::Reopen(reason())),
             b"shutdown" => Input::Command(FeedCommand::Shutdown),
             b"fewer" => {
@@ -153,7 +153,10 @@ impl Driver {
             Action::Close | Action::Abandon => self.socket = Socket::None,
             Action::Emit(event) => {
                 assert!(!format!("{event:?}").contains(TOKEN), "no news shows it");
-                let news = matches!(event, FeedEvent::Live | FeedEvent::Changed(_));
+                let news = matches!(
+                    event,
+                    FeedEvent::Live(_) | FeedEvent::Broadcast(..) | FeedEvent::Changed(_)
+                );
                 assert!(
                     !news || self.socket == Socket::Open,
                     "news comes from a socket"

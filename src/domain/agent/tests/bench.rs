@@ -11,6 +11,7 @@ use crate::domain::distribution::RawRow;
 use crate::domain::proof::Verdict;
 use crate::domain::share::Peer;
 use crate::domain::timetable::RowRead;
+use crate::domain::way::Way;
 
 /// The database's clock when the agent starts: a full second.
 pub(super) const T0: i64 = 1_800_000_000_000_000;
@@ -22,6 +23,8 @@ pub(super) const ALL_PUBLISHED: Published = Published {
     distributions: true,
     canary: true,
     visits: false,
+    anywhere: true,
+    broadcasts: false,
 };
 
 pub(super) fn id(n: u128) -> Uuid {
@@ -108,7 +111,7 @@ impl Bench {
     /// … and Realtime is live.
     pub(super) fn live(rows: &[RowRead]) -> Self {
         let mut bench = Self::paced(rows.to_vec());
-        bench.input(Input::News(News::Live));
+        bench.input(Input::News(News::Live(Way::Changes)));
         assert_eq!(
             bench.take_read(),
             Some(What::All),
@@ -194,7 +197,7 @@ impl Bench {
 
     pub(super) fn take_revival(&mut self) -> Option<Verdict> {
         self.take(|action| {
-            if let Action::Revive(verdict) = action {
+            if let Action::Revive(_, verdict) = action {
                 Some(*verdict)
             } else {
                 None
@@ -257,7 +260,7 @@ impl Bench {
                     }
                     Chore::Reconcile(_) => Kept::Reconciled(Vec::new()),
                     Chore::Published => Kept::Published(ALL_PUBLISHED),
-                    Chore::Canary => Kept::Canary,
+                    Chore::Canary(way) => Kept::Canary(way),
                     Chore::Initialise => Kept::Initialised(0),
                     Chore::MarkInvalid(..) => Kept::MarkedInvalid(true),
                 };

@@ -74,7 +74,7 @@ proptest! {
                     }
                     bench.receive(&message(kind, &join));
                 }
-                Happening::Rejoin => bench.command(FeedCommand::Rejoin("asked".to_owned())),
+                Happening::Rejoin => bench.command(FeedCommand::Rejoin(Way::Changes, "asked".to_owned())),
                 Happening::Reopen => bench.command(FeedCommand::Reopen("asked".to_owned())),
             }
             for action in bench.take() {

@@ -15,10 +15,11 @@ fn kinds(events: &[FeedEvent]) -> Vec<&'static str> {
     events
         .iter()
         .map(|event| match event {
-            FeedEvent::Live => "live",
+            FeedEvent::Live(_) => "live",
             FeedEvent::Down(_) => "down",
             FeedEvent::Changed(_) => "changed",
             FeedEvent::Lost(_) => "lost",
+            FeedEvent::Broadcast(..) => "broadcast",
         })
         .collect()
 }
@@ -40,7 +41,10 @@ fn a_recorded_insert_update_and_delete_in_version_1_are_understood() {
         .into_iter()
         .filter_map(|event| match event {
             FeedEvent::Changed(change) => Some((change.kind, change.id.map(|id| id.to_string()))),
-            FeedEvent::Live | FeedEvent::Down(_) | FeedEvent::Lost(_) => None,
+            FeedEvent::Live(_)
+            | FeedEvent::Broadcast(..)
+            | FeedEvent::Down(_)
+            | FeedEvent::Lost(_) => None,
         })
         .collect();
     assert_eq!(
@@ -63,6 +67,7 @@ fn a_recorded_expiry_and_its_close_are_one_end() {
     assert!(matches!(
         events.last(),
         Some(FeedEvent::Down(Down {
+            way: Way::Changes,
             class: Trouble::Key,
             ..
         }))
@@ -76,6 +81,7 @@ fn a_recorded_loss_of_the_publication_is_told_as_a_matter_of_the_table() {
     assert!(matches!(
         events.last(),
         Some(FeedEvent::Down(Down {
+            way: Way::Changes,
             class: Trouble::Table,
             ..
         }))
