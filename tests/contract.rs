@@ -2,6 +2,7 @@
 
 mod agents;
 mod bad_rows;
+mod both_ways;
 mod by_hand;
 mod cli;
 mod curve;

@@ -4,8 +4,9 @@
 //! read from logical decoding (`pgoutput`), with the frames, the order of frames, the messages and
 //! the payloads of the real server (v2.129). It differs on purpose: it polls more often, has no
 //! rate limits, gives up on Postgres never, does not evaluate row security policies (a table with
-//! row security shows deletes only to roles that do not bypass it), and has neither broadcast, nor
-//! presence, nor private channels: those are refused by name. TRUNCATE is not sent, as there.
+//! row security shows deletes only to roles that do not bypass it), and has neither
+//! broadcasts from clients, nor presence: those are refused by name. Broadcasts from the database
+//! reach private channels, as there. TRUNCATE is not sent, as there.
 //!
 //! Owns starting and stopping, and all tasks: the listener, the reader of changes, one task a
 //! client. Who it serves is decided in `handshake.rs`, what is said in `session.rs`, who sees which
@@ -15,6 +16,7 @@
 //! is dropped ends its tasks by itself.
 
 mod binding;
+mod broadcast;
 mod changes;
 mod connection;
 mod faults;

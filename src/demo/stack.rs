@@ -28,6 +28,31 @@ const ROLES: &str = "
   end $$;
   grant usage on schema public to anon, authenticated, service_role";
 
+/// Of a project's Realtime what broadcasts from the database need, as the real server's migrations make it, but not
+/// partitioned by day.
+const MESSAGES: &str = "
+  create schema if not exists realtime;
+  create table if not exists realtime.messages (
+    topic text not null, extension text not null, payload jsonb, event text, private boolean default false,
+    updated_at timestamp not null default (now() at time zone 'utc'), inserted_at timestamp not null default (now() at time zone 'utc'),
+    id uuid not null default gen_random_uuid(), primary key (id, inserted_at));
+  alter table realtime.messages enable row level security;
+  create or replace function realtime.send(payload jsonb, event text, topic text, private boolean default true) returns void
+  language plpgsql as $$
+  begin
+    insert into realtime.messages (payload, event, topic, private, extension)
+    values (payload || jsonb_build_object('id', coalesce(payload -> 'id', to_jsonb(gen_random_uuid()))), event, topic, private, 'broadcast');
+  exception when others then
+    raise warning 'ErrorSendingBroadcastMessage: %', sqlerrm;
+  end $$;
+  do $$ begin
+    if not exists (select from pg_publication where pubname = 'supabase_realtime_messages_publication') then
+      create publication supabase_realtime_messages_publication for table realtime.messages;
+    end if;
+  end $$;";
+/// Edits as broadcasts.
+const BROADCAST: &str = include_str!("../../deploy/supabase/broadcast.sql");
+
 /// Two partners and the guide's two examples, where nothing runs.
 const SAMPLE: &str = include_str!("sample.sql");
 
@@ -83,6 +108,7 @@ impl Stack {
         let mut connection =
             PgConnection::connect_with(&postgres.connect_options(DATABASE)).await?;
         prepare(&mut connection).await?;
+        broadcasts(&mut connection).await?;
         if options.sample {
             sqlx::raw_sql(SAMPLE)
                 .execute(&mut connection)
@@ -117,6 +143,19 @@ pub async fn prepare(connection: &mut PgConnection) -> anyhow::Result<()> {
     migrations::apply(connection)
         .await
         .context("apply the migrations")?;
+    Ok(())
+}
+
+/// Has edits broadcast from the database; after [`prepare`], and before a Realtime server is started.
+pub async fn broadcasts(connection: &mut PgConnection) -> anyhow::Result<()> {
+    sqlx::raw_sql(MESSAGES)
+        .execute(&mut *connection)
+        .await
+        .context("create realtime.messages")?;
+    sqlx::raw_sql(BROADCAST)
+        .execute(&mut *connection)
+        .await
+        .context("run broadcast.sql")?;
     Ok(())
 }
 

@@ -20,13 +20,15 @@ use tokio::{
 use super::{
     Options,
     binding::{ChangeKind, Target},
+    broadcast::{Listening, Message},
     faults::{Disorder, Faults},
     outbox::Outbox,
     payload::{RowChange, Table, View},
     session::{News, Push, Wanted},
     slot::{Match, Refused, Slot, SlotError, not_enabled},
 };
-use crate::demo::pgoutput::{self, DecodeError, Message, Relation};
+use crate::demo::pgoutput::{self, DecodeError, Message as Logged, Relation};
+use crate::domain::way::Way;
 
 /// Requests that wait for the task.
 pub const REQUEST_QUEUE: usize = 1_024;
@@ -49,6 +51,8 @@ const ROWS_PER_TURN: usize = 64;
 pub enum Request {
     /// Subscribe a channel, or again after its token has changed.
     Subscribe(Wanted, Outbox),
+    /// Let a channel hear a private topic.
+    Listen(Listening, Outbox),
     /// Forget a channel.
     Unsubscribe(u64),
 }
@@ -58,6 +62,11 @@ struct Subscription {
     outbox: Outbox,
     /// The targets that were found, as they were asked for.
     matches: Vec<(Target, Match)>,
+}
+
+struct Listener {
+    listening: Listening,
+    outbox: Outbox,
 }
 
 /// An event that is ready, before faults.
@@ -85,6 +94,7 @@ pub struct Changes {
     faults: Faults,
     requests: Receiver<Request>,
     subscriptions: Vec<Subscription>,
+    listeners: Vec<Listener>,
     disorder: Disorder<Event>,
 }
 
@@ -103,6 +113,7 @@ impl Changes {
             faults,
             requests,
             subscriptions: Vec::new(),
+            listeners: Vec::new(),
             disorder,
         }
     }
@@ -149,6 +160,9 @@ impl Changes {
             match request {
                 None => return false,
                 Some(Request::Unsubscribe(generation)) => self.forget(generation),
+                Some(Request::Listen(listening, outbox)) => {
+                    self.listeners.push(Listener { listening, outbox });
+                }
                 Some(Request::Subscribe(wanted, outbox)) => {
                     self.forget(wanted.generation);
                     let message = match (lost, wanted.targets.first()) {
@@ -201,6 +215,8 @@ impl Changes {
             }
             self.subscriptions
                 .retain(|subscription| !subscription.outbox.is_closed());
+            self.listeners
+                .retain(|listener| !listener.outbox.is_closed());
             self.faults.count_subscribers(self.subscriptions.len());
         }
     }
@@ -209,7 +225,28 @@ impl Changes {
         match request {
             Request::Unsubscribe(generation) => self.forget(generation),
             Request::Subscribe(wanted, outbox) => self.subscribe(wanted, outbox, slot).await?,
+            Request::Listen(listening, outbox) => self.listen(listening, outbox, slot).await?,
         }
+        Ok(())
+    }
+
+    async fn listen(
+        &mut self,
+        listening: Listening,
+        outbox: Outbox,
+        slot: &mut Slot,
+    ) -> Result<(), SlotError> {
+        let stored = match listening.replay {
+            Some(replay) => slot.stored(&listening.topic, replay).await?,
+            None => Vec::new(),
+        };
+        for message in stored {
+            outbox.put(Push {
+                generation: listening.generation,
+                news: News::Broadcast(message),
+            });
+        }
+        self.listeners.push(Listener { listening, outbox });
         Ok(())
     }
 
@@ -266,6 +303,8 @@ impl Changes {
     fn forget(&mut self, generation: u64) {
         self.subscriptions
             .retain(|subscription| subscription.wanted.generation != generation);
+        self.listeners
+            .retain(|listener| listener.listening.generation != generation);
         self.faults.count_subscribers(self.subscriptions.len());
     }
 
@@ -281,29 +320,25 @@ impl Changes {
                 yield_now().await;
             }
             let (relation, kind, new, old) = match pgoutput::decode(message)? {
-                Message::Begin {
+                Logged::Begin {
                     committed_at: at, ..
                 } => {
                     committed_at = Some(at);
                     continue;
                 }
-                Message::Relation(relation) => {
+                Logged::Relation(relation) => {
                     tables.learn(relation, slot).await?;
                     continue;
                 }
-                Message::Insert { relation, new } => {
-                    (relation, ChangeKind::Insert, Some(new), None)
-                }
-                Message::Update { relation, old, new } => {
+                Logged::Insert { relation, new } => (relation, ChangeKind::Insert, Some(new), None),
+                Logged::Update { relation, old, new } => {
                     (relation, ChangeKind::Update, Some(new), old)
                 }
-                Message::Delete { relation, old } => {
-                    (relation, ChangeKind::Delete, None, Some(old))
-                }
-                Message::Commit { .. }
-                | Message::Origin { .. }
-                | Message::Type { .. }
-                | Message::Truncate { .. } => continue,
+                Logged::Delete { relation, old } => (relation, ChangeKind::Delete, None, Some(old)),
+                Logged::Commit { .. }
+                | Logged::Origin { .. }
+                | Logged::Type { .. }
+                | Logged::Truncate { .. } => continue,
             };
             let committed_at = committed_at.ok_or(Lost::OutOfOrder("a row"))?;
             let table = tables.table(relation).ok_or(Lost::OutOfOrder("a row"))?;
@@ -326,7 +361,7 @@ impl Changes {
     /// Makes the events of one change, one for each subscriber and each view of the row.
     fn route(&mut self, relation: u32, change: &RowChange<'_>) {
         let mut rendered: Vec<(View<'_>, Arc<str>)> = Vec::new();
-        let mut events = Vec::new();
+        let mut events = self.broadcasts(change);
         for subscription in &self.subscriptions {
             let mut views: Vec<(View<'_>, Vec<u32>)> = Vec::new();
             for (target, found) in &subscription.matches {
@@ -375,8 +410,30 @@ impl Changes {
         }
     }
 
+    /// Makes the events of a message, one for each who listens to its topic.
+    fn broadcasts(&self, change: &RowChange<'_>) -> Vec<Event> {
+        let Some((topic, message)) = Message::of_row(change) else {
+            return Vec::new();
+        };
+        let table: Arc<str> = change.table.name.as_str().into();
+        let listens = |listener: &&Listener| listener.listening.topic == topic;
+        let event = |listener: &Listener| Event {
+            table: Arc::clone(&table),
+            outbox: listener.outbox.clone(),
+            push: Push {
+                generation: listener.listening.generation,
+                news: News::Broadcast(message.clone()),
+            },
+        };
+        self.listeners.iter().filter(listens).map(event).collect()
+    }
+
     fn deliver(&self, event: Event) {
-        if !self.faults.is_deaf(event.push.generation) {
+        let way = match event.push.news {
+            News::Broadcast(_) => Way::Broadcast,
+            News::Changed { .. } | News::Subscribed | News::Failed(_) => Way::Changes,
+        };
+        if !self.faults.is_withheld(way) && !self.faults.is_deaf(event.push.generation) {
             self.faults.count_delivered(&event.table);
             event.outbox.put(event.push);
         }

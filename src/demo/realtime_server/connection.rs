@@ -174,8 +174,7 @@ impl Client<'_> {
                     }
                 }
                 push = self.inbox.next() => {
-                    let text = push.and_then(|push| self.session.push(&push));
-                    text.map(Step::Send).into_iter().collect()
+                    push.and_then(|push| self.session.push(&push)).into_iter().collect()
                 }
                 () = expiry(self.session.next_expiry()) => {
                     self.session.expire(Utc::now().timestamp())
@@ -192,11 +191,13 @@ impl Client<'_> {
 
     async fn carry_out(&mut self, step: Step) -> Result<(), End> {
         let request = match step {
-            Step::Send(text) => return self.send(text).await,
+            Step::Send(text) => return self.send(Message::text(text)).await,
+            Step::SendBinary(bytes) => return self.send(Message::binary(bytes)).await,
             Step::SendDelayed(text) => {
                 sleep(self.context.options.limits.join_refusal_delay).await;
-                return self.send(text).await;
+                return self.send(Message::text(text)).await;
             }
+            Step::Listen(listening) => Request::Listen(listening, self.outbox.clone()),
             Step::Subscribe(wanted) => Request::Subscribe(wanted, self.outbox.clone()),
             Step::Unsubscribe(generation) => Request::Unsubscribe(generation),
         };
@@ -208,8 +209,8 @@ impl Client<'_> {
     }
 
     /// A client that does not read is dropped without a word, as the real server drops it.
-    async fn send(&mut self, text: String) -> Result<(), End> {
-        let sending = self.socket.send(Message::text(text));
+    async fn send(&mut self, message: Message) -> Result<(), End> {
+        let sending = self.socket.send(message);
         match timeout(self.context.options.limits.send_timeout, sending).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(End::Gone),

@@ -13,6 +13,8 @@ use std::{
 
 use tokio::{sync::watch, time::Instant};
 
+use crate::domain::way::{Way, Ways};
+
 /// Events held back at most.
 const MAX_HELD: usize = 100_000;
 
@@ -95,6 +97,7 @@ struct Switches {
     refusal: Option<Refusal>,
     all_deaf: bool,
     deaf_below: u64,
+    withheld: Ways<bool>,
     next_generation: u64,
 }
 
@@ -120,6 +123,11 @@ impl Faults {
             Deafness::UntilRejoin => switches.next_generation,
             Deafness::None | Deafness::All => 0,
         };
+    }
+
+    /// Whether what comes by one way reaches nobody from now on, though joins are answered.
+    pub fn withhold(&self, way: Way, withheld: bool) {
+        *self.switches().withheld.of_mut(way) = withheld;
     }
 
     /// What clients that connect from now on meet; none is a welcome.
@@ -168,6 +176,10 @@ impl Faults {
     pub(super) fn is_deaf(&self, generation: u64) -> bool {
         let switches = self.switches();
         switches.all_deaf || generation < switches.deaf_below
+    }
+
+    pub(super) fn is_withheld(&self, way: Way) -> bool {
+        *self.switches().withheld.of(way)
     }
 
     pub(super) fn next_generation(&self) -> u64 {

@@ -83,6 +83,7 @@ impl Inbox {
 fn size(push: &Push) -> usize {
     match &push.news {
         News::Changed { data, .. } => data.len(),
+        News::Broadcast(message) => message.size(),
         News::Failed(message) => message.len(),
         News::Subscribed => 0,
     }

@@ -15,10 +15,14 @@ use serde_json::{Map, Value, json};
 
 use super::{
     binding::{Binding, Target},
+    broadcast::{Listening, Message, Replay},
     frame::{Incoming, Outgoing, Version},
 };
 use crate::demo::jwt::{self, Claims, JwtError};
 use crate::domain::secret::Secret;
+
+/// The role that may read every private topic. Policies of others are not evaluated here.
+const SERVICE_ROLE: &str = "service_role";
 
 /// As the real server's `max_channels_per_client`.
 const MAX_CHANNELS: usize = 100;
@@ -60,6 +64,10 @@ pub enum Step {
     Send(String),
     /// Hold the whole socket for the delay of a refused join, then send this text frame.
     SendDelayed(String),
+    /// Send this binary frame.
+    SendBinary(Vec<u8>),
+    /// Listen to a private topic.
+    Listen(Listening),
     /// Ask for the changes of these targets.
     Subscribe(Wanted),
     /// Stop the changes of this generation.
@@ -91,6 +99,8 @@ pub struct Push {
 pub enum News {
     /// The subscription works.
     Subscribed,
+    /// A broadcast from the database.
+    Broadcast(Message),
     /// The subscription failed, with the real server's message.
     Failed(String),
     /// A row changed.
@@ -116,6 +126,16 @@ struct Channel {
     grant: Grant,
     token: Option<Secret>,
     targets: Vec<Target>,
+}
+
+/// What a join asks for.
+struct Admission {
+    bindings: Vec<Binding>,
+    presence: bool,
+    /// The private topic, and what is to be told again of it.
+    listening: Option<(String, Option<Replay>)>,
+    grant: Grant,
+    token: Option<Secret>,
 }
 
 /// Why a join is refused, in the real server's words.
@@ -157,13 +177,14 @@ impl Session {
         }
     }
 
-    /// The text frame that tells the client of `push`; none when its channel is gone.
-    pub fn push(&self, push: &Push) -> Option<String> {
+    /// The frame that tells the client of `push`, to be sent; none when its channel is gone.
+    pub fn push(&self, push: &Push) -> Option<Step> {
         let (topic, channel) = self
             .channels
             .iter()
             .find(|(_, channel)| channel.generation == push.generation)?;
-        Some(match &push.news {
+        let text = match &push.news {
+            News::Broadcast(message) => return message.frame(self.version, topic),
             News::Subscribed => self.system(topic, channel, Ok("Subscribed to PostgreSQL")),
             News::Failed(message) => self.system(topic, channel, Err(message)),
             News::Changed { data, ids } => self.version.write(&Outgoing {
@@ -173,7 +194,8 @@ impl Session {
                 event: "postgres_changes",
                 payload: format!(r#"{{"data":{data},"ids":{}}}"#, json!(**ids)),
             }),
-        })
+        };
+        Some(Step::Send(text))
     }
 
     /// When the next token expires, in seconds since the Unix epoch.
@@ -207,7 +229,13 @@ impl Session {
         now: i64,
         next_generation: impl FnOnce() -> u64,
     ) -> Vec<Step> {
-        let (bindings, presence, grant, token) = match self.admit(frame, now) {
+        let Admission {
+            bindings,
+            presence,
+            listening,
+            grant,
+            token,
+        } = match self.admit(frame, now) {
             Ok(admitted) => admitted,
             Err(Refusal(reason)) => {
                 let Step::Send(text) = self.reply(frame, Err(reason)) else {
@@ -233,8 +261,9 @@ impl Session {
             steps.push(Step::Unsubscribe(old.generation));
         }
         let targets: Result<Vec<Target>, String> = bindings.iter().map(Binding::target).collect();
+        let generation = next_generation();
         let channel = Channel {
-            generation: next_generation(),
+            generation,
             join_ref: frame.join_ref.clone(),
             grant,
             token,
@@ -256,17 +285,20 @@ impl Session {
                 Err(&message),
             )));
         }
+        steps.extend(listening.map(|(topic, replay)| {
+            Step::Listen(Listening {
+                generation,
+                topic,
+                replay,
+            })
+        }));
         steps.extend(channel.wanted().map(Step::Subscribe));
         self.channels.insert(frame.topic.clone(), channel);
         steps
     }
 
-    /// What a join asks for: its bindings, whether presence is on, its rights and its token.
-    fn admit(
-        &self,
-        frame: &Incoming,
-        now: i64,
-    ) -> Result<(Vec<Binding>, bool, Grant, Option<Secret>), Refusal> {
+    /// What a join asks for, if it may.
+    fn admit(&self, frame: &Incoming, now: i64) -> Result<Admission, Refusal> {
         let name = frame.topic.strip_prefix("realtime:").unwrap_or_default();
         if name.is_empty() {
             return Err(Refusal(
@@ -294,8 +326,21 @@ impl Session {
             Some(token) => jwt::verify(&self.secret, token, now).map(Grant::from),
         };
         let grant = grant.map_err(|error| refused_token(&error))?;
-        let (bindings, presence) = read_config(name, payload.get("config"))?;
-        Ok((bindings, presence, grant, token.map(Secret::new)))
+        let config = payload.get("config");
+        let (bindings, presence) = read_config(name, config)?;
+        let private = config.filter(|config| config.get("private") == Some(&Value::Bool(true)));
+        if private.is_some() && grant.role != SERVICE_ROLE {
+            return Err(Refusal(format!(
+                "Unauthorized: You do not have permissions to read from this Channel topic: {name}"
+            )));
+        }
+        Ok(Admission {
+            bindings,
+            presence,
+            listening: private.map(|config| (name.to_owned(), Replay::of(config))),
+            grant,
+            token: token.map(Secret::new),
+        })
     }
 
     fn leave(&mut self, frame: &Incoming) -> Vec<Step> {
@@ -422,9 +467,6 @@ fn read_config(name: &str, config: Option<&Value>) -> Result<(Vec<Binding>, bool
     let config = config.as_object().ok_or_else(|| {
         Refusal("UnknownErrorOnChannel: no function clause matching in Access.get/3".to_owned())
     })?;
-    if config.get("private") == Some(&Value::Bool(true)) {
-        return Err(Refusal(unsupported("a private channel")));
-    }
     let presence = config
         .get("presence")
         .and_then(|presence| presence.get("enabled"));
@@ -461,7 +503,9 @@ fn refused_token(error: &JwtError) -> Refusal {
 }
 
 fn unsupported(what: &str) -> String {
-    format!("NotSupported: this development server has postgres_changes only, not `{what}`")
+    format!(
+        "NotSupported: this development server has changes and broadcasts from the database only, not `{what}`"
+    )
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use super::{
     binding::{Filter, Target, Test},
+    broadcast::{self, Replay},
     payload::{Form, Table, TableColumn},
 };
 use crate::demo::pgoutput::Relation;
@@ -82,6 +83,8 @@ pub struct Slot {
     connection: PgConnection,
     name: String,
     publication: String,
+    /// Whether there are messages to broadcast.
+    messages: bool,
 }
 
 impl Slot {
@@ -108,6 +111,11 @@ impl Slot {
             if publications == 0 {
                 return Err(SlotError::NoPublication(publication.to_owned()));
             }
+            let messages: i64 =
+                sqlx::query_scalar("select count(*) from pg_publication where pubname = $1")
+                    .bind(broadcast::PUBLICATION)
+                    .fetch_one(&mut connection)
+                    .await?;
             // Each read of a slot is several lines in the server's log otherwise. Only superusers
             // may.
             let quiet = sqlx::query("set log_min_messages = fatal")
@@ -124,6 +132,7 @@ impl Slot {
                 connection,
                 name,
                 publication: publication.to_owned(),
+                messages: messages > 0,
             })
         };
         timeout(OPEN_TIMEOUT, opening)
@@ -137,7 +146,10 @@ impl Slot {
     /// # Errors
     /// When Postgres does not answer or refuses; the slot is then of no more use.
     pub async fn read(&mut self) -> Result<Vec<Vec<u8>>, SlotError> {
-        let quoted = format!("\"{}\"", self.publication.replace('"', "\"\""));
+        let mut quoted = format!("\"{}\"", self.publication.replace('"', "\"\""));
+        if self.messages {
+            quoted = format!("{quoted},\"{}\"", broadcast::PUBLICATION);
+        }
         let changes = sqlx::query_scalar(
             "select data from pg_logical_slot_get_binary_changes(
                  $1, null, $2, 'proto_version', '1', 'publication_names', $3)",
@@ -147,6 +159,38 @@ impl Slot {
         .bind(quoted)
         .fetch_all(&mut self.connection);
         answer(changes).await
+    }
+
+    /// The stored messages of a private topic, the oldest first.
+    ///
+    /// # Errors
+    /// When Postgres does not answer or refuses.
+    pub async fn stored(
+        &mut self,
+        topic: &str,
+        replay: Replay,
+    ) -> Result<Vec<broadcast::Message>, SlotError> {
+        if !self.messages {
+            return Ok(Vec::new());
+        }
+        let stored = sqlx::query_as(
+            "select event, id::text, payload::text from realtime.messages
+             where topic = $1 and private and event is not null and payload is not null
+               and inserted_at >= to_timestamp($2 / 1000.0) at time zone 'UTC'
+             order by inserted_at desc limit $3",
+        )
+        .bind(topic)
+        .bind(replay.since)
+        .bind(replay.limit)
+        .fetch_all(&mut self.connection);
+        let stored: Vec<(String, String, String)> = answer(stored).await?;
+        let message = |(event, id, payload): (String, String, String)| broadcast::Message {
+            event: event.into(),
+            id: id.into(),
+            payload: payload.into(),
+            replayed: true,
+        };
+        Ok(stored.into_iter().rev().map(message).collect())
     }
 
     /// A text that differs when the published tables differ.

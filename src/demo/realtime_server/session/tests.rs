@@ -47,7 +47,8 @@ impl Socket {
     }
 
     fn push(&self, generation: u64, news: News) -> Option<String> {
-        self.session.push(&Push { generation, news })
+        let step = self.session.push(&Push { generation, news })?;
+        texts(vec![step]).pop()
     }
 }
 
@@ -262,10 +263,6 @@ fn a_refused_join_is_delayed_and_says_why() {
             r#"{"config":{"postgres_changes":["x"]}}"#.to_owned(),
             r#"UnknownErrorOnChannel: expected a map, got:\n\n    \"x\"\n"#,
         ),
-        (
-            r#"{"config":{"private":true}}"#.to_owned(),
-            "NotSupported: ",
-        ),
     ] {
         let steps = socket.receive(&join_v1("1", &payload));
         let [Step::SendDelayed(reply)] = steps.as_slice() else {
@@ -276,6 +273,28 @@ fn a_refused_join_is_delayed_and_says_why() {
     }
     let nameless = r#"{"topic":"realtime:","event":"phx_join","payload":{},"ref":"6"}"#;
     assert!(socket.sent(nameless)[0].contains("TopicNameRequired"));
+}
+
+#[test]
+fn a_private_topic_is_listened_to_by_service_role_alone_and_left_with_the_channel() {
+    let private = r#"{"config":{"broadcast":{"replay":{"since":7,"limit":3}},"private":true}}"#;
+    let mut socket = Socket::new(Version::V1);
+    let steps = socket.receive(&join_v1("1", private));
+    let [Step::Send(_), Step::Listen(listening)] = steps.as_slice() else {
+        panic!("{steps:?}")
+    };
+    let replay = Some(Replay { since: 7, limit: 3 });
+    assert_eq!(
+        (listening.topic.as_str(), listening.replay),
+        ("visit_distribution_changes", replay)
+    );
+    let mut other = Socket::new(Version::V1);
+    other.session.grant.role = "authenticated".to_owned();
+    let steps = other.receive(&join_v1("1", private));
+    let [Step::SendDelayed(reply)] = steps.as_slice() else {
+        panic!("{steps:?}")
+    };
+    assert!(reply.contains("Unauthorized: You do not have permissions to read from this Channel topic: visit_distribution_changes"), "{reply}");
 }
 
 #[test]

@@ -1,0 +1,187 @@
+//! Broadcasts from the database: who listens to which private topic, and what a message looks like on the wire.
+//!
+//! Owns the two forms of a broadcast: a binary frame in version 2.0.0, text in 1.0.0. Messages are rows of
+//! `realtime.messages`, read by the same slot as all changes. Differs from the real server on purpose: public topics and
+//! broadcasts from clients are not served, and of policies it knows one: `service_role` may read every topic.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::{frame::Version, payload::RowChange, session::Step};
+
+/// The schema and the table that messages are inserted into.
+pub const MESSAGES: (&str, &str) = ("realtime", "messages");
+
+/// The publication of [`MESSAGES`], named as on the real server.
+pub const PUBLICATION: &str = "supabase_realtime_messages_publication";
+
+/// The kind byte of a binary broadcast, and the encoding byte of a payload in JSON.
+const KIND: u8 = 4;
+const JSON: u8 = 1;
+
+/// Messages that a join may have replayed, as on the real server.
+const MOST_REPLAYED: i64 = 25;
+
+/// A private topic that a join listens to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listening {
+    /// The join.
+    pub generation: u64,
+    /// The topic, without `realtime:`.
+    pub topic: String,
+    /// What is told again first.
+    pub replay: Option<Replay>,
+}
+
+/// Stored messages that a join asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replay {
+    /// From when on, in milliseconds of the Unix epoch.
+    pub since: i64,
+    /// How many, the latest ones.
+    pub limit: i64,
+}
+
+/// A message, as a client is told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// The event's name.
+    pub event: Arc<str>,
+    /// The message's id.
+    pub id: Arc<str>,
+    /// The content, as JSON text.
+    pub payload: Arc<str>,
+    /// Whether it is told again from the store.
+    pub replayed: bool,
+}
+
+impl Replay {
+    /// Reads `config.broadcast.replay` of a join.
+    pub fn of(config: &Value) -> Option<Self> {
+        let replay = config.get("broadcast")?.get("replay")?;
+        let limit = replay.get("limit").and_then(Value::as_i64);
+        Some(Self {
+            since: replay.get("since")?.as_i64()?,
+            limit: limit.unwrap_or(MOST_REPLAYED).clamp(0, MOST_REPLAYED),
+        })
+    }
+}
+
+impl Message {
+    /// The message of an inserted row, with its topic; none where it is not private, or no message.
+    pub fn of_row(row: &RowChange<'_>) -> Option<(String, Self)> {
+        if (row.table.schema.as_str(), row.table.name.as_str()) != MESSAGES {
+            return None;
+        }
+        if row.value("private") != Some("t") {
+            return None;
+        }
+        let message = Self {
+            event: row.value("event")?.into(),
+            id: row.value("id")?.into(),
+            payload: row.value("payload").unwrap_or("null").into(),
+            replayed: false,
+        };
+        Some((row.value("topic")?.to_owned(), message))
+    }
+
+    /// Bytes that it holds.
+    pub fn size(&self) -> usize {
+        self.event.len() + self.id.len() + self.payload.len()
+    }
+
+    /// The frame for a client; none where a name is too long for the binary form.
+    pub fn frame(&self, version: Version, topic: &str) -> Option<Step> {
+        let id = Value::from(&*self.id);
+        let meta = if self.replayed {
+            format!(r#"{{"id":{id},"replayed":true}}"#)
+        } else {
+            format!(r#"{{"id":{id}}}"#)
+        };
+        match version {
+            Version::V1 => {
+                let (topic, event) = (Value::from(topic), Value::from(&*self.event));
+                let payload = &self.payload;
+                Some(Step::Send(format!(
+                    r#"{{"ref":null,"event":"broadcast","topic":{topic},"payload":{{"event":{event},"meta":{meta},"payload":{payload},"type":"broadcast"}}}}"#
+                )))
+            }
+            Version::V2 => {
+                let length = |text: &str| u8::try_from(text.len()).ok();
+                let header = [
+                    KIND,
+                    length(topic)?,
+                    length(&self.event)?,
+                    length(&meta)?,
+                    JSON,
+                ];
+                let parts = [
+                    header.as_slice(),
+                    topic.as_bytes(),
+                    self.event.as_bytes(),
+                    meta.as_bytes(),
+                    self.payload.as_bytes(),
+                ];
+                Some(Step::SendBinary(parts.concat()))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn message() -> Message {
+        Message {
+            event: "ev1".into(),
+            id: "7921d494-deb6-47a4-98f1-c3f41357757b".into(),
+            payload: r#"{"a": 1}"#.into(),
+            replayed: false,
+        }
+    }
+
+    #[test]
+    fn a_broadcast_is_binary_in_the_second_version_as_recorded_from_the_real_server() {
+        let mut expected = b"\x04\x0d\x03\x2d\x01realtime:vd:1ev1".to_vec();
+        expected.extend_from_slice(br#"{"id":"7921d494-deb6-47a4-98f1-c3f41357757b"}{"a": 1}"#);
+        assert_eq!(
+            message().frame(Version::V2, "realtime:vd:1"),
+            Some(Step::SendBinary(expected))
+        );
+    }
+
+    #[test]
+    fn a_broadcast_is_text_in_the_first_version_and_says_whether_it_is_replayed() {
+        let message = Message {
+            replayed: true,
+            ..message()
+        };
+        let text = r#"{"ref":null,"event":"broadcast","topic":"realtime:vd:1","payload":{"event":"ev1","meta":{"id":"7921d494-deb6-47a4-98f1-c3f41357757b","replayed":true},"payload":{"a": 1},"type":"broadcast"}}"#;
+        assert_eq!(
+            message.frame(Version::V1, "realtime:vd:1"),
+            Some(Step::Send(text.to_owned()))
+        );
+    }
+
+    #[test]
+    fn a_topic_that_the_binary_form_cannot_hold_is_not_sent() {
+        assert_eq!(message().frame(Version::V2, &"x".repeat(256)), None);
+    }
+
+    #[test]
+    fn a_replay_is_bounded() {
+        let asked = json!({ "broadcast": { "replay": { "since": 5, "limit": 1_000 } } });
+        assert_eq!(
+            Replay::of(&asked),
+            Some(Replay {
+                since: 5,
+                limit: 25
+            })
+        );
+        assert_eq!(Replay::of(&json!({ "broadcast": {} })), None);
+    }
+}

@@ -1,0 +1,145 @@
+//! Two ways to hear of an edit, `postgres_changes` and broadcasts from the database: each alone is enough, each covers for
+//! the other, and a dead one is found.
+
+use std::time::{Duration, Instant};
+
+use sqlx::{Connection as _, PgConnection};
+use visit_pacer::demo::stack;
+use visit_pacer::domain::way::Way;
+
+use crate::harness::{Agent, PATIENCE, Place, server, wait_until};
+
+const EVENTS: &str = "visit_pacer_realtime_events_total";
+const BROADCASTS: &str = "visit_pacer_realtime_broadcasts_total";
+const SILENT: &str = "visit_pacer_realtime_broadcast_silent_total";
+const REMOVE: &str = include_str!("../../deploy/supabase/broadcast_remove.sql");
+/// A canary a minute, 10 s for its echo, and a margin.
+const FOUND_DEAD_WITHIN: Duration = Duration::from_secs(120);
+
+/// A place whose edits are broadcast.
+async fn place() -> Place {
+    let url = server::shared().migrated().await;
+    let mut connection = PgConnection::connect(&url).await.expect("a connection");
+    stack::broadcasts(&mut connection)
+        .await
+        .expect("broadcast.sql runs");
+    connection.close().await.expect("a goodbye");
+    Place::over(url).await
+}
+
+async fn agent(place: &Place, listen_by: &str) -> Agent {
+    let mut environment = place.environment();
+    environment.push(("VISIT_PACER_LISTEN_BY".to_owned(), listen_by.to_owned()));
+    let agent = Agent::start(&place.folder, &["run"], &environment).await;
+    agent.ready().await;
+    if listen_by != "postgres_changes" {
+        agent.says(r#"Realtime is live way="broadcast""#).await;
+    }
+    agent
+}
+
+async fn count(agent: &Agent, metric: &str) -> f64 {
+    agent.metric(metric).await.unwrap_or_default()
+}
+
+/// Waits until a metric has risen from what it was; says after how long.
+async fn rises(agent: &Agent, metric: &str, from: f64) -> Duration {
+    let since = Instant::now();
+    wait_until(format!("{metric} rises"), PATIENCE, async || {
+        count(agent, metric).await > from
+    })
+    .await;
+    since.elapsed()
+}
+
+#[tokio::test]
+async fn an_edit_is_heard_by_either_way_while_the_other_tells_nothing() {
+    let place = place().await;
+    let agent = agent(&place, "auto").await;
+    let row = place.insert(1_000_000, "10 a second", "null").await;
+    place.has_stored(row, 1).await;
+    for (deaf, heard_by) in [(Way::Changes, BROADCASTS), (Way::Broadcast, EVENTS)] {
+        place.realtime.faults().withhold(deaf, true);
+        let mut heard = count(&agent, heard_by).await;
+        for pace in [20, 30, 10] {
+            place.set(row, &format!("visits_per_unit = {pace}")).await;
+            let took = rises(&agent, heard_by, heard).await;
+            println!("{heard_by}: heard {took:?} after the commit, looked at over HTTP");
+            heard = count(&agent, heard_by).await;
+        }
+        let seen = place.stored(row).await;
+        place.set(row, "is_active = false").await;
+        rises(&agent, heard_by, heard).await;
+        place.set(row, "is_active = true").await;
+        place.has_stored(row, seen + 20).await;
+        place.realtime.faults().withhold(deaf, false);
+    }
+    assert_eq!(place.seconds_off_the_curve(row).await, [""; 0]);
+    place.finishes(row).await;
+}
+
+#[tokio::test]
+async fn without_the_publication_broadcasts_are_enough_and_write_backs_cost_nobody_anything() {
+    let place = place().await;
+    place
+        .edit("alter publication supabase_realtime drop table visit_distribution")
+        .await;
+    let agent = agent(&place, "broadcast").await;
+    let row = place.insert(1_000_000, "20 a second", "null").await;
+    place.has_stored(row, 1).await;
+    let mut written = count(&agent, "visit_pacer_write_backs_total").await;
+    let since = Instant::now();
+    // Within the echo budget, one row would be written back eight times in this time.
+    for _ in 0..12 {
+        rises(&agent, "visit_pacer_write_backs_total", written).await;
+        written += 1.0;
+    }
+    println!("12 write-backs in {:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_secs(50));
+    let heard = count(&agent, BROADCASTS).await;
+    place.set(row, "is_active = false").await;
+    rises(&agent, BROADCASTS, heard).await;
+    let paused_at = place.stored(row).await;
+    place.set(row, "is_active = true").await;
+    place.has_stored(row, paused_at + 20).await;
+    assert_eq!(count(&agent, EVENTS).await, 0.0, "nothing is published");
+    place.edit(REMOVE).await;
+    place.set(row, "visits_per_unit = 30").await;
+    agent.says("edits are not broadcast").await;
+    place.finishes(row).await;
+}
+
+#[tokio::test]
+async fn a_dead_broadcast_channel_is_found_by_its_canary_and_told_apart() {
+    let place = place().await;
+    let agent = agent(&place, "auto").await;
+    place.realtime.faults().withhold(Way::Broadcast, true);
+    wait_until("the silence is noticed", FOUND_DEAD_WITHIN, async || {
+        count(&agent, SILENT).await >= 1.0
+    })
+    .await;
+    assert_eq!(
+        count(&agent, "visit_pacer_realtime_silent_total").await,
+        0.0
+    );
+    agent.ready().await;
+    place.realtime.faults().withhold(Way::Broadcast, false);
+    let row = place.insert(1_000, "10 a second", "null").await;
+    rises(&agent, BROADCASTS, 0.0).await;
+    place.finishes(row).await;
+}
+
+#[tokio::test]
+async fn a_broadcast_that_fails_never_fails_an_edit() {
+    let place = place().await;
+    let row = place.insert(1_000, "10 a second", "null").await;
+    place
+        .edit("drop function realtime.send(jsonb, text, text, boolean)")
+        .await;
+    place.set(row, "is_active = false").await;
+    place.edit("drop table realtime.messages").await;
+    place.set(row, "is_active = true").await;
+    place
+        .edit(format!("delete from visit_distribution where id = '{row}'"))
+        .await;
+}
