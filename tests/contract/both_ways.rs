@@ -102,7 +102,7 @@ async fn without_the_publication_broadcasts_are_enough_and_write_backs_cost_nobo
     let paused_at = place.stored(row).await;
     place.set(row, "is_active = true").await;
     place.has_stored(row, paused_at + 20).await;
-    assert_eq!(count(&agent, EVENTS).await, 0.0, "nothing is published");
+    assert!(count(&agent, EVENTS).await < 1.0, "nothing is published");
     place.edit(REMOVE).await;
     place.set(row, "visits_per_unit = 30").await;
     agent.says("edits are not broadcast").await;
@@ -118,10 +118,7 @@ async fn a_dead_broadcast_channel_is_found_by_its_canary_and_told_apart() {
         count(&agent, SILENT).await >= 1.0
     })
     .await;
-    assert_eq!(
-        count(&agent, "visit_pacer_realtime_silent_total").await,
-        0.0
-    );
+    assert!(count(&agent, "visit_pacer_realtime_silent_total").await < 1.0);
     agent.ready().await;
     place.realtime.faults().withhold(Way::Broadcast, false);
     let row = place.insert(1_000, "10 a second", "null").await;

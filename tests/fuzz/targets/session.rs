@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use visit_pacer::domain::policy::Trouble;
 use visit_pacer::domain::secret::Secret;
+use visit_pacer::domain::way::Way;
 use visit_pacer::realtime::change::Table;
 use visit_pacer::realtime::frame::Frame;
 use visit_pacer::realtime::session::{Action, FeedCommand, FeedEvent, Input, Session};

@@ -57,7 +57,9 @@ fn texts(steps: Vec<Step>) -> Vec<String> {
         .into_iter()
         .filter_map(|step| match step {
             Step::Send(text) | Step::SendDelayed(text) => Some(text),
-            Step::Subscribe(_) | Step::Unsubscribe(_) => None,
+            Step::SendBinary(_) | Step::Listen(_) | Step::Subscribe(_) | Step::Unsubscribe(_) => {
+                None
+            }
         })
         .collect()
 }
