@@ -63,6 +63,14 @@ begin
       execute format('revoke all on table public.%I from visit_pacer', held.t);
     end loop;
     execute 'revoke all on schema public from visit_pacer';
+    if to_regclass('realtime.messages') is not null then  -- broadcast.sql
+      begin
+        execute 'revoke all on realtime.messages from visit_pacer';
+        execute 'revoke all on schema realtime from visit_pacer';
+      exception when insufficient_privilege then
+        raise notice 'visit-pacer: the rights of the role visit_pacer in the schema realtime stay: %', sqlerrm;
+      end;
+    end if;
     raise notice 'visit-pacer: the role visit_pacer has no rights here any more; drop role visit_pacer, where no other database needs it';
   end if;
 end $$;

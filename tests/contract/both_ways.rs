@@ -4,15 +4,21 @@
 use std::time::{Duration, Instant};
 
 use sqlx::{Connection as _, PgConnection};
+use uuid::Uuid;
 use visit_pacer::demo::stack;
 use visit_pacer::domain::way::Way;
 
-use crate::harness::{Agent, PATIENCE, Place, server, wait_until};
+use crate::harness::{Agent, PATIENCE, Place, find, server, wait_until};
 
 const EVENTS: &str = "visit_pacer_realtime_events_total";
 const BROADCASTS: &str = "visit_pacer_realtime_broadcasts_total";
 const SILENT: &str = "visit_pacer_realtime_broadcast_silent_total";
 const REMOVE: &str = include_str!("../../deploy/supabase/broadcast_remove.sql");
+const UNINSTALL: &str = include_str!("../../deploy/supabase/uninstall.sql");
+/// What broadcast.sql makes.
+const MADE: &str = "
+  select (select count(*) from pg_trigger where tgname like 'zzz\\_visit\\_pacer\\_broadcast%')
+       + (select count(*) from pg_proc where proname like 'visit\\_pacer\\_broadcast%')";
 /// A canary a minute, 10 s for its echo, and a margin.
 const FOUND_DEAD_WITHIN: Duration = Duration::from_secs(120);
 
@@ -52,6 +58,26 @@ async fn rises(agent: &Agent, metric: &str, from: f64) -> Duration {
     since.elapsed()
 }
 
+/// Edits a row, and waits until the agent reads it; says how many milliseconds after the commit it began to, by the
+/// database's clock.
+async fn read_after(place: &Place, row: Uuid, assignments: &str) -> f64 {
+    place.set(row, assignments).await;
+    let committed: f64 = place
+        .ask("select extract(epoch from clock_timestamp())::float8")
+        .await;
+    let read = find("the agent reads the row", PATIENCE, async || {
+        place
+            .ask::<Option<f64>>(format!(
+                "select max(extract(epoch from query_start))::float8 from pg_stat_activity
+                  where datname = current_database() and application_name = 'visit-pacer'
+                    and query like '%v.id = any ($1)%' and extract(epoch from query_start) > {committed} - 0.002"
+            ))
+            .await
+    })
+    .await;
+    (read - committed) * 1_000.0
+}
+
 #[tokio::test]
 async fn an_edit_is_heard_by_either_way_while_the_other_tells_nothing() {
     let place = place().await;
@@ -62,9 +88,9 @@ async fn an_edit_is_heard_by_either_way_while_the_other_tells_nothing() {
         place.realtime.faults().withhold(deaf, true);
         let mut heard = count(&agent, heard_by).await;
         for pace in [20, 30, 10] {
-            place.set(row, &format!("visits_per_unit = {pace}")).await;
-            let took = rises(&agent, heard_by, heard).await;
-            println!("{heard_by}: heard {took:?} after the commit, looked at over HTTP");
+            let took = read_after(&place, row, &format!("visits_per_unit = {pace}")).await;
+            println!("{deaf:?} deaf: the row was read {took:.1} ms after the edit's commit");
+            rises(&agent, heard_by, heard).await;
             heard = count(&agent, heard_by).await;
         }
         let seen = place.stored(row).await;
@@ -139,4 +165,25 @@ async fn a_broadcast_that_fails_never_fails_an_edit() {
     place
         .edit(format!("delete from visit_distribution where id = '{row}'"))
         .await;
+}
+
+#[tokio::test]
+async fn what_broadcast_sql_made_goes_with_its_removal_and_with_the_uninstallation() {
+    let place = place().await;
+    assert_eq!(place.ask::<i64>(MADE).await, 4);
+    place.edit(REMOVE).await;
+    place.edit(REMOVE).await;
+    assert_eq!(place.ask::<i64>(MADE).await, 0);
+    let mut connection = PgConnection::connect(&place.url)
+        .await
+        .expect("a connection");
+    for _ in 0..2 {
+        stack::broadcasts(&mut connection)
+            .await
+            .expect("broadcast.sql runs again");
+    }
+    connection.close().await.expect("a goodbye");
+    assert_eq!(place.ask::<i64>(MADE).await, 4);
+    place.edit(UNINSTALL).await;
+    assert_eq!(place.ask::<i64>(MADE).await, 0);
 }
