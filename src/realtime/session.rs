@@ -265,6 +265,7 @@ impl Session {
             }
             (FeedCommand::Reopen(reason), Phase::Open(_)) => {
                 self.actions.push_back(Action::Abandon);
+                self.channels.iter_mut().for_each(Channel::loses_socket);
                 self.all_down(Trouble::Asked, &reason, Duration::ZERO);
                 self.dial();
             }

@@ -11,6 +11,7 @@ use crate::domain::way::{Following, ListenBy, Way};
 use self::bench::{ALL_PUBLISHED, Bench, T0, edited, id, row};
 
 mod bench;
+mod both_ways;
 mod faults;
 mod sharing;
 

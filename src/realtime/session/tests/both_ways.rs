@@ -245,3 +245,14 @@ fn broadcasts_are_followed_and_left_by_command_whatever_the_tables() {
         matches!(actions.as_slice(), [Action::Send(leave), Action::Emit(_)] if leave.event == "phx_leave")
     );
 }
+
+#[test]
+fn over_a_new_socket_that_was_asked_for_both_are_joined_again() {
+    let mut bench = both_live();
+    bench.command(FeedCommand::Reopen("no echo, again".to_owned()));
+    assert_eq!(ways_down(&bench.events()), [Way::Changes, Way::Broadcast]);
+    bench.input(Input::Opened);
+    assert_eq!(refs_of(&bench.frames(), "phx_join"), ["3"]);
+    bench.receive(&join_ok("3"));
+    assert_eq!(refs_of(&bench.frames(), "phx_join"), ["4"]);
+}

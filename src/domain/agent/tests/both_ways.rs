@@ -1,0 +1,101 @@
+//! Two ways to hear of changes: each is live, proved and revived by itself.
+
+use super::*;
+
+const BOTH: Published = Published {
+    broadcasts: true,
+    ..ALL_PUBLISHED
+};
+
+fn both_live() -> Bench {
+    let mut bench = Bench::live(&[row(1, 1)]);
+    bench.input(Input::News(News::Live(Way::Broadcast)));
+    assert_eq!(
+        bench.take_read(),
+        Some(What::All),
+        "each way that is live anew asks for a sync"
+    );
+    bench.answer_read(vec![row(1, 1)]);
+    bench
+}
+
+#[test]
+fn broadcasts_are_followed_where_the_database_has_them() {
+    let mut bench = Bench::live(&[]);
+    bench.input(Input::News(News::Unfollowed));
+    assert_eq!(bench.take_chore(), Some(Chore::Published));
+    bench.kept(Kept::Published(BOTH));
+    let both = Following::with(ListenBy::Auto, true, true);
+    assert!(bench.asked.contains(&Action::Follow(both)));
+}
+
+#[test]
+fn it_is_blind_only_when_neither_way_is_live() {
+    for (first, second) in [
+        (Way::Changes, Way::Broadcast),
+        (Way::Broadcast, Way::Changes),
+    ] {
+        let mut bench = both_live();
+        bench.input(Input::News(News::Down(first)));
+        let health = bench.agent.health();
+        assert!(
+            health.live_since.is_some() && health.caught_up,
+            "{second:?} is live"
+        );
+        bench.input(Input::News(News::Down(second)));
+        let health = bench.agent.health();
+        assert!(health.live_since.is_none() && health.down_since.is_some());
+        bench.input(Input::News(News::Live(first)));
+        assert!(bench.agent.health().live_since.is_some());
+    }
+}
+
+#[test]
+fn the_same_edit_by_both_ways_is_read_once() {
+    let mut bench = both_live();
+    bench.input(Input::News(News::Row(Way::Broadcast, id(1), Some(2))));
+    bench.input(Input::News(News::Row(Way::Changes, id(1), Some(2))));
+    bench.pass_to(0.1);
+    assert_eq!(bench.take_read(), Some(What::Rows(vec![id(1)])));
+    bench.answer_read(vec![edited(row(1, 1))]);
+    bench.input(Input::News(News::Row(Way::Changes, id(1), Some(2))));
+    bench.pass_to(0.2);
+    assert_eq!(bench.take_read(), None);
+    assert_eq!(bench.agent.counters().events_known, 1);
+}
+
+#[test]
+fn a_broadcast_canary_that_is_not_heard_has_that_channel_alone_joined_again() {
+    let mut bench = Bench::live(&[]);
+    bench.input(Input::News(News::Unfollowed));
+    assert_eq!(bench.take_chore(), Some(Chore::Published));
+    bench.kept(Kept::Published(BOTH));
+    bench.input(Input::News(News::Live(Way::Broadcast)));
+    assert_eq!(bench.take_read(), Some(What::All));
+    bench.answer_read(Vec::new());
+    let mut second = 0.0;
+    while bench.now < Bench::at(59.9) {
+        second = f64::min(second + 29.0, 59.9);
+        bench.pass_to(second);
+        if bench.take_read().is_some() {
+            bench.answer_read(Vec::new());
+        }
+    }
+    bench.pass_to(60.0);
+    assert_eq!(bench.take_chore(), Some(Chore::Canary(Way::Broadcast)));
+    bench.kept(Kept::Canary(Way::Broadcast));
+    bench.input(Input::News(News::Canary(Way::Changes)));
+    bench.pass_to(70.0);
+    let revived = bench.take(|action| match action {
+        Action::Revive(way, verdict) => Some((*way, *verdict)),
+        _ => None,
+    });
+    assert_eq!(revived, Some((Way::Broadcast, Verdict::Rejoin)));
+    assert_eq!(
+        (
+            bench.agent.counters().silent,
+            bench.agent.counters().silent_broadcast
+        ),
+        (0, 1)
+    );
+}
