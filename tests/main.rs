@@ -19,3 +19,4 @@ mod harness;
 mod interleavings;
 mod peers;
 mod realtime_server;
+mod traffic;

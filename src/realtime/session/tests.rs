@@ -5,7 +5,6 @@ use crate::realtime::change::ChangeKind;
 mod any_order;
 mod back_off;
 mod both_ways;
-mod recordings;
 
 const ROW: &str = "11111111-1111-1111-1111-111111111111";
 const MIDDLE: u32 = u32::MAX / 2;

@@ -1,0 +1,117 @@
+//! The recordings of `recordings/`, read: who said what to the real server, and what it said.
+//!
+//! Owns the format of the files, which `README.md` beside them describes. Judges nothing.
+//!
+//! Invariant: each line of a file is understood, or the test fails.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde_json::Value;
+
+/// One scenario, in the order of its moments.
+pub struct Recording {
+    pub name: String,
+    pub lines: Vec<Line>,
+}
+
+/// One moment of a scenario.
+pub struct Line {
+    /// Since the scenario began.
+    pub at: Duration,
+    /// The connection, by the name that the scenario gives it; empty for notes and for the only one.
+    pub connection: String,
+    pub what: What,
+}
+
+/// What happened on the connection.
+pub enum What {
+    /// The client asked for a socket.
+    Connect { url: String },
+    /// The server opened it.
+    Opened,
+    /// The server answered with this status instead; none where nothing answered.
+    Refused { status: Option<u16>, body: String },
+    /// The client sent a text message.
+    Sent(String),
+    /// The client sent something else.
+    SentOther,
+    /// The server sent a text message.
+    Received(String),
+    /// The server sent a binary message.
+    ReceivedBinary(Vec<u8>),
+    /// The client closed the socket.
+    Left,
+    /// The socket ended, by the server with this code or, without one, by the network.
+    Closed { code: Option<u64> },
+    /// What was done to the system meanwhile.
+    Note(Value),
+}
+
+impl Recording {
+    /// Reads the recording of this name.
+    pub fn read(name: &str) -> Self {
+        let path = directory().join(format!("{name}.jsonl"));
+        let text = fs::read_to_string(&path).expect("the recording is there");
+        Self {
+            name: name.to_owned(),
+            lines: text.lines().map(Line::read).collect(),
+        }
+    }
+
+    /// The names of all recordings, in order.
+    pub fn names() -> Vec<String> {
+        let files = fs::read_dir(directory()).expect("the recordings are there");
+        let mut names: Vec<String> = files
+            .filter_map(|file| {
+                let name = file.expect("the folder is read").file_name();
+                Some(name.to_str()?.strip_suffix(".jsonl")?.to_owned())
+            })
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+fn directory() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/traffic/recordings")
+}
+
+impl Line {
+    fn read(line: &str) -> Self {
+        let line: Value = serde_json::from_str(line).expect("a line is JSON");
+        let data = &line["data"];
+        let text = || data.as_str().expect("the data is text").to_owned();
+        let kind = (line["dir"].as_str(), line["kind"].as_str());
+        let what = match (kind.0.expect("a direction"), kind.1.expect("a kind")) {
+            ("send", "http") => What::Connect {
+                url: data["GET"].as_str().expect("a URL").to_owned(),
+            },
+            ("recv", "open") => What::Opened,
+            ("recv", "http") if data["status"] == 101 => What::Opened,
+            ("recv", "http") => What::Refused {
+                status: data["status"]
+                    .as_u64()
+                    .map(|status| status.try_into().expect("a status")),
+                body: data["body"].as_str().unwrap_or_default().to_owned(),
+            },
+            ("send", "text") => What::Sent(text()),
+            ("send", "binary") => What::SentOther,
+            ("recv", "text") => What::Received(text()),
+            ("recv", "binary") => {
+                What::ReceivedBinary(STANDARD.decode(text()).expect("the data is base64"))
+            }
+            ("send", "close") => What::Left,
+            ("recv", "close") => What::Closed {
+                code: data["rcvd_code"].as_u64(),
+            },
+            ("note", "note") => What::Note(data.clone()),
+            other => panic!("expected a line that the README describes, found {other:?}"),
+        };
+        Self {
+            at: Duration::from_millis(line["t"].as_u64().expect("a time")),
+            connection: line["conn"].as_str().unwrap_or_default().to_owned(),
+            what,
+        }
+    }
+}
