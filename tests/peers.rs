@@ -1,12 +1,17 @@
-//! The demo's Realtime server before the official client, `@supabase/supabase-js` from npm.
+//! The demo's Realtime server before the official clients: `@supabase/supabase-js` from npm and
+//! `realtime` from `PyPI`.
 //!
-//! Owns the Node process. The client runs with its default options, so whatever it needs of a
-//! server in order to say `SUBSCRIBED` and to deliver rows is what the stand-in must do. Needs
-//! `node` and, the first time, `npm ci`.
+//! Owns their processes. Each runs with its default options, so whatever it needs of a server in
+//! order to say `SUBSCRIBED` and to deliver rows is what the stand-in must do. Needs `node` and
+//! `python3` with `venv`; the first time, the packages are installed.
 
 mod edge;
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
@@ -37,12 +42,9 @@ struct Peer {
 }
 
 impl Peer {
-    async fn subscribe(url: &str, key: &str, table: &str) -> Self {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers");
-        install(&directory).await;
-        let mut child = Command::new("node")
-            .arg("subscribe.mjs")
-            .current_dir(&directory)
+    /// The client of this command, subscribed to the table.
+    fn subscribe(command: &mut Command, url: &str, key: &str, table: &str) -> Self {
+        let mut child = command
             .env("SUPABASE_URL", url)
             .env("SUPABASE_SERVICE_ROLE_KEY", key)
             .env("TABLE", table)
@@ -50,7 +52,7 @@ impl Peer {
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .expect("node runs; install Node 20 or later");
+            .expect("the client's language runs");
         let stdout = child.stdout.take().expect("stdout is piped");
         Self {
             child,
@@ -82,43 +84,72 @@ impl Peer {
     }
 }
 
-/// Fetches the client unless the lock file's version is there; one process at a time.
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers")
+}
+
+/// `@supabase/supabase-js`.
+async fn javascript() -> Command {
+    let directory = directory();
+    install(&directory).await;
+    let mut client = Command::new("node");
+    client.arg("subscribe.mjs").current_dir(directory);
+    client
+}
+
+/// `realtime` for Python, in an environment of its own below `target`.
+async fn python() -> Command {
+    let directory = directory().join("python");
+    let environment = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python-peer");
+    let requirements = directory.join("requirements.txt");
+    let mut create = Command::new("python3");
+    create.args(["-m", "venv", "--clear"]).arg(&environment);
+    let mut install = Command::new(environment.join("bin/python"));
+    install
+        .args(["-m", "pip", "install", "--quiet", "--no-deps", "-r"])
+        .arg(&requirements);
+    let stamp = environment.join("installed.txt");
+    installed(&requirements, &stamp, &mut [create, install]).await;
+    let mut client = Command::new(environment.join("bin/python"));
+    client.arg(directory.join("subscribe.py"));
+    client
+}
+
+/// Fetches the packages of npm that the folder's lock file names.
 async fn install(directory: &Path) {
-    let lock = File::create(directory.join(".install.lock"))
+    let mut install = Command::new("npm");
+    install
+        .args(["ci", "--no-audit", "--no-fund", "--loglevel=error"])
+        .current_dir(directory);
+    let stamp = directory.join("node_modules/.installed-lock.json");
+    installed(&directory.join("package-lock.json"), &stamp, &mut [install]).await;
+}
+
+/// Runs the commands unless the stamp says that this very list is installed; one process at a time.
+async fn installed(list: &Path, stamp: &Path, commands: &mut [Command]) {
+    let lock = File::create(list.with_file_name(".install.lock"))
         .await
         .expect("a lock file");
     let lock = lock.into_std().await;
     let lock = spawn_blocking(move || lock.lock().map(|()| lock));
     let _lock = lock.await.expect("no panic").expect("the lock is had");
-    let wanted = tokio::fs::read(directory.join("package-lock.json"))
-        .await
-        .expect("a lock file");
-    let stamp = directory.join("node_modules/.installed-lock.json");
-    if tokio::fs::read(&stamp)
-        .await
-        .is_ok_and(|installed| installed == wanted)
-    {
+    let wanted = tokio::fs::read(list).await.expect("the list is there");
+    let there = tokio::fs::read(stamp).await;
+    if there.is_ok_and(|installed| installed == wanted) {
         return;
     }
-    let status = Command::new("npm")
-        .args(["ci", "--no-audit", "--no-fund", "--loglevel=error"])
-        .current_dir(directory)
-        .stdout(Stdio::null())
-        .status()
-        .await;
-    assert!(
-        status
-            .expect("npm runs; install Node 20 or later")
-            .success(),
-        "npm ci failed"
-    );
-    tokio::fs::write(&stamp, &wanted)
+    for command in commands {
+        let status = command.stdout(Stdio::null()).status().await;
+        let status = status.expect("it runs; install Node 20 or later with npm, and python3-venv");
+        assert!(status.success(), "{command:?} failed");
+    }
+    tokio::fs::write(stamp, &wanted)
         .await
         .expect("the stamp is written");
 }
 
 #[tokio::test]
-async fn the_official_client_receives_inserts_updates_and_deletes() {
+async fn the_official_clients_receive_the_same_events_for_the_same_edits() {
     let database_url = database().await;
     let mut postgres = PgConnection::connect(&database_url)
         .await
@@ -138,13 +169,16 @@ async fn the_official_client_receives_inserts_updates_and_deletes() {
         .await
         .expect("the server starts");
     let key = jwt::mint(&secret, "service_role", i64::from(u32::MAX));
+    let url = server.supabase_url();
 
-    let mut peer = Peer::subscribe(&server.supabase_url(), &key, "peer_rows").await;
-    assert_eq!(peer.next("status").await, json!("SUBSCRIBED"));
-    assert_eq!(
-        peer.next("system").await["message"],
-        json!("Subscribed to PostgreSQL")
-    );
+    let mut peers = Vec::new();
+    for mut client in [javascript().await, python().await] {
+        let mut peer = Peer::subscribe(&mut client, &url, &key, "peer_rows");
+        assert_eq!(peer.next("status").await, json!("SUBSCRIBED"));
+        let system = peer.next("system").await;
+        assert_eq!(system["message"], json!("Subscribed to PostgreSQL"));
+        peers.push(peer);
+    }
 
     for statement in [
         "insert into public.peer_rows values (1, 33.33, 'é')",
@@ -156,23 +190,24 @@ async fn the_official_client_receives_inserts_updates_and_deletes() {
             .await
             .expect(statement);
     }
-    let insert = peer.next("change").await;
-    assert_eq!(insert["eventType"], json!("INSERT"));
-    assert_eq!(insert["schema"], json!("public"));
-    assert_eq!(insert["table"], json!("peer_rows"));
-    assert_eq!(insert["errors"], Value::Null);
-    assert_eq!(
-        insert["new"],
-        json!({ "id": 1, "rate": 33.33, "note": "é" })
-    );
-    let update = peer.next("change").await;
-    assert_eq!(update["eventType"], json!("UPDATE"));
-    assert_eq!(update["new"], json!({ "id": 1, "rate": 12.5, "note": "é" }));
-    assert_eq!(update["old"], json!({ "id": 1 }));
-    let delete = peer.next("change").await;
-    assert_eq!(delete["eventType"], json!("DELETE"));
-    assert_eq!(delete["old"], json!({ "id": 1 }));
-
-    peer.end().await;
+    for mut peer in peers {
+        let insert = peer.next("change").await;
+        assert_eq!(insert["eventType"], json!("INSERT"));
+        assert_eq!(insert["schema"], json!("public"));
+        assert_eq!(insert["table"], json!("peer_rows"));
+        assert_eq!(insert["errors"], Value::Null);
+        assert_eq!(
+            insert["new"],
+            json!({ "id": 1, "rate": 33.33, "note": "é" })
+        );
+        let update = peer.next("change").await;
+        assert_eq!(update["eventType"], json!("UPDATE"));
+        assert_eq!(update["new"], json!({ "id": 1, "rate": 12.5, "note": "é" }));
+        assert_eq!(update["old"], json!({ "id": 1 }));
+        let delete = peer.next("change").await;
+        assert_eq!(delete["eventType"], json!("DELETE"));
+        assert_eq!(delete["old"], json!({ "id": 1 }));
+        peer.end().await;
+    }
     server.stop().await;
 }
