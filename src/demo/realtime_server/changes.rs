@@ -463,7 +463,7 @@ impl Tables {
 
 fn wants(target: &Target, found: &Match, change: &RowChange<'_>) -> bool {
     target.kind.is_none_or(|kind| kind == change.kind)
-        && (change.kind == ChangeKind::Delete || !found.deletes_only)
+        && (change.kind == ChangeKind::Delete || !found.deletes_only || !found.authorized)
         && found
             .tests
             .iter()

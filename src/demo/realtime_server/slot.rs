@@ -1,11 +1,11 @@
-//! The server's one connection to Postgres: a temporary `pgoutput` slot, and questions to the
-//! catalogue.
+//! The server's connection to Postgres: a temporary `pgoutput` slot, and questions to the catalogue.
 //!
 //! Owns all SQL of the Realtime server. It keeps no subscriptions and decodes no rows. When the
 //! connection is lost the slot is gone with it, and whoever holds a [`Slot`] makes another.
 //!
 //! Invariants: the slot is temporary, so nothing is left in the database; the session prints values
-//! in the one form that `payload.rs` reads (UTC, ISO dates, hexadecimal bytes).
+//! in the one form that `payload.rs` reads (UTC, ISO dates, hexadecimal bytes); what a client's words
+//! may make fail is asked on a connection of its own, since an error takes a temporary slot with it.
 
 use std::{str::FromStr, time::Duration};
 
@@ -73,14 +73,15 @@ pub struct Match {
     pub tests: Vec<Test>,
     /// Whether the role may read the table.
     pub authorized: bool,
-    /// Whether inserts and updates are hidden: the table has row security and the role does not
-    /// bypass it. Policies are not evaluated here.
+    /// Whether inserts and updates are hidden from a role that may read the table: it has row
+    /// security and the role does not bypass it. Policies are not evaluated here.
     pub deletes_only: bool,
 }
 
 /// A temporary replication slot and the connection that it lives in.
 pub struct Slot {
     connection: PgConnection,
+    options: PgConnectOptions,
     name: String,
     publication: String,
     /// Whether there are messages to broadcast.
@@ -130,6 +131,7 @@ impl Slot {
                 .await?;
             Ok(Self {
                 connection,
+                options,
                 name,
                 publication: publication.to_owned(),
                 messages: messages > 0,
@@ -320,6 +322,7 @@ impl Slot {
             return Err(exception(target, &error));
         };
         let mut operands = Vec::with_capacity(filter.operands.len());
+        let mut aside = answer(PgConnection::connect_with(&self.options)).await?;
         for operand in &filter.operands {
             // `format` prints with the type's output function, as pgoutput does; a cast to text
             // would turn a boolean into `true`. `sql_type` comes from the catalogue and is quoted
@@ -327,7 +330,7 @@ impl Slot {
             let cast = format!("select format('%s', cast($1::text as {sql_type}))");
             let canonical = sqlx::query_scalar(AssertSqlSafe(cast))
                 .bind(operand)
-                .fetch_one(&mut self.connection);
+                .fetch_one(&mut aside);
             operands.push(
                 answer(canonical)
                     .await
