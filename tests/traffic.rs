@@ -1,16 +1,24 @@
 //! Conformance by recorded traffic: what a real server (Realtime v2.129.8) once said to its clients.
 //!
-//! `recordings/` has it, `scenarios.rs` what is expected of it, `client.rs` puts our session in the
-//! place of the recorded client. Each test prints its report: run it with `--nocapture`.
+//! `recordings/` has it, `scenarios.rs` what is expected of it; `client.rs` puts our session in the
+//! place of the recorded client, `server.rs` the demo's server in that of the real one. Each test
+//! prints its report: run it with `--nocapture`.
 
+mod alike;
 mod client;
 mod recording;
 mod scenarios;
+mod server;
+
+use futures_util::{StreamExt, stream};
 
 use self::{
     recording::Recording,
-    scenarios::{SCENARIOS, Scenario},
+    scenarios::{SCENARIOS, Scenario, Server},
 };
+
+/// Scenarios before the demo's server at once.
+const AT_ONCE: usize = 4;
 
 #[test]
 fn every_recording_has_its_line_in_the_table() {
@@ -29,9 +37,7 @@ fn our_session_makes_of_each_recording_what_was_seen() {
         for (channels, told) in &told {
             println!("    {channels:40} {told}");
         }
-        if let Some(difference) = difference(scenario, &told) {
-            wrong.push(difference);
-        }
+        wrong.extend(difference(scenario, &told));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
@@ -47,4 +53,35 @@ fn difference(scenario: &Scenario, told: &[(String, String)]) -> Option<String> 
     told.sort();
     let name = scenario.name;
     (told != expected).then(|| format!("{name}: expected {expected:?}, found {told:?}"))
+}
+
+#[tokio::test]
+async fn the_demos_server_says_what_the_real_one_said() {
+    let verdicts = stream::iter(SCENARIOS).map(hold).buffered(AT_ONCE);
+    let verdicts: Vec<Result<String, String>> = verdicts.collect().await;
+    println!("scenario · the demo's server");
+    for verdict in &verdicts {
+        match verdict {
+            Ok(verdict) => println!("{verdict}"),
+            Err(difference) => println!("{difference}"),
+        }
+    }
+    let wrong: Vec<String> = verdicts.into_iter().filter_map(Result::err).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+async fn hold(scenario: &Scenario) -> Result<String, String> {
+    let name = scenario.name;
+    let but = match scenario.server {
+        Server::Held => &[],
+        Server::HeldBut(but) => but,
+        Server::Not(reason) => return Ok(format!("{name}: not held: {reason}")),
+    };
+    let connections: Vec<&str> = but.iter().map(|&(connection, _)| connection).collect();
+    let alike = server::replay(&Recording::read(name), &connections).await?;
+    let mut verdict = format!("{name}: {alike} answers alike");
+    for (connection, reason) in but {
+        verdict.push_str(&format!("; but {connection}: {reason}"));
+    }
+    Ok(verdict)
 }

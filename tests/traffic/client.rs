@@ -253,19 +253,19 @@ impl Player {
         }
         if frame.topic == self.topic {
             TOPIC.clone_into(&mut frame.topic);
-            frame.ref_ = frame.ref_.map(|ref_| self.ours(ref_));
-            frame.join_ref = frame.join_ref.map(|ref_| self.ours(ref_));
+            frame.ref_ = frame.ref_.map(|ref_| self.ours(&ref_));
+            frame.join_ref = frame.join_ref.map(|ref_| self.ours(&ref_));
         }
         self.input(Input::Received(frame));
     }
 
     /// Our ref in place of a recorded one. A push that is not ours has a ref that we never use.
-    fn ours(&self, recorded: String) -> String {
+    fn ours(&self, recorded: &str) -> String {
         let paired = self
             .joins
             .iter()
             .rev()
-            .find(|(theirs, _)| *theirs == recorded);
+            .find(|(theirs, _)| theirs == recorded);
         paired.map_or_else(|| format!("recorded {recorded}"), |(_, ours)| ours.clone())
     }
 
@@ -402,9 +402,7 @@ impl Changes {
 }
 
 fn refusal(status: Option<u16>, body: &str) -> Input {
-    let class = status.map_or(Trouble::Network, |status| {
-        Trouble::of_refusal(status, body)
-    });
+    let class = status.map_or(Trouble::Network, |status| Trouble::of_refusal(status, body));
     let reason = format!("refused with {status:?}: {body}");
     Input::DialFailed { class, reason }
 }

@@ -420,7 +420,7 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "20_js_basic",
         seen: "the official client, version 2.0.0",
         as_one: false,
-        told: &[("js1", "live, 104 changed (98 ids), down (channel)")],
+        told: &[("js1", "live, 3 changed (1 ids), down (channel)")],
         server: Held,
     },
     Scenario {

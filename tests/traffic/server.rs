@@ -1,0 +1,583 @@
+//! The demo's server before what clients once sent to the real one.
+//!
+//! A recording is played by order, not by time: what the client sent is sent, the SQL that was run
+//! is run, and each frame that the real server sent is awaited and compared. Times and ids may
+//! differ, nothing else; the order must be the same among the answers of a channel, and among its
+//! changes. When a connection ends, nothing may be left that was not recorded.
+//!
+//! Not played: what the recording lost before it began (changes of statements that it does not
+//! have), and the client's own broadcasts, which the demo's server does not carry.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use chrono::Utc;
+use futures_util::{SinkExt, StreamExt};
+use hmac::{Hmac, KeyInit, Mac};
+use serde_json::{Value, json};
+use sha2::Sha256;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, connect_async,
+    tungstenite::{Error as SocketError, Message, client::IntoClientRequest},
+};
+use visit_pacer::{
+    demo::realtime_server::{Options, RealtimeServer},
+    domain::secret::Secret,
+};
+
+use super::{
+    alike::Likeness,
+    recording::{Recording, What},
+};
+use crate::harness::{server::database, wait_until};
+
+const SECRET: &str = "a secret of these tests, at least 32 characters long";
+/// What is awaited comes within this time; a token that ends in a scenario does so before.
+const PATIENCE: Duration = Duration::from_secs(40);
+/// A token that ended in the course of a scenario lives so long, in seconds, and a tenth of what it
+/// lived longer.
+const LONG_LIFE: i64 = 12;
+/// As the real server's 60 s, but no test waits for those.
+const PUBLICATION_CHECK: Duration = Duration::from_secs(10);
+
+/// What was done to the tables before a connection of a scenario, and is not in its notes.
+const BEFORE: [(&str, &str, &str); 2] = [
+    (
+        "05_filters_and_tables",
+        "rls_anon_nogrant",
+        "revoke select on vd_rls from anon",
+    ),
+    (
+        "05b_filter_with_replica_identity_full",
+        "",
+        "alter table visit_distribution replica identity full",
+    ),
+];
+
+/// Plays the recording but for these connections.
+///
+/// # Errors
+/// The first difference, in words; otherwise how many frames were alike.
+pub async fn replay(recording: &Recording, but: &[&str]) -> Result<usize, String> {
+    let mut stage = Stage::new(recording).await;
+    for (index, line) in recording.lines.iter().enumerate() {
+        if but.contains(&line.connection.as_str()) {
+            continue;
+        }
+        let sent_at = i64::try_from(line.at.as_secs()).expect("seconds");
+        let outcome = stage
+            .play(index, &line.connection, &line.what, sent_at)
+            .await;
+        outcome.map_err(|difference| {
+            let at = line.at.as_secs_f64();
+            format!(
+                "{} at {at:.3} s, {:?}: {difference}",
+                recording.name, line.connection
+            )
+        })?;
+    }
+    stage.server.stop().await;
+    Ok(stage.alike)
+}
+
+/// A server, its database, and the connections of the scenario.
+struct Stage<'a> {
+    recording: &'a Recording,
+    server: RealtimeServer,
+    down: bool,
+    postgres: PgConnection,
+    links: BTreeMap<String, Link>,
+    likeness: Likeness,
+    tokens: BTreeMap<String, String>,
+    started: i64,
+    /// Statements that the recording has had so far.
+    statements: String,
+    alike: usize,
+}
+
+/// One connection.
+#[derive(Default)]
+struct Link {
+    socket: Option<WebSocketStream<MaybeTlsStream<TcpStream>>>,
+    refused: Option<(Option<u16>, String)>,
+    answered: bool,
+    version_2: bool,
+    inbox: Vec<Frame>,
+    closed: Option<End>,
+    joined: BTreeSet<String>,
+    /// The refs of pushes that were not sent.
+    unsent: BTreeSet<String>,
+    /// The client has left its channel, and may not have waited for the answer.
+    leaving: bool,
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Closed(u16),
+    Broken,
+}
+
+/// A frame of the server in either version.
+#[derive(Clone)]
+struct Frame {
+    topic: String,
+    event: String,
+    reference: Value,
+    whole: Value,
+}
+
+impl<'a> Stage<'a> {
+    async fn new(recording: &'a Recording) -> Self {
+        let database_url = database().await;
+        let mut postgres = PgConnection::connect(&database_url)
+            .await
+            .expect("a connection");
+        sqlx::raw_sql("set search_path = public; drop schema public cascade; create schema public")
+            .execute(&mut postgres)
+            .await
+            .expect("an empty schema");
+        let rights = "grant usage on schema public to anon, authenticated, service_role;
+            alter default privileges in schema public
+            grant all on tables to anon, authenticated, service_role;";
+        let tables = format!("{rights}{}", include_str!("tables.sql"));
+        sqlx::raw_sql(AssertSqlSafe(tables))
+            .execute(&mut postgres)
+            .await
+            .expect("the tables");
+        let listen = "127.0.0.1:0".parse().expect("an address");
+        let mut options = Options::new(listen, database_url, Secret::new(SECRET));
+        options.limits.publication_check = PUBLICATION_CHECK;
+        Self {
+            recording,
+            server: RealtimeServer::start(options)
+                .await
+                .expect("the server starts"),
+            down: false,
+            postgres,
+            links: BTreeMap::new(),
+            likeness: Likeness::default(),
+            tokens: BTreeMap::new(),
+            started: now(),
+            statements: String::new(),
+            alike: 0,
+        }
+    }
+
+    async fn play(
+        &mut self,
+        index: usize,
+        connection: &str,
+        what: &What,
+        sent_at: i64,
+    ) -> Result<(), String> {
+        match what {
+            What::Connect { url } => self.connect(index, connection, url, sent_at).await,
+            What::Opened => {
+                let link = self.links.entry(connection.to_owned()).or_default();
+                link.answered = true;
+                self.alike += 1;
+                match &link.refused {
+                    None => Ok(()),
+                    Some(refused) => Err(format!("expected a socket, found {refused:?}")),
+                }
+            }
+            What::Refused { status, body } => {
+                let link = self.links.entry(connection.to_owned()).or_default();
+                if std::mem::replace(&mut link.answered, true) {
+                    return Ok(());
+                }
+                self.alike += 1;
+                match &link.refused {
+                    Some((found, _)) if found == status && body.is_empty() => Ok(()),
+                    Some((found, text)) if found == status && text == body => Ok(()),
+                    other => Err(format!("expected {status:?} {body:?}, found {other:?}")),
+                }
+            }
+            What::Sent(text) => self.send(connection, text, sent_at).await,
+            What::SentOther => {
+                let garbage = Message::binary(vec![0, 1, 2]);
+                self.link(connection).send(garbage).await
+            }
+            What::Received(text) => self.expect(connection, text).await,
+            What::ReceivedBinary(_) => Err("a binary frame is not compared".to_owned()),
+            What::Left => self.leave(connection).await,
+            What::Closed { code } => self.expect_close(connection, *code).await,
+            What::Note(note) => self.note(note).await,
+        }
+    }
+
+    fn link(&mut self, connection: &str) -> &mut Link {
+        self.links.entry(connection.to_owned()).or_default()
+    }
+
+    async fn connect(
+        &mut self,
+        index: usize,
+        connection: &str,
+        url: &str,
+        sent_at: i64,
+    ) -> Result<(), String> {
+        let of_connection = |line: &&super::recording::Line| line.connection == connection;
+        let mut next = self.recording.lines[index + 1..]
+            .iter()
+            .filter(of_connection);
+        let opens = matches!(next.next().map(|line| &line.what), Some(What::Opened));
+        if self.down && opens {
+            self.server.start_again().await.expect("the port is free");
+            self.down = false;
+        }
+        for (scenario, before, statement) in BEFORE {
+            if (scenario, before) == (self.recording.name.as_str(), connection) {
+                self.sql(statement).await;
+            }
+        }
+        let (_, path) = url
+            .trim_start_matches("ws://")
+            .split_once('/')
+            .expect("a path");
+        let key = "<jwt role=service_role exp=+3600>";
+        let path = self.with_tokens(path, sent_at);
+        let mut request = format!("ws://{}/{path}", self.server.addr())
+            .into_client_request()
+            .map_err(|error| error.to_string())?;
+        if opens && !path.contains("apikey=") {
+            let key = self.with_tokens(key, sent_at).parse().expect("a header");
+            request.headers_mut().insert("x-api-key", key);
+        }
+        let mut link = Link {
+            version_2: path.contains("vsn=2.0.0"),
+            ..Link::default()
+        };
+        match connect_async(request).await {
+            Ok((socket, _)) => link.socket = Some(socket),
+            Err(SocketError::Http(response)) => {
+                let body = response.body().clone().unwrap_or_default();
+                let body = String::from_utf8(body).expect("text");
+                link.refused = Some((Some(response.status().as_u16()), body));
+            }
+            Err(error) => link.refused = Some((None, error.to_string())),
+        }
+        self.links.insert(connection.to_owned(), link);
+        Ok(())
+    }
+
+    async fn send(&mut self, connection: &str, text: &str, sent_at: i64) -> Result<(), String> {
+        let text = self.with_tokens(text, sent_at);
+        self.caught_up().await;
+        let link = self.link(connection);
+        if let Some(frame) = Frame::read(&text) {
+            if frame.event == "broadcast" && link.joined.contains(&frame.topic) {
+                link.unsent.insert(frame.reference.to_string());
+                return Ok(());
+            }
+            link.leaving = frame.event == "phx_leave";
+        }
+        link.send(Message::text(text)).await
+    }
+
+    async fn expect(&mut self, connection: &str, text: &str) -> Result<(), String> {
+        let recorded = Frame::read(text).ok_or("the recorded frame is none")?;
+        let link = self.links.entry(connection.to_owned()).or_default();
+        let unsent = link.unsent.contains(&recorded.reference.to_string());
+        if recorded.event == "broadcast" || unsent || is_of_before(&recorded, &self.statements) {
+            return Ok(());
+        }
+        let found = link.next_like(&recorded).await?;
+        if recorded.event == "phx_reply" {
+            link.joined.insert(recorded.topic.clone());
+        }
+        self.alike += 1;
+        self.likeness.compare(&recorded.whole, &found.whole)
+    }
+
+    async fn leave(&mut self, connection: &str) -> Result<(), String> {
+        let link = self.link(connection);
+        link.barrier().await?;
+        let leaving = link.leaving;
+        let left: Vec<String> = link
+            .inbox
+            .drain(..)
+            .filter(|frame| !leaving || frame.sequence() != "answers")
+            .map(|frame| frame.whole.to_string())
+            .collect();
+        if let Some(mut socket) = link.socket.take() {
+            drop(socket.close(None).await);
+        }
+        match left.as_slice() {
+            [] => Ok(()),
+            more => Err(format!("expected no more, found {more:?}")),
+        }
+    }
+
+    async fn expect_close(&mut self, connection: &str, code: Option<u64>) -> Result<(), String> {
+        let link = self.link(connection);
+        if link.socket.is_none() {
+            return Ok(());
+        }
+        while link.closed.is_none() {
+            link.read().await?;
+        }
+        link.socket = None;
+        let found = match link.closed.take() {
+            Some(End::Closed(code)) => Some(u64::from(code)),
+            Some(End::Broken) | None => None,
+        };
+        self.alike += 1;
+        if found == code {
+            Ok(())
+        } else {
+            Err(format!("expected the close code {code:?}, found {found:?}"))
+        }
+    }
+
+    async fn note(&mut self, note: &Value) -> Result<(), String> {
+        if let Some(statement) = note["sql"].as_str() {
+            let mut statement = statement.to_owned();
+            for argument in note["args"].as_array().into_iter().flatten() {
+                let text = argument
+                    .as_str()
+                    .map_or_else(|| argument.to_string(), str::to_owned);
+                statement = statement.replacen("%s", &format!("'{text}'"), 1);
+            }
+            self.statements.push_str(&statement);
+            self.sql(&statement).await;
+        }
+        match note.as_str() {
+            Some("kill -9 server") => self.server.kill().await,
+            Some("SIGTERM server") => self.server.stop().await,
+            _ => return Ok(()),
+        }
+        self.down = true;
+        Ok(())
+    }
+
+    /// Waits until the server has read what was committed: what is joined for now does not see it.
+    async fn caught_up(&mut self) {
+        let lsn: String = sqlx::query_scalar("select pg_current_wal_flush_lsn()::text")
+            .fetch_one(&mut self.postgres)
+            .await
+            .expect("an LSN");
+        let behind = "select count(*) from pg_replication_slots
+            where database = current_database() and confirmed_flush_lsn < $1::text::pg_lsn";
+        wait_until("the server has read all changes", PATIENCE, async || {
+            let slots: i64 = sqlx::query_scalar(behind)
+                .bind(&lsn)
+                .fetch_one(&mut self.postgres)
+                .await
+                .expect("the slots are there");
+            slots == 0
+        })
+        .await;
+    }
+
+    async fn sql(&mut self, statement: &str) {
+        let run = sqlx::raw_sql(AssertSqlSafe(statement.to_owned()));
+        run.execute(&mut self.postgres)
+            .await
+            .expect("the recorded statement runs");
+    }
+
+    /// The text with tokens in place of their descriptions (`<jwt role=… exp=+seconds forged>`).
+    fn with_tokens(&mut self, text: &str, sent_at: i64) -> String {
+        let mut text = text.to_owned();
+        while let Some((before, rest)) = text.split_once("<jwt") {
+            let (description, after) = rest.split_once('>').expect("the description ends");
+            let token = match self.tokens.get(description) {
+                Some(token) => token.clone(),
+                None => self.mint(description, sent_at),
+            };
+            text = format!("{before}{token}{after}");
+        }
+        text
+    }
+
+    fn mint(&mut self, description: &str, sent_at: i64) -> String {
+        let now = now();
+        let mut claims = json!({});
+        let mut secret = SECRET;
+        for part in description.split_whitespace() {
+            match part.split_once('=') {
+                Some(("role", role)) => claims["role"] = json!(role),
+                Some(("exp", seconds)) => {
+                    let seconds: i64 = seconds.parse().expect("seconds");
+                    let last = self.recording.lines.last().expect("lines").at.as_secs();
+                    let expires_at = if seconds <= sent_at {
+                        now - (sent_at - seconds)
+                    } else if seconds <= i64::try_from(last).expect("seconds") {
+                        self.started + seconds.min(LONG_LIFE) + (seconds - LONG_LIFE).max(0) / 10
+                    } else {
+                        self.started + seconds
+                    };
+                    claims["exp"] = json!(expires_at);
+                }
+                _ => secret = "another secret",
+            }
+        }
+        let part = |part: &Value| URL_SAFE_NO_PAD.encode(part.to_string());
+        let signed = format!("{}.{}", part(&json!({ "alg": "HS256" })), part(&claims));
+        let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("any length");
+        mac.update(signed.as_bytes());
+        let signature = URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes());
+        let token = format!("{signed}.{signature}");
+        self.tokens.insert(description.to_owned(), token.clone());
+        token
+    }
+}
+
+impl Link {
+    async fn send(&mut self, message: Message) -> Result<(), String> {
+        let socket = self
+            .socket
+            .as_mut()
+            .ok_or("there is no socket to send on")?;
+        socket
+            .send(message)
+            .await
+            .map_err(|error| error.to_string())
+    }
+
+    /// Reads what comes next into the inbox, or the end.
+    async fn read(&mut self) -> Result<(), String> {
+        let socket = self
+            .socket
+            .as_mut()
+            .ok_or("there is no socket to read from")?;
+        let next = timeout(PATIENCE, socket.next()).await;
+        match next.map_err(|_| "nothing came in time".to_owned())? {
+            Some(Ok(Message::Text(text))) => {
+                self.inbox
+                    .push(Frame::read(&text).ok_or_else(|| format!("no frame: {text}"))?);
+            }
+            Some(Ok(Message::Close(frame))) => {
+                self.closed =
+                    Some(frame.map_or(End::Broken, |frame| End::Closed(frame.code.into())));
+            }
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => self.closed = Some(End::Broken),
+        }
+        Ok(())
+    }
+
+    /// The next frame of the kind and topic of the recorded one.
+    async fn next_like(&mut self, recorded: &Frame) -> Result<Frame, String> {
+        loop {
+            let like = |found: &Frame| {
+                found.topic == recorded.topic && found.sequence() == recorded.sequence()
+            };
+            if let Some(at) = self.inbox.iter().position(like) {
+                let first = !self.joined.contains(&recorded.topic);
+                let early = self
+                    .inbox
+                    .iter()
+                    .position(|frame| frame.topic == recorded.topic);
+                if first && early != Some(at) {
+                    return Err(format!(
+                        "a frame came before the join's reply: {}",
+                        recorded.whole
+                    ));
+                }
+                return Ok(self.inbox.remove(at));
+            }
+            if let Some(end) = self.closed {
+                return Err(format!(
+                    "expected {}, found the end: {end:?}",
+                    recorded.whole
+                ));
+            }
+            self.read()
+                .await
+                .map_err(|error| format!("expected {}, {error}", recorded.whole))?;
+        }
+    }
+
+    /// Reads all that the server has sent before now.
+    async fn barrier(&mut self) -> Result<(), String> {
+        if self.socket.is_none() || self.closed.is_some() {
+            return Ok(());
+        }
+        let beat = if self.version_2 {
+            json!([null, "barrier", "phoenix", "heartbeat", {}])
+        } else {
+            json!({"topic": "phoenix", "event": "heartbeat", "payload": {}, "ref": "barrier"})
+        };
+        self.send(Message::text(beat.to_string())).await?;
+        loop {
+            let answer = |frame: &Frame| frame.reference == "barrier";
+            if let Some(at) = self.inbox.iter().position(answer) {
+                self.inbox.remove(at);
+                return Ok(());
+            }
+            if self.closed.is_some() {
+                return Err("the server closed the socket".to_owned());
+            }
+            self.read().await?;
+        }
+    }
+}
+
+impl Frame {
+    fn read(text: &str) -> Option<Self> {
+        let whole: Value = serde_json::from_str(text).ok()?;
+        let [reference, topic, event] = match &whole {
+            Value::Array(parts) if parts.len() == 5 => [&parts[1], &parts[2], &parts[3]],
+            Value::Object(fields) => {
+                ["ref", "topic", "event"].map(|name| fields.get(name).unwrap_or(&Value::Null))
+            }
+            Value::Array(_)
+            | Value::Null
+            | Value::Bool(_)
+            | Value::Number(_)
+            | Value::String(_) => {
+                return None;
+            }
+        };
+        Some(Self {
+            topic: topic.as_str()?.to_owned(),
+            event: event.as_str()?.to_owned(),
+            reference: reference.clone(),
+            whole,
+        })
+    }
+
+    fn payload(&self) -> &Value {
+        match &self.whole {
+            Value::Array(parts) => &parts[4],
+            Value::Object(fields) => fields.get("payload").unwrap_or(&Value::Null),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => &Value::Null,
+        }
+    }
+
+    /// Frames of one sequence keep their order; those of different ones race.
+    fn sequence(&self) -> &'static str {
+        match self.event.as_str() {
+            "system" if self.payload()["extension"] == "postgres_changes" => "subscription",
+            "presence_state" => "presence",
+            "postgres_changes" => "changes",
+            _ => "answers",
+        }
+    }
+}
+
+/// Seconds since the Unix epoch.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the server compares tokens with the clock"
+)]
+fn now() -> i64 {
+    Utc::now().timestamp()
+}
+
+/// A change that no statement of the recording so far can have made.
+fn is_of_before(frame: &Frame, statements: &str) -> bool {
+    match frame.payload()["data"]["type"].as_str() {
+        Some("DELETE") => !statements.contains("delete "),
+        Some(_) => statements.is_empty(),
+        None => false,
+    }
+}
