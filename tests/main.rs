@@ -2,7 +2,8 @@
 //!
 //! One binary, so that one PostgreSQL serves the whole run; `harness` has it. Each file below `contract` shows one promise,
 //! and each test's name is a sentence of it; `realtime_server` and `peers` hold the stand-in for Realtime to the real one's
-//! words and to the official client. `VISIT_PACER_TEST_LONG=1` runs the long forms.
+//! words and to the official clients, `traffic` it and our own client to recordings of the real one.
+//! `VISIT_PACER_TEST_LONG=1` runs the long forms.
 
 #![expect(
     clippy::indexing_slicing,

@@ -1,11 +1,12 @@
 //! Conformance by recorded traffic: what a real server (Realtime v2.129.8) once said to its clients.
 //!
 //! `recordings/` has it, `scenarios.rs` what is expected of it; `client.rs` puts our session in the
-//! place of the recorded client, `server.rs` the demo's server in that of the real one. Each test
-//! prints its report: run it with `--nocapture`.
+//! place of the recorded client, `server.rs` the demo's server in that of the real one; `flood.rs` has
+//! more traffic than was recorded. Each test prints its report: run it with `--nocapture`.
 
 mod alike;
 mod client;
+mod flood;
 mod recording;
 mod scenarios;
 mod server;
@@ -79,9 +80,9 @@ async fn hold(scenario: &Scenario) -> Result<String, String> {
     };
     let connections: Vec<&str> = but.iter().map(|&(connection, _)| connection).collect();
     let alike = server::replay(&Recording::read(name), &connections).await?;
-    let mut verdict = format!("{name}: {alike} answers alike");
+    let mut verdict = vec![format!("{name}: {alike} answers alike")];
     for (connection, reason) in but {
-        verdict.push_str(&format!("; but {connection}: {reason}"));
+        verdict.push(format!("but {connection}: {reason}"));
     }
-    Ok(verdict)
+    Ok(verdict.join("; "))
 }

@@ -1,0 +1,159 @@
+//! More traffic than anybody recorded: large transactions, edits without end, many active rows.
+//!
+//! How long the agent took is printed, not asserted; that its schedule is right and its reads are
+//! bounded is asserted.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::harness::subscriber::Subscriber;
+use crate::harness::{Agent, PATIENCE, Place, long, wait_until};
+
+/// A small machine with many tests at once has taken in a flood within this time.
+const TAKEN_IN_WITHIN: Duration = Duration::from_secs(60);
+/// 200 edits a second.
+const EDIT_EVERY: Duration = Duration::from_millis(5);
+/// Syncs beyond those of the clock: the first ones, and those that Realtime asks for.
+const SYNCS_BESIDE: f64 = 3.0;
+/// A full sync while Realtime is live comes this often at the most, in seconds.
+const SYNC_EVERY: f64 = 30.0;
+
+/// What the agent has read and heard so far.
+#[derive(Clone, Copy)]
+struct Reads {
+    rows: f64,
+    syncs: f64,
+    events: f64,
+}
+
+impl Reads {
+    async fn of(agent: &Agent) -> Self {
+        let metric = async |name: &str| {
+            let name = format!("visit_pacer_{name}_total");
+            agent.metric(&name).await.expect("the metric")
+        };
+        Self {
+            rows: metric("rows_read").await,
+            syncs: metric("syncs").await,
+            events: metric("realtime_events").await,
+        }
+    }
+}
+
+/// So many rows that start now, at so many visits an hour.
+async fn rows(place: &Place, count: u32, an_hour: u32) {
+    let partner = place.partner;
+    place
+        .edit(format!(
+            "insert into visit_distribution
+                (partner_id, total_visits, time_period, visits_per_unit, start_time)
+             select '{partner}', 1000000, 'hour', {an_hour}, now()
+               from generate_series(1, {count})"
+        ))
+        .await;
+}
+
+/// Waits until the agent has heard of so many edits since `before`, or has read the whole table since
+/// the last; prints how long after it that was, and holds what the agent read against what those
+/// edits allow: each row once for its event, once more where a batch met the edit first.
+async fn takes_in(agent: &Agent, before: Reads, began: Instant, edits: u32) {
+    let last_edit = Instant::now();
+    let syncs_then = Reads::of(agent).await.syncs;
+    let edits = f64::from(edits);
+    wait_until(
+        "the agent knows of all edits",
+        TAKEN_IN_WITHIN,
+        async || {
+            let now = Reads::of(agent).await;
+            now.events >= before.events + edits || now.syncs >= syncs_then + 2.0
+        },
+    )
+    .await;
+    let lag = last_edit.elapsed();
+    let now = Reads::of(agent).await;
+    let (rows, syncs) = (now.rows - before.rows, now.syncs - before.syncs);
+    println!(
+        "{edits} edits in {:?}: all known {lag:?} after the last; {rows} rows read, {syncs} syncs",
+        last_edit - began
+    );
+    assert!(rows <= 2.0 * edits, "{rows} rows read for {edits} edits");
+    let allowed = SYNCS_BESIDE + began.elapsed().as_secs_f64() / SYNC_EVERY;
+    assert!(
+        syncs <= allowed,
+        "{syncs} syncs, expected {allowed} at most"
+    );
+}
+
+/// No row is off its curve at any second from two seconds after its last edit on. A visit that is
+/// stored late is dated right, so lateness is waited for.
+async fn all_are_on_their_curves(place: &Place) {
+    wait_until("every row is on its curve", PATIENCE, async || {
+        let off: i64 = place.ask(OFF_THE_CURVE).await;
+        off == 0
+    })
+    .await;
+}
+
+/// Rows that are off their curve.
+const OFF_THE_CURVE: &str = "select count(distinct d.id) from visit_distribution d
+              cross join lateral generate_series(d.anchor_at + interval '2 seconds',
+                clock_timestamp() - interval '3 seconds', interval '1 second') at
+              where visit_distribution_due(d.id, at) <> (select count(*) from store_visits v
+                where v.distribution_id = d.id and v.visited_at <= at)";
+
+#[tokio::test]
+async fn five_thousand_rows_edited_in_one_transaction_are_all_right_two_seconds_later() {
+    let place = Place::new().await;
+    rows(&place, 5_000, 60).await;
+    let agent = place.agent().await;
+    let before = Reads::of(&agent).await;
+    let began = Instant::now();
+    place
+        .edit("update visit_distribution set visits_per_unit = 180")
+        .await;
+    takes_in(&agent, before, began, 5_000).await;
+    place.agents_work_for(8).await;
+    all_are_on_their_curves(&place).await;
+}
+
+#[tokio::test]
+async fn after_two_hundred_edits_a_second_the_schedule_is_right_and_reads_were_bounded() {
+    let place = Place::new().await;
+    rows(&place, 50, 3_600).await;
+    let agent = place.agent().await;
+    let ids: Vec<uuid::Uuid> = sqlx::query_scalar("select id from visit_distribution")
+        .fetch_all(&place.db)
+        .await
+        .expect("the rows are there");
+    let before = Reads::of(&agent).await;
+    let began = Instant::now();
+    let edits: u32 = if long() { 12_000 } else { 1_600 };
+    for (edit, id) in (0..edits).zip(ids.iter().cycle()) {
+        sleep_until(began + edit * EDIT_EVERY).await;
+        let pace = 3_600 + edit;
+        place.set(*id, &format!("visits_per_unit = {pace}")).await;
+    }
+    takes_in(&agent, before, began, edits).await;
+    place.agents_work_for(8).await;
+    all_are_on_their_curves(&place).await;
+}
+
+#[tokio::test]
+async fn ten_thousand_active_rows_cost_other_subscribers_no_more_than_the_echo_budget() {
+    let place = Place::new().await;
+    rows(&place, 10_000, 600).await;
+    let subscriber = Subscriber::to(&place).await;
+    let began = Instant::now();
+    let _agent = place.agent().await;
+    place.agents_work_for(if long() { 60 } else { 15 }).await;
+    let events = subscriber.updates();
+    let elapsed = began.elapsed();
+    let a_second = f64::from(u32::try_from(events).expect("few")) / elapsed.as_secs_f64();
+    println!("10,000 active rows: {events} events in {elapsed:?}, {a_second:.2} a second");
+    let allowed = 20 + elapsed.as_secs() / 5 + 1;
+    assert!(
+        (1..=allowed).contains(&events),
+        "{events} events, expected 1 to {allowed}"
+    );
+}
