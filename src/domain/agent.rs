@@ -17,7 +17,7 @@ use super::clock::{DbClock, Stepped};
 use super::echo::{Column, EchoBudget};
 use super::limits::{COALESCE, SERVES_WITHIN, SYNC_EVERY_BLIND};
 use super::policy::{Fault, Trouble};
-use super::proof::{CANARY, Proof};
+use super::proof::{CANARY, Proof, Verdict};
 use super::share::Share;
 use super::time::{DbTime, Mono};
 use super::timetable::{Control, Look, Stamp, Status, Timetable};
@@ -310,6 +310,10 @@ impl Agent {
                 match way {
                     Way::Changes => self.counters.silent += 1,
                     Way::Broadcast => self.counters.silent_broadcast += 1,
+                }
+                match verdict {
+                    Verdict::Rejoin => self.counters.rejoins += 1,
+                    Verdict::Reopen => self.counters.reopens += 1,
                 }
                 self.tell(Notice::Silent(way, verdict));
                 self.outbox.push_back(Action::Revive(way, verdict));

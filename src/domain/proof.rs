@@ -157,6 +157,33 @@ mod tests {
     }
 
     #[test]
+    fn a_dead_channel_is_found_within_20_seconds_while_visits_are_stored_and_75_when_idle() {
+        let died_at = s(30);
+        let mut busy = Proof::default();
+        busy.live(s(0));
+        let found = (1..=60).map(s).find(|now| {
+            if now.as_micros() % s(5).as_micros() == 0 {
+                write(&mut busy, ROW, *now);
+                if *now < died_at {
+                    busy.heard(ROW, *now);
+                }
+            }
+            busy.verdict(*now).is_some()
+        });
+        assert_eq!(found, Some(s(40)), "a write-back every 5 s");
+
+        let mut idle = Proof::default();
+        idle.live(s(0));
+        let found = (1..=90).map(s).find(|now| {
+            if idle.canary_at().is_some_and(|at| at <= *now) {
+                write(&mut idle, CANARY, *now);
+            }
+            idle.verdict(*now).is_some()
+        });
+        assert_eq!(found, Some(s(70)), "the canary each minute");
+    }
+
+    #[test]
     fn one_echo_proves_the_channel_for_all() {
         let mut proof = Proof::default();
         proof.live(s(0));

@@ -133,6 +133,16 @@ impl Snapshot {
                 c.silent_broadcast,
             ),
             (
+                "realtime_rejoins",
+                "Times that a silent channel was joined again",
+                c.rejoins,
+            ),
+            (
+                "realtime_reopens",
+                "Times that a channel which stayed silent was given a new socket",
+                c.reopens,
+            ),
+            (
                 "write_backs",
                 "Rows whose total_distributed was written back",
                 c.written_back,

@@ -72,6 +72,15 @@ async fn a_channel_that_went_deaf_is_found_out_by_its_missing_echo_and_joined_ag
     place.realtime.faults().set_deafness(Deafness::UntilRejoin);
     agent.says("keeps silent though joined").await;
     is_live_again(&agent).await;
+    wait_until("the rejoin is counted", PATIENCE, async || {
+        agent.metric("visit_pacer_realtime_rejoins_total").await == Some(1.0)
+    })
+    .await;
+    assert_eq!(
+        agent.metric("visit_pacer_realtime_reopens_total").await,
+        Some(0.0),
+        "it kept its socket"
+    );
     let heard = agent.metric("visit_pacer_realtime_events_total").await;
     place.set(row, "visits_per_unit = 20").await;
     wait_until("the new channel hears", PATIENCE, async || {

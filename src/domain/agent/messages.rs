@@ -241,6 +241,10 @@ pub struct Counters {
     pub silent: u64,
     /// … and the broadcast channel.
     pub silent_broadcast: u64,
+    /// Of these, times that it was joined again on the same socket.
+    pub rejoins: u64,
+    /// Of these, times that a new socket was opened.
+    pub reopens: u64,
     /// Rows written back.
     pub written_back: u64,
 }
