@@ -16,6 +16,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use visit_pacer::domain::way::Way;
 use visit_pacer::{
     domain::policy::Trouble,
     realtime::{
@@ -236,7 +237,7 @@ impl Player {
         };
         if self.unpaired.is_none() {
             let reason = "as recorded".to_owned();
-            self.input(Input::Command(FeedCommand::Rejoin(reason)));
+            self.input(Input::Command(FeedCommand::Rejoin(Way::Changes, reason)));
         }
         self.wait_until(|player| player.unpaired.is_some());
         self.joins_left -= 1;
@@ -356,18 +357,21 @@ impl Player {
                     changes.damaged += usize::from(change.damage.is_some());
                     continue;
                 }
-                FeedEvent::Live | FeedEvent::Down(_) | FeedEvent::Lost(_) => {}
+                FeedEvent::Live(_)
+                | FeedEvent::Broadcast(..)
+                | FeedEvent::Down(_)
+                | FeedEvent::Lost(_) => {}
             }
             parts.extend(changes.take());
             match event {
-                FeedEvent::Live => parts.push("live".to_owned()),
+                FeedEvent::Live(_) => parts.push("live".to_owned()),
                 FeedEvent::Down(down) => parts.push(format!(
                     "down ({}{})",
                     format!("{:?}", down.class).to_lowercase(),
                     if *over_new_socket { ", new socket" } else { "" }
                 )),
                 FeedEvent::Lost(_) => parts.push("lost".to_owned()),
-                FeedEvent::Changed(_) => {}
+                FeedEvent::Changed(_) | FeedEvent::Broadcast(..) => {}
             }
         }
         parts.extend(changes.take());
