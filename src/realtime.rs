@@ -2,7 +2,8 @@
 //!
 //! [`feed::run`] is the one task. Its [`socket`] to an [`endpoint`] moves frames, its codec
 //! ([`frame`]) reads and writes them, its protocol machine ([`session`]) decides; [`change`],
-//! [`broadcast`] and [`fault`] are the machine's reading of news and of trouble. Only `feed` reads a clock, draws
+//! [`broadcast`] and [`fault`] are the machine's reading of news and of trouble; [`key`] reads keys,
+//! [`token`] makes them. Only `feed` reads a clock, draws
 //! random numbers or decides to wait; `frame`, `session`, `change` and `fault` are functions of
 //! what they are given.
 //!
@@ -20,6 +21,7 @@ pub mod frame;
 pub mod key;
 pub mod session;
 pub mod socket;
+pub mod token;
 
 pub use broadcast::Broadcast;
 pub use change::{Change, ChangeKind, Table};
@@ -29,3 +31,4 @@ pub use feed::FeedConfig;
 pub use key::Key;
 pub use session::{FeedCommand, FeedEvent};
 pub use socket::ConnectError;
+pub use token::Minter;

@@ -1,18 +1,18 @@
 //! JSON Web Tokens of the demo's Realtime server: HS256 only, the `role` and `exp` claims only.
 //!
-//! Owns minting of the demo's local keys and their check. It is no general JWT library: other
+//! Owns the claims of the demo's local keys and their check; how a JWT is signed is [`crate::realtime::token`]'s. It is no general JWT library: other
 //! algorithms, `nbf`, `aud` and key rotation are refused or ignored.
 //!
 //! Invariant: nothing of a token is believed before its signature has been checked.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use hmac::{Hmac, KeyInit, Mac};
+use hmac::Mac as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sha2::Sha256;
 use thiserror::Error;
 
 use crate::domain::secret::Secret;
+use crate::realtime::token::{mac, sign};
 
 /// What a valid token says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,13 +53,6 @@ pub fn mint(secret: &Secret, role: &str, expires_at: i64) -> String {
     let header = json!({ "alg": "HS256", "typ": "JWT" });
     let claims = json!({ "iss": "visit-pacer-demo", "role": role, "exp": expires_at });
     sign(secret, &header, &claims)
-}
-
-fn sign(secret: &Secret, header: &Value, claims: &Value) -> String {
-    let encode = |part: &Value| URL_SAFE_NO_PAD.encode(part.to_string());
-    let signed = format!("{}.{}", encode(header), encode(claims));
-    let signature = mac(secret, &signed).finalize().into_bytes();
-    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
 /// Checks `token` at the instant `now` (seconds since the Unix epoch).
@@ -105,13 +98,6 @@ fn decode<T: for<'de> Deserialize<'de>>(part: &str) -> Result<T, JwtError> {
         .decode(part)
         .map_err(|_| JwtError::Malformed)?;
     serde_json::from_slice(&bytes).map_err(|_| JwtError::Malformed)
-}
-
-fn mac(secret: &Secret, signed: &str) -> Hmac<Sha256> {
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret.expose().as_bytes())
-        .expect("HMAC takes keys of any length");
-    mac.update(signed.as_bytes());
-    mac
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! query, its errors repeat nothing of what was given, and [`Endpoint::blot`] cleans the rest.
 
 use std::fmt;
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio_tungstenite::tungstenite::Error as WebSocketError;
@@ -15,6 +16,8 @@ use tokio_tungstenite::tungstenite::http::HeaderValue;
 use url::Url;
 
 use super::frame::PROTOCOL_VERSION;
+use super::key::Key;
+use super::token::Minter;
 use crate::domain::secret::Secret;
 
 /// Why an address cannot be used.
@@ -62,13 +65,66 @@ fn with_websocket_scheme(mut url: Url) -> Result<Url, EndpointError> {
 #[derive(Clone)]
 pub struct Endpoint {
     url: Url,
-    key: Secret,
+    credential: Credential,
+}
+
+/// What opens the socket, and what joins on it.
+#[derive(Clone)]
+enum Credential {
+    /// One key does both.
+    Key(Secret),
+    /// Tokens of our own making do both.
+    Tokens(Minter),
+    /// The key opens, tokens of our own making join.
+    KeyAndTokens(Secret, Minter),
+}
+
+impl Credential {
+    fn minter(&self) -> Option<&Minter> {
+        match self {
+            Self::Key(_) => None,
+            Self::Tokens(minter) | Self::KeyAndTokens(_, minter) => Some(minter),
+        }
+    }
+
+    /// What opens the socket.
+    fn opens(&self) -> Secret {
+        match self {
+            Self::Key(key) | Self::KeyAndTokens(key, _) => key.clone(),
+            Self::Tokens(minter) => minter.mint(),
+        }
+    }
 }
 
 impl Endpoint {
     /// The endpoint at `url`, a WebSocket address (http and https mean ws and wss). A key in its
     /// query is replaced by `key`.
     pub fn new(url: &str, key: Secret) -> Result<Self, EndpointError> {
+        let printable = key.expose().bytes().all(|byte| byte.is_ascii_graphic());
+        if key.expose().is_empty() || !printable {
+            return Err(EndpointError::Key);
+        }
+        Self::at(url, Credential::Key(key))
+    }
+
+    /// The endpoint at `url`, with tokens of our own making: they open the socket and join.
+    pub fn with_tokens(url: &str, minter: Minter) -> Result<Self, EndpointError> {
+        Self::at(url, Credential::Tokens(minter))
+    }
+
+    /// The same endpoint, where the key opens the socket and tokens of our own making join.
+    #[must_use]
+    pub fn joined_with(self, minter: Minter) -> Self {
+        let credential = match self.credential {
+            Credential::Key(key) | Credential::KeyAndTokens(key, _) => {
+                Credential::KeyAndTokens(key, minter)
+            }
+            Credential::Tokens(_) => Credential::Tokens(minter),
+        };
+        Self { credential, ..self }
+    }
+
+    fn at(url: &str, credential: Credential) -> Result<Self, EndpointError> {
         let mut url = with_websocket_scheme(Url::parse(url.trim())?)?;
         let others: Vec<(String, String)> = url
             .query_pairs()
@@ -80,39 +136,83 @@ impl Endpoint {
         if !others.is_empty() {
             url.query_pairs_mut().extend_pairs(others);
         }
-        let printable = key.expose().bytes().all(|byte| byte.is_ascii_graphic());
-        if key.expose().is_empty() || !printable {
-            return Err(EndpointError::Key);
-        }
-        Ok(Self { url, key })
+        Ok(Self { url, credential })
     }
 
-    /// The token that each join carries: the key where it is a JWT, nothing for `sb_…` keys, which
-    /// the server exchanges for a token of its own when the socket opens.
+    /// The token that a join carries: a new one where we make them, the key where it is a JWT, nothing
+    /// for `sb_…` keys, which the server exchanges for a token of its own when the socket opens.
     pub fn access_token(&self) -> Option<Secret> {
-        let key = self.key.expose();
-        let is_jwt = !key.starts_with("sb_") && key.split('.').count() == 3;
-        is_jwt.then(|| self.key.clone())
+        match &self.credential {
+            Credential::Key(key) => {
+                let is_jwt = !is_opaque(key) && key.expose().split('.').count() == 3;
+                is_jwt.then(|| key.clone())
+            }
+            Credential::Tokens(minter) | Credential::KeyAndTokens(_, minter) => Some(minter.mint()),
+        }
     }
 
-    /// The upgrade request. The key goes both into the header, which a hosted gateway reads, and
-    /// into the query, the only place where a local gateway exchanges an `sb_…` key.
+    /// After how long [`Self::access_token`] is to be asked again; `None` where it never changes.
+    pub fn renew_after(&self) -> Option<Duration> {
+        self.credential.minter().map(Minter::renew_after)
+    }
+
+    /// What can be told of the key, or of the tokens.
+    pub fn key(&self) -> Key {
+        match &self.credential {
+            Credential::Key(key) => Key::read(key),
+            Credential::Tokens(minter) | Credential::KeyAndTokens(_, minter) => Key::Minted {
+                role: minter.role().to_owned(),
+            },
+        }
+    }
+
+    /// The upgrade request. The key goes both into the header, which a hosted gateway reads, and into the
+    /// query. An `sb_…` key on a line without TLS, which is the Supabase CLI's, goes into the query alone:
+    /// that gateway exchanges it there and nowhere else, and Realtime looks at the header first.
     pub(super) fn request(&self) -> Result<Request, WebSocketError> {
+        let key = self.credential.opens();
         let mut url = self.url.clone();
         url.query_pairs_mut()
-            .append_pair("apikey", self.key.expose())
+            .append_pair("apikey", key.expose())
             .append_pair("vsn", PROTOCOL_VERSION);
         let mut request = url.as_str().into_client_request()?;
-        let mut key = HeaderValue::from_str(self.key.expose())?;
-        key.set_sensitive(true);
-        request.headers_mut().insert("x-api-key", key);
+        if !(is_opaque(&key) && self.url.scheme() == "ws") {
+            let mut header = HeaderValue::from_str(key.expose())?;
+            header.set_sensitive(true);
+            request.headers_mut().insert("x-api-key", header);
+        }
         Ok(request)
     }
 
-    /// A text from outside, with the key blotted out.
+    /// A text from outside, with the key, and every JWT, blotted out.
     pub(super) fn blot(&self, text: &str) -> String {
-        text.replace(self.key.expose(), "[key]")
+        let text = match &self.credential {
+            Credential::Key(key) | Credential::KeyAndTokens(key, _) => {
+                text.replace(key.expose(), "[key]")
+            }
+            Credential::Tokens(_) => text.to_owned(),
+        };
+        let mut rest = text.as_str();
+        let mut clean = String::new();
+        while let Some((before, jwt)) = rest.split_once(JWT_BEGINS) {
+            clean.push_str(before);
+            clean.push_str("[token]");
+            rest = jwt.trim_start_matches(is_of_a_jwt);
+        }
+        clean + rest
     }
+}
+
+/// How a JWT begins: `{"` in base64.
+const JWT_BEGINS: &str = "eyJ";
+
+fn is_of_a_jwt(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_')
+}
+
+/// Whether it is one of the keys that are no JWT: `sb_secret_…`, `sb_publishable_…`.
+fn is_opaque(key: &Secret) -> bool {
+    key.expose().starts_with("sb_")
 }
 
 /// The address without user, query and key.

@@ -53,6 +53,7 @@ pub async fn run(
         session = session.with_broadcasts();
     }
     let mut feed = Feed {
+        renew_at: renewal(&config.endpoint),
         endpoint: config.endpoint,
         session,
         link: Link::Closed,
@@ -73,6 +74,10 @@ pub async fn run(
             }
             input = feed.link.next() => input,
             () = wake_at(deadline) => Input::Tick,
+            () = wake_at(feed.renew_at) => {
+                feed.renew();
+                continue;
+            }
             permit = events.reserve(), if !feed.outbox.is_empty() => {
                 let Ok(permit) = permit else { return };
                 feed.outbox.pass_on(permit);
@@ -82,6 +87,11 @@ pub async fn run(
         };
         feed.handle(input);
     }
+}
+
+/// When the token is to be renewed, from now.
+fn renewal(endpoint: &Endpoint) -> Option<Instant> {
+    endpoint.renew_after().map(|after| Instant::now() + after)
 }
 
 async fn wake_at(deadline: Option<Instant>) {
@@ -104,9 +114,18 @@ struct Feed {
     session: Session,
     link: Link,
     outbox: Outbox,
+    renew_at: Option<Instant>,
 }
 
 impl Feed {
+    /// Puts a new token in the old one's place, before that expires.
+    fn renew(&mut self) {
+        if let Some(token) = self.endpoint.access_token() {
+            self.session.renew(token);
+        }
+        self.renew_at = renewal(&self.endpoint);
+    }
+
     fn handle(&mut self, input: Input) {
         self.session
             .handle(input, Instant::now().into_std(), rand::random());
@@ -118,6 +137,7 @@ impl Feed {
         while let Some(action) = self.session.poll_action() {
             match action {
                 Action::Dial => {
+                    self.renew();
                     self.link = Link::Dialing(Box::pin(Socket::dial(self.endpoint.clone())));
                 }
                 Action::Send(frame) => {

@@ -6,7 +6,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
-use super::endpoint::Endpoint;
 use crate::domain::secret::Secret;
 
 /// A key, without the key.
@@ -23,20 +22,16 @@ pub enum Key {
         /// Its `exp`, in seconds since the Unix epoch.
         expires_at: Option<i64>,
     },
+    /// A JWT that we make ourselves, anew before it expires.
+    Minted {
+        /// Its `role`.
+        role: String,
+    },
     /// Nothing that Supabase gives out.
     Unknown,
 }
 
 impl Key {
-    /// The key that an endpoint sends.
-    pub fn of(endpoint: &Endpoint) -> Self {
-        let request = endpoint.request().ok();
-        let header = request.as_ref().and_then(|r| r.headers().get("x-api-key"));
-        header
-            .and_then(|value| value.to_str().ok())
-            .map_or(Self::Unknown, |text| Self::read(&Secret::new(text)))
-    }
-
     /// Reads a key.
     pub fn read(key: &Secret) -> Self {
         let text = key.expose();
@@ -96,14 +91,6 @@ mod tests {
                 expires_at: None
             }
         );
-    }
-
-    #[test]
-    fn what_an_endpoint_sends_is_what_is_read() {
-        let key = Secret::new("sb_publishable_abc");
-        let endpoint =
-            Endpoint::new("wss://realtime.example.test/socket", key).expect("an endpoint");
-        assert_eq!(Key::of(&endpoint), Key::Publishable);
     }
 
     #[test]

@@ -177,6 +177,23 @@ impl Session {
         self
     }
 
+    /// From now on joins carry this token, and each channel that has joined is told of it.
+    pub fn renew(&mut self, access_token: Secret) {
+        if matches!(self.phase, Phase::Open(_)) {
+            let joined = |channel: &Channel| {
+                let join_ref = channel.join_ref()?.to_owned();
+                Some((join_ref, channel.topic()))
+            };
+            let joined: Vec<(String, &str)> = self.channels.iter().filter_map(joined).collect();
+            for (join_ref, topic) in joined {
+                let payload = json!({ "access_token": access_token.expose() });
+                let ref_ = self.next_ref();
+                self.send(Some(join_ref), ref_, topic, "access_token", payload);
+            }
+        }
+        self.access_token = Some(access_token);
+    }
+
     /// The next thing to do; to be asked until there is none, after each [`Session::handle`].
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()

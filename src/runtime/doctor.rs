@@ -53,7 +53,7 @@ pub async fn examine(
     match endpoint {
         Err(error) => findings.push(unset(&error)),
         Ok(endpoint) => {
-            findings.extend(the_key(&Key::of(&endpoint), host_time()));
+            findings.extend(the_key(&endpoint.key(), host_time()));
             findings.extend(the_feed(endpoint, connection.as_mut()).await);
         }
     }
@@ -113,7 +113,8 @@ fn the_key(key: &Key, now: DbTime) -> Option<Finding> {
     const MEND: &str = "copy the secret (or service_role) key from Project Settings > API Keys";
     let now_s = now.as_micros() / 1_000_000;
     let what = match key {
-        Key::Secret => return None,
+        // What the role may see, the look at Realtime shows.
+        Key::Secret | Key::Minted { .. } => return None,
         Key::Publishable => "the key is a publishable one".to_owned(),
         Key::Unknown => "the key is neither a JWT nor an sb_secret_… key".to_owned(),
         Key::Jwt {

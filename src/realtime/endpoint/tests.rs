@@ -92,3 +92,49 @@ fn a_token_is_sent_with_the_join_only_where_the_key_is_one() {
     assert_eq!(token("sb_secret_a.b.c"), None);
     assert_eq!(token("opaque"), None);
 }
+
+#[test]
+fn an_sb_key_without_tls_goes_into_the_query_alone_where_the_local_gateway_exchanges_it() {
+    for (url, header) in [("ws://127.0.0.1:54321", false), ("wss://h", true)] {
+        let request = endpoint(url, SECRET_KEY).request().expect("a request");
+        assert_eq!(request.headers().contains_key("x-api-key"), header, "{url}");
+        let query = request.uri().query().unwrap_or_default();
+        assert!(query.contains(&format!("apikey={SECRET_KEY}")), "{query}");
+    }
+}
+
+#[test]
+fn a_token_of_our_own_opens_the_socket_only_where_there_is_no_key() {
+    let minter = || {
+        Minter::new(
+            Secret::new("a secret of at least 32 characters, for a test"),
+            "visit_pacer".to_owned(),
+            Duration::from_secs(60),
+        )
+    };
+    let role = |key: &str| match Key::read(&Secret::new(key)) {
+        Key::Jwt { role, .. } => role,
+        _ => None,
+    };
+    let ours = Some("visit_pacer".to_owned());
+    let alone = Endpoint::with_tokens("wss://h", minter()).expect("an endpoint");
+    let beside = endpoint("wss://h", SECRET_KEY).joined_with(minter());
+    for (endpoint, opens) in [(&alone, ours.clone()), (&beside, None)] {
+        let request = endpoint.request().expect("a request");
+        let header = request.headers().get("x-api-key").expect("a key");
+        assert_eq!(role(header.to_str().expect("text")), opens);
+        let token = endpoint.access_token().expect("a token");
+        assert_eq!(role(token.expose()), ours);
+        assert_eq!(endpoint.renew_after(), Some(Duration::from_secs(30)));
+    }
+}
+
+#[test]
+fn keys_and_tokens_are_blotted_out_of_any_text() {
+    let endpoint = endpoint("wss://h", SECRET_KEY);
+    let text = format!("at ?apikey={SECRET_KEY}&t={JWT}&vsn=2.0.0: no {JWT}");
+    assert_eq!(
+        endpoint.blot(&text),
+        "at ?apikey=[key]&t=[token]&vsn=2.0.0: no [token]"
+    );
+}

@@ -195,6 +195,27 @@ fn an_open_socket_is_joined_as_the_official_client_joins_it() {
 }
 
 #[test]
+fn a_renewed_token_is_pushed_to_the_joined_channel_and_goes_with_every_later_join() {
+    let tables = vec![Table::new("public", "visit_distribution")];
+    let mut bench = Bench::with(Session::new(tables, Some(Secret::new("a.b.c"))));
+    bench.session.renew(Secret::new("d.e.f"));
+    bench.input(Input::Opened);
+    bench.session.renew(Secret::new("g.h.i"));
+    let sent: Vec<Value> = bench
+        .frames()
+        .iter()
+        .map(|frame| serde_json::from_str(&frame.encode()).expect("a frame is JSON"))
+        .collect();
+    assert_eq!(sent.len(), 2, "{sent:?}");
+    assert_eq!(sent[0][4]["access_token"], "d.e.f");
+    let push: Value = serde_json::from_str(
+        r#"["1","2","realtime:visit-pacer","access_token",{"access_token":"g.h.i"}]"#,
+    )
+    .expect("test text is JSON");
+    assert_eq!(sent[1], push);
+}
+
+#[test]
 fn a_key_that_is_not_a_token_is_not_sent_with_the_join() {
     let frames = Bench::opened().frames();
     assert_eq!(

@@ -50,7 +50,7 @@ pub fn run(data: &[u8]) {
         Err(error) => said.push(error.to_string()),
     }
     match environment.realtime() {
-        Ok(endpoint) => said.push(format!("{endpoint} {:?}", Key::of(&endpoint))),
+        Ok(endpoint) => said.push(format!("{endpoint} {:?}", endpoint.key())),
         Err(error) => said.push(error.to_string()),
     }
     let otherwise = SocketAddr::from(([127, 0, 0, 1], 0));
