@@ -1,15 +1,20 @@
-//! What the agent is told by flags, the environment and `.env`, checked once.
+//! What the agent is told by flags, the environment, files and `.env`, checked once.
 //!
-//! A flag goes before the environment, the environment before `.env`. Secrets come from the environment or `.env` only,
-//! never from the command line.
+//! A flag goes before the environment, the environment before a credential of systemd
+//! (`$CREDENTIALS_DIRECTORY/NAME`), that before `.env`; in each, `NAME_FILE` names a file that holds the value. The names of
+//! `supabase status -o env` come last of all.
+//!
+//! Invariant: a secret is read from these places only, never from the command line, and no error repeats one.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::domain::secret::Secret;
 use crate::postgres::link::Database;
-use crate::realtime::{Endpoint, websocket_url};
+use crate::realtime::token;
+use crate::realtime::{Endpoint, Minter, websocket_url};
 
 /// A setting that is missing, malformed, or said twice in two ways: exit code 78.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -17,24 +22,62 @@ use crate::realtime::{Endpoint, websocket_url};
 pub struct SettingError(String);
 
 /// The names under which one setting is looked for, Supabase's own among them.
-const DATABASE_URL: &[&str] = &["SUPABASE_DB_URL", "DATABASE_URL"];
-const API_KEY: &[&str] = &["SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY"];
-const SUPABASE_URL: &[&str] = &["SUPABASE_URL"];
-const REALTIME_URL: &[&str] = &["REALTIME_URL"];
+struct Names {
+    /// Two of these that differ are refused.
+    names: &'static [&'static str],
+    /// Names of `supabase status -o env`, each before the next. They are looked for last, since others may use them too.
+    local: &'static [&'static str],
+}
 
-/// The environment, and `.env` behind it.
+const DATABASE_URL: Names = Names {
+    names: &["SUPABASE_DB_URL", "DATABASE_URL"],
+    local: &["DB_URL"],
+};
+const API_KEY: Names = Names {
+    names: &["SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY"],
+    local: &["SECRET_KEY", "SERVICE_ROLE_KEY"],
+};
+const SUPABASE_URL: Names = Names {
+    names: &["SUPABASE_URL"],
+    local: &["API_URL"],
+};
+const REALTIME_URL: Names = Names {
+    names: &["REALTIME_URL"],
+    local: &[],
+};
+const JWT_SECRET: Names = Names {
+    names: &["SUPABASE_JWT_SECRET"],
+    local: &[],
+};
+const JWT_ROLE: Names = Names {
+    names: &["SUPABASE_JWT_ROLE"],
+    local: &[],
+};
+const JWT_SECONDS: Names = Names {
+    names: &["SUPABASE_JWT_SECONDS"],
+    local: &[],
+};
+
+/// The shortest life of a token of our own, in seconds: renewed after half of it.
+const JWT_SECONDS_MIN: u64 = 4;
+/// The longest file that is read as a secret.
+const SECRET_BYTES_MAX: u64 = 16 * 1024;
+
+/// The environment, with the credentials of systemd and `.env` behind it.
 pub struct Environment {
     process: BTreeMap<String, String>,
+    credentials: Option<PathBuf>,
     file: BTreeMap<String, String>,
 }
 
 impl Environment {
     /// This process's environment, and the `.env` of the current folder where there is one.
     pub fn load() -> Result<Self, SettingError> {
-        let process = std::env::vars_os()
+        let process: BTreeMap<String, String> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
         Ok(Self {
+            credentials: process.get("CREDENTIALS_DIRECTORY").map(PathBuf::from),
             process,
             file: read_env_file(Path::new(".env"))?,
         })
@@ -48,8 +91,10 @@ impl Environment {
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                 .collect()
         };
+        let process: BTreeMap<String, String> = map(process);
         Self {
-            process: map(process),
+            credentials: process.get("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+            process,
             file: map(file),
         }
     }
@@ -89,15 +134,15 @@ impl Environment {
     }
 
     /// The value of a setting that has several names. Two that differ are refused.
-    fn one_of(&self, names: &[&str]) -> Result<Option<String>, SettingError> {
-        for source in [&self.process, &self.file] {
-            let mut found: Option<(&str, &String)> = None;
-            for name in names {
-                let Some(value) = source.get(*name).filter(|value| !value.trim().is_empty()) else {
+    fn one_of(&self, setting: &Names) -> Result<Option<String>, SettingError> {
+        for place in [Place::Process, Place::Credentials, Place::File] {
+            let mut found: Option<(&str, String)> = None;
+            for name in setting.names {
+                let Some(value) = self.value(place, name)? else {
                     continue;
                 };
-                match found {
-                    Some((other, first)) if first != value => {
+                match &found {
+                    Some((other, first)) if *first != value => {
                         return Err(SettingError(format!(
                             "{other} and {name} are both set and differ; keep one of them"
                         )));
@@ -107,38 +152,78 @@ impl Environment {
                 }
             }
             if let Some((_, value)) = found {
-                return Ok(Some(value.trim().to_owned()));
+                return Ok(Some(value));
+            }
+        }
+        for place in [Place::Process, Place::File] {
+            for name in setting.local {
+                if let Some(value) = self.value(place, name)? {
+                    return Ok(Some(value));
+                }
             }
         }
         Ok(None)
     }
 
-    fn required(&self, names: &[&str], what: &str) -> Result<String, SettingError> {
-        self.one_of(names)?
-            .ok_or_else(|| SettingError(format!("{} is not set; {what}", names.join(" or "))))
+    /// What one place says under a name: the value itself, or the file that `NAME_FILE` names.
+    fn value(&self, place: Place, name: &str) -> Result<Option<String>, SettingError> {
+        let said = match place {
+            Place::Process => &self.process,
+            Place::File => &self.file,
+            Place::Credentials => {
+                let folder = self.credentials.as_ref();
+                let path = folder.map(|folder| folder.join(name));
+                return match path.filter(|path| path.exists()) {
+                    Some(path) => read_secret(name, &path).map(Some),
+                    None => Ok(None),
+                };
+            }
+        };
+        let file_name = format!("{name}_FILE");
+        let text = |name: &str| {
+            let value = said.get(name).map(|value| value.trim());
+            value.filter(|value| !value.is_empty())
+        };
+        match (text(name), text(&file_name)) {
+            (Some(_), Some(_)) => Err(SettingError(format!(
+                "{name} and {file_name} are both set; keep one of them"
+            ))),
+            (Some(value), None) => Ok(Some(value.to_owned())),
+            (None, Some(path)) => read_secret(&file_name, Path::new(path)).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+
+    fn required(&self, setting: &Names, what: &str) -> Result<String, SettingError> {
+        self.one_of(setting)?.ok_or_else(|| {
+            SettingError(format!("{} is not set; {what}", setting.names.join(" or ")))
+        })
     }
 
     /// Where the database is.
     pub fn database(&self) -> Result<Database, SettingError> {
         let url = self.required(
-            DATABASE_URL,
+            &DATABASE_URL,
             "it is the connection string of the Supabase project (Connect > Session pooler or Direct connection)",
         )?;
         Database::from_url(&Secret::new(url))
-            .map_err(|error| SettingError(format!("{}: {error}", DATABASE_URL.join(" or "))))
+            .map_err(|error| SettingError(format!("{}: {error}", DATABASE_URL.names.join(" or "))))
     }
 
-    /// Where Realtime is, and the key to it.
+    /// Where Realtime is, and what opens it: a key, tokens of our own making, or a key and such tokens on top.
     pub fn realtime(&self) -> Result<Endpoint, SettingError> {
-        let key = Secret::new(self.required(
-            API_KEY,
-            "it is the project's secret key (Project Settings > API Keys), an sb_secret_… or a service_role key",
-        )?);
-        let url = match self.one_of(REALTIME_URL)? {
+        const WHAT: &str = "it is the project's secret key (Project Settings > API Keys), an sb_secret_… or a service_role key; \
+                            or set SUPABASE_JWT_SECRET";
+        let minter = self.minter()?;
+        let key = match (self.one_of(&API_KEY)?, &minter) {
+            (None, None) => Some(self.required(&API_KEY, WHAT)?),
+            (key, _) => key,
+        };
+        let url = match self.one_of(&REALTIME_URL)? {
             Some(url) => url,
             None => {
                 let base = self.required(
-                    SUPABASE_URL,
+                    &SUPABASE_URL,
                     "it is the project's URL, such as https://REF.supabase.co",
                 )?;
                 websocket_url(&base)
@@ -146,9 +231,63 @@ impl Environment {
                     .to_string()
             }
         };
-        Endpoint::new(&url, key)
-            .map_err(|error| SettingError(format!("REALTIME_URL or SUPABASE_URL: {error}")))
+        let endpoint = match (key, minter) {
+            (None, Some(minter)) => Endpoint::with_tokens(&url, minter),
+            (key, None) => Endpoint::new(&url, Secret::new(key.unwrap_or_default())),
+            (Some(key), Some(minter)) => {
+                Endpoint::new(&url, Secret::new(key)).map(|endpoint| endpoint.joined_with(minter))
+            }
+        };
+        endpoint.map_err(|error| SettingError(format!("REALTIME_URL or SUPABASE_URL: {error}")))
     }
+
+    /// Who makes tokens, where the project's JWT secret was given.
+    fn minter(&self) -> Result<Option<Minter>, SettingError> {
+        let Some(secret) = self.one_of(&JWT_SECRET)? else {
+            return Ok(None);
+        };
+        let role = self.one_of(&JWT_ROLE)?;
+        let lifetime = match self.one_of(&JWT_SECONDS)? {
+            None => token::LIFETIME,
+            Some(text) => {
+                let seconds = text.parse().ok().filter(|s| *s >= JWT_SECONDS_MIN);
+                seconds.map(Duration::from_secs).ok_or_else(|| {
+                    SettingError(format!(
+                        "SUPABASE_JWT_SECONDS is '{text}'; expected {JWT_SECONDS_MIN} or more seconds"
+                    ))
+                })?
+            }
+        };
+        let role = role.unwrap_or_else(|| token::ROLE.to_owned());
+        Ok(Some(Minter::new(Secret::new(secret), role, lifetime)))
+    }
+}
+
+/// Where values are looked for.
+#[derive(Clone, Copy)]
+enum Place {
+    Process,
+    Credentials,
+    File,
+}
+
+/// The text of a small file, without the line's end.
+fn read_secret(name: &str, path: &Path) -> Result<String, SettingError> {
+    use std::io::Read as _;
+    let mut text = String::new();
+    let read = std::fs::File::open(path)
+        .and_then(|file| file.take(SECRET_BYTES_MAX).read_to_string(&mut text));
+    read.map_err(|error| {
+        SettingError(format!(
+            "{name}: {} cannot be read: {error}",
+            path.display()
+        ))
+    })?;
+    let text = text.trim();
+    if text.is_empty() {
+        return Err(SettingError(format!("{name}: {} is empty", path.display())));
+    }
+    Ok(text.to_owned())
 }
 
 fn read_env_file(path: &Path) -> Result<BTreeMap<String, String>, SettingError> {
@@ -176,6 +315,7 @@ fn env_lines<R: io::Read>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::realtime::Key;
 
     fn error<T>(outcome: Result<T, SettingError>) -> String {
         outcome.err().expect("refused").to_string()
@@ -229,6 +369,94 @@ mod tests {
             Ok("127.0.0.1:1".to_owned())
         );
         assert_eq!(environment.flag(None, "else", 5_u32), Ok(5));
+    }
+
+    fn user(environment: &Environment) -> String {
+        let database = environment.database().expect("a database");
+        database.user().to_owned()
+    }
+
+    #[test]
+    fn a_secret_may_be_in_a_file_that_the_environment_or_systemd_names() {
+        let folder = std::env::temp_dir().join(format!("pacer-{:016x}", rand::random::<u64>()));
+        std::fs::create_dir(&folder).expect("a folder");
+        let path = folder.join("DATABASE_URL");
+        std::fs::write(&path, "postgres://of_the_file:pw@h/d\n").expect("written");
+        let (named, folder_text) = (
+            path.to_str().expect("plain"),
+            folder.to_str().expect("plain"),
+        );
+        let in_env = [("DATABASE_URL", "postgres://of_env_file:pw@h/d")];
+        for (process, expected) in [
+            (vec![("DATABASE_URL_FILE", named)], "of_the_file"),
+            (vec![("CREDENTIALS_DIRECTORY", folder_text)], "of_the_file"),
+            (vec![], "of_env_file"),
+        ] {
+            assert_eq!(user(&Environment::of(&process, &in_env)), expected);
+        }
+        let both = [
+            ("DATABASE_URL", "postgres://a@h/d"),
+            ("DATABASE_URL_FILE", named),
+        ];
+        let text = error(Environment::of(&both, &[]).database());
+        assert!(
+            text.contains("DATABASE_URL and DATABASE_URL_FILE are both set"),
+            "{text}"
+        );
+        std::fs::write(&path, "\n").expect("written");
+        let text = error(Environment::of(&both[1..], &[]).database());
+        assert!(
+            text.contains("DATABASE_URL_FILE") && text.contains("is empty"),
+            "{text}"
+        );
+        std::fs::remove_dir_all(&folder).expect("ours");
+        let text = error(Environment::of(&both[1..], &[]).database());
+        assert!(text.contains("cannot be read"), "{text}");
+    }
+
+    #[test]
+    fn what_supabase_status_prints_is_understood_and_comes_last() {
+        let printed = [
+            ("API_URL", "http://127.0.0.1:54321"),
+            ("DB_URL", "postgresql://local:pw@127.0.0.1:54322/postgres"),
+            ("SECRET_KEY", "sb_secret_local"),
+            ("SERVICE_ROLE_KEY", "another"),
+        ];
+        let local = Environment::of(&printed, &[]);
+        assert_eq!(user(&local), "local");
+        let endpoint = local.realtime().expect("an endpoint");
+        assert_eq!(endpoint.key(), Key::Secret);
+        assert_eq!(
+            endpoint.to_string(),
+            "ws://127.0.0.1:54321/realtime/v1/websocket"
+        );
+        let env_file = [("DATABASE_URL", "postgres://of_env_file:pw@h/d")];
+        assert_eq!(user(&Environment::of(&printed, &env_file)), "of_env_file");
+    }
+
+    #[test]
+    fn a_jwt_secret_makes_tokens_alone_or_beside_a_key() {
+        let at = ("SUPABASE_URL", "http://h");
+        let secret = (
+            "SUPABASE_JWT_SECRET",
+            "at least 32 characters, for a test of ours",
+        );
+        let role = ("SUPABASE_JWT_ROLE", "visit_pacer");
+        let key = ("SUPABASE_SECRET_KEY", "sb_secret_a");
+        let kind = |process: &[(&str, &str)]| {
+            Environment::of(process, &[])
+                .realtime()
+                .expect("an endpoint")
+                .key()
+        };
+        let minted = |role: &str| Key::Minted {
+            role: role.to_owned(),
+        };
+        assert_eq!(kind(&[at, secret]), minted("service_role"));
+        assert_eq!(kind(&[at, secret, key, role]), minted("visit_pacer"));
+        let short = [at, secret, ("SUPABASE_JWT_SECONDS", "2")];
+        let text = error(Environment::of(&short, &[]).realtime());
+        assert!(text.contains("SUPABASE_JWT_SECONDS is '2'"), "{text}");
     }
 
     #[test]

@@ -20,10 +20,12 @@ pub const MAX_VISITS_PER_SECOND: u32 = 2_000;
 
 /// The environment, in the help.
 pub const ENVIRONMENT: &str = "\
-Environment (also read from .env):
+Environment (also read from NAME_FILE, systemd credentials and .env; then as `supabase status -o env` has it):
   DATABASE_URL, or SUPABASE_DB_URL                   the project's Postgres: direct or session pooler
   SUPABASE_URL                                       the project's URL, such as https://REF.supabase.co
   SUPABASE_SERVICE_ROLE_KEY, or SUPABASE_SECRET_KEY  the project's secret key
+  SUPABASE_JWT_SECRET                                instead of, or beside, a key: joins with short-lived tokens that it signs
+                                                     for SUPABASE_JWT_ROLE [default: service_role]
   REALTIME_URL                                       Realtime's websocket, where it is not below SUPABASE_URL
   VISIT_PACER_LISTEN, VISIT_PACER_LISTEN_BY, VISIT_PACER_MAX_VISITS_PER_SECOND, VISIT_PACER_LOG";
 

@@ -76,6 +76,11 @@ impl Database {
         )
     }
 
+    /// Who logs in.
+    pub fn user(&self) -> &str {
+        self.options.get_username()
+    }
+
     /// Whether the password and the visits would cross a network without a check of who answers.
     pub fn is_unverified(&self) -> bool {
         let local = matches!(self.options.get_host(), "localhost" | "127.0.0.1" | "::1")
