@@ -21,8 +21,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::postgres::connection::Connection;
 use crate::postgres::fault::Fault;
-use crate::postgres::link::Database;
+use crate::postgres::link::{Database, NeedsSession};
 use crate::runtime::serve::Unfit;
 use crate::settings::{Environment, SettingError};
 
@@ -109,7 +110,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     let refused = error
         .downcast_ref::<Fault>()
         .is_some_and(|fault| fault.policy().halts);
-    if error.is::<SettingError>() || error.is::<Unfit>() || refused {
+    if error.is::<SettingError>() || error.is::<Unfit>() || error.is::<NeedsSession>() || refused {
         EX_CONFIG
     } else {
         FAILED
@@ -117,7 +118,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 }
 
 /// A connection for a command that asks once.
-async fn connect() -> anyhow::Result<sqlx::PgConnection> {
+async fn connect() -> anyhow::Result<Connection> {
     let database: Database = Environment::load()?.database()?;
     Ok(database.connect().await?)
 }

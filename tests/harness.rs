@@ -115,8 +115,8 @@ impl FromRow<'_, PgRow> for Look {
     }
 }
 
-/// Connections for edits and looks, a Realtime server, and a key that it accepts.
-async fn reach(url: &str) -> (PgPool, RealtimeServer, Secret) {
+/// Connections for edits and looks, a Realtime server, a key that it accepts, and the secret behind that key.
+async fn reach(url: &str) -> (PgPool, RealtimeServer, Secret, Secret) {
     let db = PgPoolOptions::new()
         .max_connections(4)
         .connect(url)
@@ -128,10 +128,10 @@ async fn reach(url: &str) -> (PgPool, RealtimeServer, Secret) {
         rand::random::<u128>()
     ));
     let key = stack::service_key(&secret);
-    let realtime = stack::realtime(url, 0, secret)
+    let realtime = stack::realtime(url, 0, secret.clone())
         .await
         .expect("a Realtime server");
-    (db, realtime, key)
+    (db, realtime, key, secret)
 }
 
 /// A database with our schema, a Realtime server for it, and a partner to visit.
@@ -146,6 +146,8 @@ pub struct Place {
     pub url: String,
     /// A key that Realtime accepts.
     pub key: Secret,
+    /// What such keys are signed with.
+    pub jwt_secret: Secret,
     /// A partner.
     pub partner: Uuid,
     /// A folder of its own.
@@ -184,7 +186,7 @@ impl Place {
         own: Option<(PostgresServer, Scratch)>,
         seat: SemaphorePermit<'static>,
     ) -> Self {
-        let (db, realtime, key) = reach(&url).await;
+        let (db, realtime, key, jwt_secret) = reach(&url).await;
         let (server, folder) = own.map_or_else(
             || (None, Scratch::new()),
             |(server, folder)| (Some(server), folder),
@@ -196,6 +198,7 @@ impl Place {
             server,
             url,
             key,
+            jwt_secret,
             partner,
             folder,
             _seat: seat,
@@ -209,7 +212,7 @@ impl Place {
     /// From now on everybody reaches the database by way of the proxy: looks and edits, Realtime, and agents to come.
     pub async fn by_way_of(&mut self, proxy: &Proxy) {
         self.url = proxy.url(&self.url);
-        (self.db, self.realtime, self.key) = reach(&self.url).await;
+        (self.db, self.realtime, self.key, self.jwt_secret) = reach(&self.url).await;
     }
 
     /// The port of its server.

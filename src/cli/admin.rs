@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::connect;
 use crate::postgres::admin;
+use crate::postgres::connection::Connection;
 use crate::postgres::fault::Fault;
 
 /// Flags of `pause` and `resume`.
@@ -56,11 +57,7 @@ pub async fn resume(args: WhichArgs) -> anyhow::Result<()> {
 }
 
 #[expect(clippy::print_stdout, reason = "the command's output")]
-async fn set_active(
-    connection: &mut sqlx::PgConnection,
-    ids: &[Uuid],
-    active: bool,
-) -> anyhow::Result<()> {
+async fn set_active(connection: &mut Connection, ids: &[Uuid], active: bool) -> anyhow::Result<()> {
     let found = admin::set_active(connection, ids, active)
         .await
         .map_err(Fault::from)?;

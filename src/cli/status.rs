@@ -12,7 +12,6 @@ use ratatui::crossterm::style::{Colored, ContentStyle};
 use ratatui::crossterm::terminal;
 use ratatui::text::Line;
 use serde_json::json;
-use sqlx::PgConnection;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +23,7 @@ use super::screen::{self, Screen};
 use super::table::{self, Look, Measured, View};
 
 use crate::postgres::admin;
+use crate::postgres::connection::Connection;
 use crate::postgres::fault::Fault;
 use crate::postgres::link::{Link, within};
 use crate::runtime::serve::asked_to_stop;
@@ -59,7 +59,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 /// One look at everything.
-pub async fn look(connection: &mut PgConnection) -> Result<Look, sqlx::Error> {
+pub async fn look(connection: &mut Connection) -> Result<Look, sqlx::Error> {
     Ok(Look {
         at: admin::clock(connection).await?,
         rows: admin::status(connection).await?,

@@ -1,8 +1,10 @@
 //! What the command line asks: status, pause and resume, sync.
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, Row as _};
+use sqlx::Row as _;
 use uuid::Uuid;
+
+use super::connection::Connection;
 
 /// One row of the view `visit_distribution_status`, with what helps a reader.
 #[derive(Clone, PartialEq, Debug, serde::Serialize)]
@@ -43,7 +45,7 @@ pub struct StatusRow {
 pub const STATUS_ROWS_MAX: i64 = 10_000;
 
 /// The status of the rows, the ones that run first.
-pub async fn status(connection: &mut PgConnection) -> Result<Vec<StatusRow>, sqlx::Error> {
+pub async fn status(connection: &mut Connection) -> Result<Vec<StatusRow>, sqlx::Error> {
     const STATUS: &str = r#"
       select s.id, s.partner_id, to_jsonb(p) ->> 'name' as partner, s.status, s.reason,
              v.visits_per_unit::text || ' a ' || v.time_period::text as pace,
@@ -85,7 +87,7 @@ pub async fn status(connection: &mut PgConnection) -> Result<Vec<StatusRow>, sql
 }
 
 /// The database's clock.
-pub async fn clock(connection: &mut PgConnection) -> Result<DateTime<Utc>, sqlx::Error> {
+pub async fn clock(connection: &mut Connection) -> Result<DateTime<Utc>, sqlx::Error> {
     sqlx::query_scalar("select clock_timestamp()")
         .fetch_one(connection)
         .await
@@ -111,7 +113,7 @@ pub struct AgentRow {
 }
 
 /// The agents that were seen within the last minute.
-pub async fn agents(connection: &mut PgConnection) -> Result<Vec<AgentRow>, sqlx::Error> {
+pub async fn agents(connection: &mut Connection) -> Result<Vec<AgentRow>, sqlx::Error> {
     let rows = sqlx::query(
         "select name, extract(epoch from clock_timestamp() - seen_at)::float8 as seen, realtime, rows_known, rows_owned, serving, version
            from public.visit_pacer_agents where seen_at > clock_timestamp() - interval '1 minute' order by started_at, id",
@@ -135,7 +137,7 @@ pub async fn agents(connection: &mut PgConnection) -> Result<Vec<AgentRow>, sqlx
 
 /// Sets `is_active` of these rows; returns the ids that were there.
 pub async fn set_active(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     ids: &[Uuid],
     active: bool,
 ) -> Result<Vec<Uuid>, sqlx::Error> {
@@ -149,7 +151,7 @@ pub async fn set_active(
 }
 
 /// Sets the control row's `paused`; returns how many visits are owed by all rows together.
-pub async fn set_paused(connection: &mut PgConnection, paused: bool) -> Result<i64, sqlx::Error> {
+pub async fn set_paused(connection: &mut Connection, paused: bool) -> Result<i64, sqlx::Error> {
     sqlx::query(
         "insert into public.visit_pacer_control (id, paused) values (true, $1)
          on conflict (id) do update set paused = excluded.paused",
@@ -180,7 +182,7 @@ pub struct SyncRow {
 }
 
 /// Makes the counters agree with what is stored.
-pub async fn sync(connection: &mut PgConnection, lower: bool) -> Result<Vec<SyncRow>, sqlx::Error> {
+pub async fn sync(connection: &mut Connection, lower: bool) -> Result<Vec<SyncRow>, sqlx::Error> {
     let rows = sqlx::query("select * from public.sync_distribution_counts(lower => $1)")
         .bind(lower)
         .fetch_all(connection)

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, Row as _};
+use sqlx::Row as _;
 use uuid::Uuid;
 
+use super::connection::Connection;
 use crate::domain::batch::{Batch, BatchRow};
 use crate::domain::time::DbTime;
 use crate::domain::visit::Generator;
@@ -93,7 +94,7 @@ impl<'a> Columns<'a> {
 
 /// Stores a batch. Returns the rows that were stored, and what the database's clock said (`None` where none was).
 pub async fn store(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     columns: &Columns<'_>,
 ) -> Result<(BTreeSet<Uuid>, Option<DbTime>), sqlx::Error> {
     let answer = sqlx::query(STORE)

@@ -1,7 +1,9 @@
 //! The SQL functions that a person calls from the shell, and what a plan needs to know of the disk.
 
-use sqlx::{AssertSqlSafe, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, Row as _};
 use uuid::Uuid;
+
+use super::connection::Connection;
 
 /// One line of `distribute_visits()` or `distribute_visits_for_partner()`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -16,7 +18,7 @@ pub struct Distributed {
 
 /// Stores visits: so many for a partner at once, or what is due now for everybody.
 pub async fn distribute(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     partner: Option<(Uuid, i32)>,
 ) -> Result<Vec<Distributed>, sqlx::Error> {
     let rows = match partner {
@@ -57,10 +59,10 @@ pub struct Adopted {
 
 /// Tags a partner's untagged visits with the one distribution whose window holds them.
 pub async fn adopt(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     partner: Uuid,
 ) -> Result<Vec<Adopted>, sqlx::Error> {
-    without_timeout(connection).await?;
+    connection.without_timeout().await?;
     let rows = sqlx::query("select * from public.adopt_existing_visits($1)")
         .bind(partner)
         .fetch_all(connection)
@@ -78,7 +80,7 @@ pub async fn adopt(
 
 /// Has a distribution owe what its pace gives since its start; the message says what came of it.
 pub async fn backfill(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     distribution: Uuid,
 ) -> Result<String, sqlx::Error> {
     sqlx::query_scalar("select message from public.visit_pacer_backfill($1)")
@@ -89,10 +91,10 @@ pub async fn backfill(
 
 /// Generated visits that are stored: of one distribution, or of all.
 pub async fn generated(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     distribution: Option<Uuid>,
 ) -> Result<i64, sqlx::Error> {
-    without_timeout(connection).await?;
+    connection.without_timeout().await?;
     sqlx::query_scalar(
         "select count(*) from public.store_visits \
          where distribution_id is not null and ($1::uuid is null or distribution_id = $1)",
@@ -103,8 +105,8 @@ pub async fn generated(
 }
 
 /// Removes generated visits of one distribution, counted as purged; as many as one call takes. 0: none is left.
-pub async fn purge(connection: &mut PgConnection, distribution: Uuid) -> Result<i64, sqlx::Error> {
-    without_timeout(connection).await?;
+pub async fn purge(connection: &mut Connection, distribution: Uuid) -> Result<i64, sqlx::Error> {
+    connection.without_timeout().await?;
     sqlx::query_scalar("select purged from public.visit_pacer_purge_distribution($1)")
         .bind(distribution)
         .fetch_one(connection)
@@ -113,7 +115,7 @@ pub async fn purge(connection: &mut PgConnection, distribution: Uuid) -> Result<
 }
 
 /// Runs a script of ours, which is one transaction of its own.
-pub async fn script(connection: &mut PgConnection, sql: String) -> Result<(), sqlx::Error> {
+pub async fn script(connection: &mut Connection, sql: String) -> Result<(), sqlx::Error> {
     sqlx::raw_sql(AssertSqlSafe(sql))
         .execute(connection)
         .await
@@ -133,7 +135,7 @@ pub struct Disk {
 const ROWS_TO_BELIEVE: f64 = 10_000.0;
 
 /// Measures the disk.
-pub async fn disk(connection: &mut PgConnection) -> Result<Disk, sqlx::Error> {
+pub async fn disk(connection: &mut Connection) -> Result<Disk, sqlx::Error> {
     let row = sqlx::query(
         "select pg_database_size(current_database()) as used,
                 case when c.reltuples >= $1 then nullif(pg_total_relation_size(c.oid), 0) / c.reltuples::bigint end as each
@@ -146,11 +148,4 @@ pub async fn disk(connection: &mut PgConnection) -> Result<Disk, sqlx::Error> {
         used: row.try_get("used")?,
         bytes_per_visit: row.try_get("each")?,
     })
-}
-
-async fn without_timeout(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::raw_sql("set statement_timeout = 0")
-        .execute(connection)
-        .await
-        .map(|_| ())
 }

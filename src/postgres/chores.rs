@@ -1,8 +1,9 @@
 //! The keeper's statements: everything beside reading rows and storing visits.
 
-use sqlx::{PgConnection, Row as _};
+use sqlx::Row as _;
 use uuid::Uuid;
 
+use super::connection::Connection;
 use crate::domain::agent::{Finding, Published, WrittenBack};
 use crate::domain::decimal::parse_scaled;
 use crate::domain::limits::AGENT_GONE_AFTER;
@@ -67,7 +68,7 @@ const BEAT: &str = "
 
 /// Is seen, reads the control row, and sees the other agents.
 pub async fn beat(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     identity: &Identity,
     serving: bool,
     report: &SelfReport,
@@ -111,10 +112,7 @@ pub async fn beat(
 }
 
 /// Is seen no more.
-pub async fn goodbye(
-    connection: &mut PgConnection,
-    identity: &Identity,
-) -> Result<(), sqlx::Error> {
+pub async fn goodbye(connection: &mut Connection, identity: &Identity) -> Result<(), sqlx::Error> {
     sqlx::query("delete from public.visit_pacer_agents where id = $1")
         .bind(identity.id)
         .execute(connection)
@@ -125,7 +123,7 @@ pub async fn goodbye(
 /// Writes `total_distributed` and `last_distribution` of these rows back, where they are behind. Rows that somebody holds
 /// are left out.
 pub async fn write_back(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     ids: &[Uuid],
 ) -> Result<Vec<WrittenBack>, sqlx::Error> {
     const WRITE_BACK: &str = "
@@ -155,7 +153,7 @@ pub async fn write_back(
 }
 
 /// Touches the canary, so that an event of it must follow.
-pub async fn touch_canary(connection: &mut PgConnection, by: &Identity) -> Result<(), sqlx::Error> {
+pub async fn touch_canary(connection: &mut Connection, by: &Identity) -> Result<(), sqlx::Error> {
     sqlx::query(
         "update public.visit_pacer_canary set touched_at = clock_timestamp(), touched_by = $1",
     )
@@ -166,7 +164,7 @@ pub async fn touch_canary(connection: &mut PgConnection, by: &Identity) -> Resul
 }
 
 /// Broadcasts a canary, so that each agent that listens must hear it.
-pub async fn broadcast_canary(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+pub async fn broadcast_canary(connection: &mut Connection) -> Result<(), sqlx::Error> {
     sqlx::query("select public.visit_pacer_broadcast_canary()")
         .execute(connection)
         .await
@@ -174,7 +172,7 @@ pub async fn broadcast_canary(connection: &mut PgConnection) -> Result<(), sqlx:
 }
 
 /// Anchors rows that no trigger has seen; says how many.
-pub async fn initialise(connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
+pub async fn initialise(connection: &mut Connection) -> Result<u64, sqlx::Error> {
     let rows: i64 = sqlx::query_scalar("select public.visit_pacer_initialise()")
         .fetch_one(connection)
         .await?;
@@ -183,7 +181,7 @@ pub async fn initialise(connection: &mut PgConnection) -> Result<u64, sqlx::Erro
 
 /// Compares these rows' counters with what is stored. Only a row that differs is locked, and counted again.
 pub async fn reconcile(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     ids: &[Uuid],
 ) -> Result<Vec<Finding>, sqlx::Error> {
     let differing: Vec<Uuid> = sqlx::query_scalar("select * from public.visit_pacer_uncounted($1)")
@@ -213,7 +211,7 @@ pub async fn reconcile(
 /// Keeps the reason why a row's insert fails, for whoever looks; false where somebody holds the row. That may be the very
 /// batch that failed: the server tells of an error before it lets go of the locks.
 pub async fn mark_invalid(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     id: Uuid,
     why: &str,
 ) -> Result<bool, sqlx::Error> {
@@ -231,7 +229,7 @@ pub async fn mark_invalid(
 }
 
 /// Which tables Realtime publishes, and whether edits are broadcast.
-pub async fn published(connection: &mut PgConnection) -> Result<Published, sqlx::Error> {
+pub async fn published(connection: &mut Connection) -> Result<Published, sqlx::Error> {
     // The catalogue is asked by names alone: our role may have no rights in the schema realtime.
     const PUBLISHED: &str = "
       with published as (

@@ -3,9 +3,10 @@
 //! Owns the order of the looks, and the one look that is no query: a visit that is stored and taken back at once. Changes
 //! nothing. What is looked at is in [`checks`].
 
-use sqlx::{Connection as _, PgConnection, Row as _};
+use sqlx::{Connection as _, Row as _};
 
 use self::checks::{ACCESS, Check, PUBLICATION, RIGHTS, ROWS, SCHEMA, SERVER, TABLES};
+use super::connection::Connection;
 use super::{migrations, rows};
 use crate::domain::distribution::Distribution;
 use crate::domain::finding::{Finding, Mend, Severity, stops};
@@ -21,7 +22,7 @@ const CLOCK_OFFSET_US: i64 = 1_000_000;
 
 /// Looks at everything that can be seen from inside the database. What lies behind a closed door is looked at by the next
 /// run: rights first, then the schema, then what is in it.
-pub async fn examine(connection: &mut PgConnection) -> Result<Vec<Finding>, sqlx::Error> {
+pub async fn examine(connection: &mut Connection) -> Result<Vec<Finding>, sqlx::Error> {
     let mut findings = run(connection, SERVER).await;
     for checks in [ACCESS, RIGHTS] {
         let closed = run(connection, checks).await;
@@ -100,7 +101,7 @@ fn invalid_rows(rows: &[RowRead]) -> Vec<Finding> {
         .collect()
 }
 
-async fn missing_migrations(connection: &mut PgConnection) -> Result<Option<Finding>, sqlx::Error> {
+async fn missing_migrations(connection: &mut Connection) -> Result<Option<Finding>, sqlx::Error> {
     let missing = migrations::missing(connection).await?;
     let names: Vec<&str> = missing.iter().map(|file| file.name).collect();
     Ok((!names.is_empty()).then(|| Finding {
@@ -119,7 +120,7 @@ async fn missing_migrations(connection: &mut PgConnection) -> Result<Option<Find
 }
 
 /// Runs checks one by one, each by itself: one that fails is a finding, too.
-async fn run(connection: &mut PgConnection, checks: &[Check]) -> Vec<Finding> {
+async fn run(connection: &mut Connection, checks: &[Check]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for check in checks {
         match look(connection, check).await {
@@ -139,7 +140,7 @@ async fn run(connection: &mut PgConnection, checks: &[Check]) -> Vec<Finding> {
     findings
 }
 
-async fn look(connection: &mut PgConnection, check: &Check) -> Result<Vec<Finding>, sqlx::Error> {
+async fn look(connection: &mut Connection, check: &Check) -> Result<Vec<Finding>, sqlx::Error> {
     let rows = sqlx::query(check.sql).fetch_all(connection).await?;
     rows.iter()
         .take(FINDINGS_PER_CHECK)
@@ -171,11 +172,9 @@ const FOREIGN_KEY_VIOLATION: &str = "23503";
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
 /// Stores a visit and takes it back: NOT NULL columns that nothing fills, checks and triggers of the user's show up here.
-async fn visits_can_be_stored(
-    connection: &mut PgConnection,
-) -> Result<Option<Finding>, sqlx::Error> {
-    let mut transaction = connection.begin().await?;
-    let probed = sqlx::query(PROBE).execute(&mut *transaction).await;
+async fn visits_can_be_stored(connection: &mut Connection) -> Result<Option<Finding>, sqlx::Error> {
+    let mut transaction = connection.simple().begin().await?;
+    let probed = sqlx::raw_sql(PROBE).execute(&mut *transaction).await;
     transaction.rollback().await?;
     let error = match probed {
         Ok(_) => return Ok(None),
@@ -234,7 +233,7 @@ const UNFILLED: &str = r"
    order by a.attnum";
 
 /// The finding about those columns, with a trigger that fills all of them, ready to run.
-async fn unfilled(connection: &mut PgConnection) -> Result<Finding, sqlx::Error> {
+async fn unfilled(connection: &mut Connection) -> Result<Finding, sqlx::Error> {
     let rows = sqlx::query(UNFILLED).fetch_all(connection).await?;
     let (mut names, mut lines) = (Vec::new(), Vec::new());
     for row in &rows {

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
+use url::Url;
 
+use super::connection::Connection;
 use super::fault::{Fault, Trouble};
 use crate::domain::secret::Secret;
 
@@ -19,9 +21,17 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long any call may take.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(12);
 
-/// The server's own bounds on us, set when a connection opens: a statement that runs into them certainly did nothing.
-const SESSION: &str = "set statement_timeout = '10s'; set lock_timeout = '2s'; \
-                       set idle_in_transaction_session_timeout = '5s'; set timezone = 'UTC'; set jit = off";
+/// The port of Supabase's transaction pooler.
+const TRANSACTION_POOLER_PORT: u16 = 6543;
+/// How often it is looked whether a transaction pooler stands in between: with other clients at work, a single look may miss
+/// it.
+const LOOKS: u32 = 4;
+
+/// Supabase's own roots, of which no system has heard.
+const SUPABASE_ROOTS: &str = concat!(
+    include_str!("../../deploy/supabase/prod-ca-2021.crt"),
+    include_str!("../../deploy/supabase/prod-ca-2025.crt")
+);
 
 /// Where the database is, and how to get in.
 #[derive(Clone)]
@@ -30,38 +40,58 @@ pub struct Database {
     /// Answers that were lost, over any connection: whoever has an older one opens a new one, since what swallowed the one
     /// will have swallowed the others, each of which would need its own [`CALL_TIMEOUT`] to find out.
     losses: Arc<AtomicU64>,
+    /// Whether a transaction pooler stands in between.
+    pooled: bool,
 }
 
-/// Why a URL is no use.
+/// Why a URL is no use. It is not repeated: it holds a password.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum UrlError {
-    /// It could not be read. It is not repeated: it holds a password.
-    #[error("it is not a Postgres URL; expected postgres://user:password@host:port/database")]
-    Unreadable,
-    /// It names a transaction pooler by its port.
-    #[error(
-        "port 6543 is Supabase's transaction pooler, which gives one client's answers to another; \
-         use the session pooler or the direct connection: {0}"
-    )]
-    TransactionPooler(String),
+#[error("it is not a Postgres URL; expected postgres://user:password@host:port/database")]
+pub struct UrlError;
+
+/// Why a command cannot do its work here.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "{place} is a transaction pooler, and this needs a session; use the session pooler or the direct connection: {session}"
+)]
+pub struct NeedsSession {
+    place: String,
+    session: String,
 }
 
 impl Database {
-    /// From `postgres://user:password@host:port/database`.
+    /// From `postgres://user:password@host:port/database`. A host of Supabase's is verified in full unless the URL says
+    /// otherwise; its roots are known here. `pgbouncer=true` says that the port is a transaction pooler's, as 6543 is.
     pub fn from_url(url: &Secret) -> Result<Self, UrlError> {
         let text = url.expose();
         if !(text.starts_with("postgres://") || text.starts_with("postgresql://")) {
-            return Err(UrlError::Unreadable);
+            return Err(UrlError);
         }
-        let options = PgConnectOptions::from_str(text).map_err(|_| UrlError::Unreadable)?;
-        if options.get_port() == 6543 {
-            return Err(UrlError::TransactionPooler(session_url(&options)));
+        let mut url = Url::parse(text).map_err(|_| UrlError)?;
+        let (marks, others): (Vec<_>, Vec<_>) = url
+            .query_pairs()
+            .into_owned()
+            .partition(|(name, _)| name == "pgbouncer");
+        let says = |name: &str| others.iter().any(|(other, _)| other == name);
+        let (says_mode, says_root) = (says("sslmode"), says("sslrootcert"));
+        url.query_pairs_mut().clear().extend_pairs(&others);
+        let mut options = PgConnectOptions::from_str(url.as_str()).map_err(|_| UrlError)?;
+        if is_supabase(options.get_host()) {
+            if !says_mode && matches!(options.get_ssl_mode(), PgSslMode::Prefer) {
+                options = options.ssl_mode(PgSslMode::VerifyFull);
+            }
+            if !says_root {
+                options = options.ssl_root_cert_from_pem(SUPABASE_ROOTS.into());
+            }
         }
+        let pooled = options.get_port() == TRANSACTION_POOLER_PORT
+            || marks.iter().any(|(_, value)| value == "true");
         let options = options
             .application_name("visit-pacer")
             .disable_statement_logging();
         Ok(Self {
             options,
+            pooled,
             losses: Arc::default(),
         })
     }
@@ -92,15 +122,44 @@ impl Database {
         !local && !verified
     }
 
+    /// Whether each call is a transaction of its own, through a transaction pooler.
+    pub fn is_pooled(&self) -> bool {
+        self.pooled
+    }
+
+    /// The session-mode URL that belongs to a pooler's, without the password.
+    pub fn session_url(&self) -> String {
+        let database = self.options.get_database().unwrap_or("postgres");
+        format!(
+            "postgres://{}:PASSWORD@{}:5432/{database}",
+            self.options.get_username(),
+            self.options.get_host()
+        )
+    }
+
+    /// Fails where a transaction pooler is known to stand in between.
+    pub fn keeps_sessions(&self) -> Result<(), NeedsSession> {
+        if self.pooled {
+            return Err(NeedsSession {
+                place: self.place(),
+                session: self.session_url(),
+            });
+        }
+        Ok(())
+    }
+
     /// Opens a connection.
-    pub async fn connect(&self) -> Result<PgConnection, Fault> {
-        let opening = async {
-            let mut connection = PgConnection::connect_with(&self.options).await?;
-            sqlx::raw_sql(SESSION).execute(&mut connection).await?;
-            Ok::<_, sqlx::Error>(connection)
-        };
+    pub async fn connect(&self) -> Result<Connection, Fault> {
+        self.opened(Box::pin(Connection::open(&self.options, self.pooled)))
+            .await
+    }
+
+    async fn opened<T>(
+        &self,
+        opening: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, Fault> {
         match tokio::time::timeout(CONNECT_TIMEOUT, opening).await {
-            Ok(opened) => opened.map_err(Fault::from),
+            Ok(opened) => opened.map_err(|error| self.advise(Fault::from(error))),
             Err(_elapsed) => Err(Fault::new(
                 Trouble::Lost,
                 format!("no connection to {} within 5 s", self.place()),
@@ -108,77 +167,128 @@ impl Database {
         }
     }
 
-    /// Refuses a pooler that hands a connection to another client between two statements.
+    /// Adds what can be done about an address or a certificate, where the text tells.
+    fn advise(&self, fault: Fault) -> Fault {
+        let text = fault.to_string();
+        let host = self.options.get_host();
+        let advice = ADVICE.iter().find(|(words, _)| text.contains(words));
+        let direct = host
+            .strip_prefix("db.")
+            .and_then(|rest| rest.strip_suffix(".supabase.co"));
+        match (advice, direct) {
+            (Some((_, Advice::Certificate(what))), _) => {
+                Fault::new(Trouble::Tls, format!("{}: {host}: {what}", fault.words))
+            }
+            (Some((_, Advice::Address)), Some(project)) => Fault::new(
+                fault.trouble,
+                format!(
+                    "{}: {host} has an IPv6 address only, and this machine has no way there; use the session pooler: \
+                     postgres://{}.{project}:PASSWORD@aws-0-REGION.pooler.supabase.com:5432/postgres \
+                     (Connect > Session pooler has the exact host)",
+                    fault.words,
+                    self.options.get_username()
+                ),
+            ),
+            (Some((_, Advice::Address)), None) | (None, _) => fault,
+        }
+    }
+
+    /// The same, knowing whether a transaction pooler stands in between, which hands a connection's backend to another client
+    /// between two statements.
     ///
-    /// One connection rests, another holds a transaction open: if both have been served by one and the same backend, there
-    /// is a transaction pooler in between.
-    pub async fn refuse_transaction_pooler(&self) -> Result<(), PoolerError> {
-        let mut resting = self.connect().await?;
-        let mut holding = self.connect().await?;
-        let first = backend(&mut resting).await?;
-        sqlx::raw_sql("begin")
-            .execute(&mut holding)
-            .await
-            .map_err(Fault::from)?;
-        let second = backend(&mut holding).await?;
-        sqlx::raw_sql("rollback")
-            .execute(&mut holding)
-            .await
-            .map_err(Fault::from)?;
+    /// One connection rests, another holds a transaction open: if both have been served by one and the same backend, or one
+    /// of them by two, there is a transaction pooler.
+    pub async fn recognised(mut self) -> Result<Self, Fault> {
+        if self.pooled {
+            return Ok(self);
+        }
+        let options = &self.options;
+        let dial = || self.opened(PgConnection::connect_with(options));
+        let (mut resting, mut holding) = (dial().await?, dial().await?);
+        let mut pooled = false;
+        for _ in 0..LOOKS {
+            let first = backend(&mut resting).await?;
+            simple(&mut holding, "begin").await?;
+            let second = backend(&mut holding).await?;
+            let again = backend(&mut resting).await?;
+            simple(&mut holding, "rollback").await?;
+            pooled |= first == second || again != first;
+        }
         // A failed goodbye changes nothing about what was found.
         let _gone = (resting.close().await.is_ok(), holding.close().await.is_ok());
-        if first == second {
-            return Err(PoolerError::TransactionPooler {
-                place: self.place(),
-                session: session_url(&self.options),
-            });
-        }
-        Ok(())
+        self.pooled = pooled;
+        Ok(self)
     }
 }
 
-/// Why a connection cannot be worked on.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum PoolerError {
-    /// See [`Database::refuse_transaction_pooler`].
-    #[error(
-        "{place} is a transaction pooler, which gives one client's answers to another; \
-         use the session pooler or the direct connection: {session}"
-    )]
-    TransactionPooler {
-        /// Where it is.
-        place: String,
-        /// What to use instead.
-        session: String,
-    },
-    /// It could not be found out.
-    #[error(transparent)]
-    Fault(#[from] Fault),
+/// What mends a connection that cannot be opened.
+enum Advice {
+    /// There is no way to the address.
+    Address,
+    /// The server's certificate does not convince.
+    Certificate(&'static str),
+}
+
+/// By words of the driver, of rustls and of the system.
+const ADVICE: &[(&str, Advice)] = &[
+    (
+        "UnknownIssuer",
+        Advice::Certificate(
+            "its certificate is of an authority that is not known here; add sslrootcert=FILE with \
+      that authority's certificate to DATABASE_URL (for Supabase: Database Settings > SSL Configuration > Download certificate)",
+        ),
+    ),
+    (
+        "not valid for name",
+        Advice::Certificate(
+            "its certificate is for another host; put the host that the certificate names into DATABASE_URL",
+        ),
+    ),
+    (
+        "NotValidForName",
+        Advice::Certificate(
+            "its certificate is for another host; put the host that the certificate names into DATABASE_URL",
+        ),
+    ),
+    (
+        "xpired",
+        Advice::Certificate("its certificate has expired, or this machine's clock is wrong"),
+    ),
+    (
+        "server does not support TLS",
+        Advice::Certificate(
+            "it offers no TLS; turn it on there, or say sslmode=disable in DATABASE_URL where the network is yours",
+        ),
+    ),
+    ("etwork is unreachable", Advice::Address),
+    ("o route to host", Advice::Address),
+    ("failed to lookup address", Advice::Address),
+    ("annot assign requested address", Advice::Address),
+];
+
+fn is_supabase(host: &str) -> bool {
+    [".supabase.co", ".supabase.com"]
+        .iter()
+        .any(|domain| host.ends_with(domain))
+}
+
+/// One round trip of the simple protocol, which no pooler tears apart.
+async fn simple(connection: &mut PgConnection, sql: &'static str) -> Result<(), Fault> {
+    let call = sqlx::raw_sql(sql).execute(connection);
+    within(call).await.map(|_| ())
 }
 
 async fn backend(connection: &mut PgConnection) -> Result<String, Fault> {
     use sqlx::{Executor as _, Row as _};
     // The simple protocol, in one round trip: a prepared statement could itself be answered by somebody else.
-    let row = connection
-        .fetch_one(sqlx::raw_sql("select pg_backend_pid()::text"))
-        .await?;
+    let row = within(connection.fetch_one(sqlx::raw_sql("select pg_backend_pid()::text"))).await?;
     Ok(row.try_get(0)?)
-}
-
-/// The session-mode URL that belongs to a pooler's, without the password.
-fn session_url(options: &PgConnectOptions) -> String {
-    let database = options.get_database().unwrap_or("postgres");
-    format!(
-        "postgres://{}:PASSWORD@{}:5432/{database}",
-        options.get_username(),
-        options.get_host()
-    )
 }
 
 /// A [`Database`] and, most of the time, a connection to it.
 pub struct Link {
     database: Database,
-    connection: Option<PgConnection>,
+    connection: Option<Connection>,
     /// Answers lost before it was opened.
     losses: u64,
 }
@@ -194,7 +304,7 @@ impl Link {
     }
 
     /// The open connection; opens it where there is none, or none that is younger than the last lost answer.
-    pub async fn open(&mut self) -> Result<&mut PgConnection, Fault> {
+    pub async fn open(&mut self) -> Result<&mut Connection, Fault> {
         let losses = self.database.losses.load(Ordering::Relaxed);
         if self.connection.is_none() || self.losses != losses {
             self.losses = losses;
@@ -262,15 +372,54 @@ mod tests {
         }
     }
 
+    fn database(url: &str) -> Database {
+        Database::from_url(&Secret::new(url)).expect("a URL")
+    }
+
     #[test]
-    fn the_transaction_poolers_port_is_refused_and_the_session_url_named() {
-        let text =
-            error("postgres://postgres.ref:hunter2@pooler.example.test:6543/postgres").to_string();
+    fn a_transaction_pooler_is_known_by_its_port_or_its_mark_and_the_session_url_named() {
+        let pooler = database("postgres://postgres.ref:hunter2@pooler.example.test:6543/postgres");
+        assert!(pooler.is_pooled());
+        let text = pooler.keeps_sessions().expect_err("none").to_string();
         assert!(
             text.contains("postgres://postgres.ref:PASSWORD@pooler.example.test:5432/postgres"),
             "{text}"
         );
         assert!(!text.contains("hunter2"));
+        assert!(database("postgres://u:p@h:5433/d?pgbouncer=true&sslmode=require").is_pooled());
+        let session = database("postgres://u:p@h:5432/d?pgbouncer=false");
+        assert!(!session.is_pooled() && session.keeps_sessions().is_ok());
+    }
+
+    #[test]
+    fn a_host_of_supabases_is_verified_in_full_unless_the_url_says_otherwise() {
+        for (url, unverified) in [
+            ("postgres://u:p@db.ref.supabase.co:5432/postgres", false),
+            (
+                "postgres://u:p@aws-0-eu.pooler.supabase.com:6543/postgres",
+                false,
+            ),
+            (
+                "postgres://u:p@db.ref.supabase.co/postgres?sslmode=require",
+                true,
+            ),
+            ("postgres://u:p@supabase.co.example.test/postgres", true),
+        ] {
+            assert_eq!(database(url).is_unverified(), unverified, "{url}");
+        }
+    }
+
+    #[test]
+    fn where_there_is_no_way_to_the_direct_host_the_session_pooler_is_named() {
+        let database = database("postgres://postgres:hunter2@db.abcd.supabase.co:5432/postgres");
+        let refused = std::io::Error::other("Network is unreachable (os error 101)");
+        let text = database.advise(sqlx::Error::Io(refused).into()).to_string();
+        assert!(
+            text.contains(
+                "postgres://postgres.abcd:PASSWORD@aws-0-REGION.pooler.supabase.com:5432/postgres"
+            ) && !text.contains("hunter2"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A file records itself in `visit_pacer_migrations`, whoever applies it (`supabase db push`, psql, or this program), and
 //! that table alone is read here. Each file runs in one transaction.
 
-use sqlx::{Connection as _, PgConnection};
+use sqlx::{Connection as _, Executor, PgConnection, Postgres};
 
 /// One file: its version (the digits of its name), its name, its text.
 pub struct Migration {
@@ -39,9 +39,10 @@ pub const MIGRATIONS: &[Migration] = &[
 ];
 
 /// The files that a database does not have yet, in order.
-pub async fn missing(
-    connection: &mut PgConnection,
-) -> Result<Vec<&'static Migration>, sqlx::Error> {
+pub async fn missing<C>(connection: &mut C) -> Result<Vec<&'static Migration>, sqlx::Error>
+where
+    for<'c> &'c mut C: Executor<'c, Database = Postgres>,
+{
     let there: bool =
         sqlx::query_scalar("select to_regclass('public.visit_pacer_migrations') is not null")
             .fetch_one(&mut *connection)

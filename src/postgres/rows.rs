@@ -1,10 +1,11 @@
 //! Reads rows with their progress. A user may have made anything of a row, so its values come as text and are parsed by
 //! the core; nothing that is in a table can make this fail.
 
+use sqlx::Row as _;
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
+use super::connection::Connection;
 use crate::domain::batch::Progress;
 use crate::domain::bucket::Bucket;
 use crate::domain::distribution::RawRow;
@@ -43,10 +44,7 @@ pub struct Rows {
 }
 
 /// Reads the rows of these ids, or all.
-pub async fn read(
-    connection: &mut PgConnection,
-    ids: Option<&[Uuid]>,
-) -> Result<Rows, sqlx::Error> {
+pub async fn read(connection: &mut Connection, ids: Option<&[Uuid]>) -> Result<Rows, sqlx::Error> {
     let found = sqlx::query(READ)
         .bind(ids)
         .fetch_all(&mut *connection)
@@ -60,7 +58,7 @@ pub async fn read(
 }
 
 /// What the database's clock says.
-pub async fn clock(connection: &mut PgConnection) -> Result<DbTime, sqlx::Error> {
+pub async fn clock(connection: &mut Connection) -> Result<DbTime, sqlx::Error> {
     sqlx::query_scalar("select (extract(epoch from clock_timestamp()) * 1000000)::bigint")
         .fetch_one(connection)
         .await
@@ -68,7 +66,7 @@ pub async fn clock(connection: &mut PgConnection) -> Result<DbTime, sqlx::Error>
 }
 
 /// The catalogue that page paths are drawn from.
-pub async fn page_paths(connection: &mut PgConnection) -> Result<Vec<PagePath>, sqlx::Error> {
+pub async fn page_paths(connection: &mut Connection) -> Result<Vec<PagePath>, sqlx::Error> {
     let rows = sqlx::query(
         "select path, trunc(weight * 1000000)::bigint as parts, partner_id from public.visit_page_paths \
          order by path, partner_id limit $1",

@@ -5,7 +5,6 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use sqlx::PgConnection;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +15,7 @@ use crate::domain::finding::{Finding, Mend, Severity};
 use crate::domain::time::{DbTime, micros_of};
 use crate::domain::way::{Following, ListenBy};
 use crate::postgres::chores::{self, Identity};
+use crate::postgres::connection::Connection;
 use crate::postgres::fault::Fault;
 use crate::postgres::link::Database;
 use crate::postgres::{doctor, rows};
@@ -40,7 +40,13 @@ pub async fn examine(
     endpoint: Result<Endpoint, SettingError>,
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut connection = match database.connect().await {
+    let recognised = Box::pin(database.clone().recognised()).await;
+    let opened = match &recognised {
+        Ok(database) => database.connect().await,
+        Err(fault) => Err(fault.clone()),
+    };
+    let database = recognised.as_ref().unwrap_or(database);
+    let mut connection = match opened {
         Ok(connection) => Some(connection),
         Err(fault) => {
             findings.push(unreachable(database, &fault));
@@ -60,15 +66,19 @@ pub async fn examine(
     findings
 }
 
-async fn the_database(database: &Database, connection: &mut PgConnection) -> Vec<Finding> {
+async fn the_database(database: &Database, connection: &mut Connection) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if let Err(why) = database.refuse_transaction_pooler().await {
-        findings.push(stops(
-            "pooler",
-            why.to_string(),
-            "a connection must stay the agent's own from one statement to the next",
-            "put the session pooler's or the direct connection's URL into DATABASE_URL",
-        ));
+    if database.is_pooled() {
+        findings.push(Finding {
+            check: "pooler",
+            severity: Severity::Note,
+            what: format!("{} is a transaction pooler", database.place()),
+            why: "each call takes five round trips instead of one, and migrate does not work through it",
+            mend: by_hand(&format!(
+                "use the session pooler or the direct connection: {}",
+                database.session_url()
+            )),
+        });
     }
     match doctor::examine(connection).await {
         Ok(found) => findings.extend(found),
@@ -83,7 +93,7 @@ async fn the_database(database: &Database, connection: &mut PgConnection) -> Vec
             severity: Severity::Note,
             what: "the server's certificate is not verified".to_owned(),
             why: "whoever stands between could read the password",
-            mend: by_hand("add ?sslmode=verify-full&sslrootcert=FILE to DATABASE_URL"),
+            mend: by_hand("add ?sslmode=verify-full (and sslrootcert=FILE for an authority of your own) to DATABASE_URL"),
         });
     }
     findings
@@ -142,7 +152,7 @@ fn the_key(key: &Key, now: DbTime) -> Option<Finding> {
 }
 
 /// Follows the tables, and has an edit come back.
-async fn the_feed(endpoint: Endpoint, connection: Option<&mut PgConnection>) -> Option<Finding> {
+async fn the_feed(endpoint: Endpoint, connection: Option<&mut Connection>) -> Option<Finding> {
     let place = endpoint.to_string();
     let (connection, canary) = match connection {
         None => (None, false),
@@ -173,7 +183,7 @@ async fn the_feed(endpoint: Endpoint, connection: Option<&mut PgConnection>) -> 
 
 async fn watch(
     events: &mut mpsc::Receiver<FeedEvent>,
-    connection: Option<&mut PgConnection>,
+    connection: Option<&mut Connection>,
     place: &str,
 ) -> Option<Finding> {
     const WHY: &str = "edits are seen by the periodic sync alone until Realtime tells them";

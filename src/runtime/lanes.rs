@@ -16,6 +16,7 @@ use crate::domain::visit::{Generator, PagePath};
 use crate::domain::way::Way;
 use crate::postgres::batches::{Columns, store};
 use crate::postgres::chores::{self, Identity, SelfReport};
+use crate::postgres::connection::Connection;
 use crate::postgres::fault::Fault;
 use crate::postgres::link::{Link, within};
 use crate::postgres::rows;
@@ -101,11 +102,7 @@ impl Default for Catalogue {
 }
 
 impl Catalogue {
-    async fn refresh(
-        &mut self,
-        connection: &mut sqlx::PgConnection,
-        now: Mono,
-    ) -> Result<(), Fault> {
+    async fn refresh(&mut self, connection: &mut Connection, now: Mono) -> Result<(), Fault> {
         if self
             .read_at
             .is_some_and(|at| now.since(at) < CATALOGUE_EVERY)

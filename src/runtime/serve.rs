@@ -20,7 +20,7 @@ use crate::domain::way::{Following, ListenBy};
 use crate::observe::{Metrics, Readings};
 use crate::postgres::chores::Identity;
 use crate::postgres::fault::Fault;
-use crate::postgres::link::{Database, PoolerError, within};
+use crate::postgres::link::{Database, within};
 use crate::postgres::migrations;
 use crate::realtime::{Endpoint, FeedConfig};
 use crate::web::{self, Pages};
@@ -44,7 +44,7 @@ pub struct Service {
 /// Why an agent cannot work with what it was given: exit code 78.
 #[derive(Debug, thiserror::Error)]
 pub enum Unfit {
-    /// Waiting would mend nothing: the login, a right, the kind of connection.
+    /// Waiting would mend nothing: the login, a right.
     #[error("{place}: {fault}")]
     Halts {
         /// Host, port and database.
@@ -60,9 +60,6 @@ pub enum Unfit {
         /// `missing`, or which files it lacks.
         state: String,
     },
-    /// A transaction pooler.
-    #[error(transparent)]
-    Pooler(PoolerError),
 }
 
 /// Runs an agent until `shutdown` is cancelled.
@@ -76,14 +73,9 @@ pub async fn serve(service: Service, shutdown: CancellationToken) -> anyhow::Res
     let web_shutdown = CancellationToken::new();
     web.spawn(web::serve(service.listener, pages, web_shutdown.clone()));
 
-    let fit = preflight(&service.database, &waiting_for, &shutdown).await?;
-    if fit == Course::Goes {
-        if service.database.is_unverified() {
-            warn!(
-                "the connection to {} is not verified; add ?sslmode=verify-full&sslrootcert=FILE to DATABASE_URL",
-                service.database.place()
-            );
-        }
+    let fit = Box::pin(preflight(service.database, &waiting_for, &shutdown));
+    if let Some(database) = fit.await? {
+        warn_of_weakness(&database);
         let following = Following::at_first(service.listen_by);
         let config = Config {
             listen_by: service.listen_by,
@@ -92,7 +84,7 @@ pub async fn serve(service: Service, shutdown: CancellationToken) -> anyhow::Res
                 bindings: bindings(following),
                 broadcasts: following.broadcast,
             },
-            database: service.database,
+            database,
             max_visits_per_second: service.max_visits_per_second,
             identity: identity(),
             clock,
@@ -113,23 +105,34 @@ pub async fn serve(service: Service, shutdown: CancellationToken) -> anyhow::Res
     Ok(())
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Course {
-    Goes,
-    Stops,
+/// What works, and could be better.
+fn warn_of_weakness(database: &Database) {
+    let place = database.place();
+    if database.is_unverified() {
+        warn!(
+            "nobody checks who answers at {place}, and whoever stands between can read the password; \
+             add ?sslmode=verify-full (and sslrootcert=FILE for an authority of your own) to DATABASE_URL"
+        );
+    }
+    if database.is_pooled() {
+        warn!(
+            "{place} is a transaction pooler: each call takes five round trips instead of one; the session pooler is better: {}",
+            database.session_url()
+        );
+    }
 }
 
-/// Waits for the database, and refuses one that cannot be worked with.
+/// Waits for the database, and refuses one that cannot be worked with; `None` where it is asked to stop meanwhile.
 async fn preflight(
-    database: &Database,
+    database: Database,
     waiting_for: &Mutex<String>,
     shutdown: &CancellationToken,
-) -> anyhow::Result<Course> {
+) -> anyhow::Result<Option<Database>> {
     let mut retry = PacedRetry::default();
     let mut told = false;
     loop {
-        let fault = match look(database).await {
-            Ok(()) => return Ok(Course::Goes),
+        let fault = match look(&database).await {
+            Ok(recognised) => return Ok(Some(recognised)),
             Err(Look::Unfit(unfit)) => return Err(unfit.into()),
             Err(Look::Away(fault)) => fault,
         };
@@ -140,7 +143,7 @@ async fn preflight(
         *waiting_for.lock().unwrap_or_else(PoisonError::into_inner) =
             format!("waiting for the database: {fault}");
         tokio::select! {
-            () = shutdown.cancelled() => return Ok(Course::Stops),
+            () = shutdown.cancelled() => return Ok(None),
             () = tokio::time::sleep(retry.next(fault.policy().pace, random())) => {}
         }
     }
@@ -151,7 +154,7 @@ enum Look {
     Away(Fault),
 }
 
-async fn look(database: &Database) -> Result<(), Look> {
+async fn look(database: &Database) -> Result<Database, Look> {
     let place = database.place();
     let sort = |fault: Fault| {
         if fault.policy().halts {
@@ -161,6 +164,9 @@ async fn look(database: &Database) -> Result<(), Look> {
             Look::Away(fault)
         }
     };
+    let database = Box::pin(database.clone().recognised())
+        .await
+        .map_err(sort)?;
     let mut connection = database.connect().await.map_err(sort)?;
     let missing = within(migrations::missing(&mut connection))
         .await
@@ -174,13 +180,7 @@ async fn look(database: &Database) -> Result<(), Look> {
         };
         return Err(Look::Unfit(Unfit::Schema { place, state }));
     }
-    match database.refuse_transaction_pooler().await {
-        Ok(()) => Ok(()),
-        Err(PoolerError::Fault(fault)) => Err(sort(fault)),
-        Err(pooler @ PoolerError::TransactionPooler { .. }) => {
-            Err(Look::Unfit(Unfit::Pooler(pooler)))
-        }
-    }
+    Ok(database)
 }
 
 fn identity() -> Identity {

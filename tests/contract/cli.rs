@@ -99,13 +99,6 @@ async fn a_login_or_database_that_is_refused_at_the_first_connect_ends_with_78()
     elsewhere.set_path("/no_such_database");
     let refused = run_with(&place, "DATABASE_URL", elsewhere.as_str()).await;
     says_in_one_line(&refused, CONFIG, &["no_such_database"]);
-    let pooler = run_with(
-        &place,
-        "DATABASE_URL",
-        "postgres://postgres.ref:pass-word@127.0.0.1:6543/postgres",
-    )
-    .await;
-    says_in_one_line(&pooler, CONFIG, &["transaction pooler", ":5432/postgres"]);
 }
 
 #[tokio::test]

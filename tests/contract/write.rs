@@ -10,6 +10,7 @@ use visit_pacer::domain::batch::{Batch, BatchRow, Progress};
 use visit_pacer::domain::distribution::Distribution;
 use visit_pacer::domain::visit::Generator;
 use visit_pacer::postgres::batches::{Columns, store};
+use visit_pacer::postgres::connection::Connection;
 use visit_pacer::postgres::rows;
 
 use crate::harness::server;
@@ -34,7 +35,7 @@ const PREPARE: &str = r"
     execute format('prepare the_write(%s) as %s', types, body);
   end $$";
 
-async fn with_rows(rows: i64) -> PgConnection {
+async fn with_rows(rows: i64) -> Connection {
     let mut connection = PgConnection::connect(&server::shared().migrated().await)
         .await
         .expect("a connection");
@@ -48,11 +49,11 @@ async fn with_rows(rows: i64) -> PgConnection {
     .execute(&mut connection)
     .await
     .expect("rows");
-    connection
+    connection.into()
 }
 
 /// So many visits of every row, computed from what is read now.
-async fn batch(connection: &mut PgConnection, visits: i64) -> Batch {
+async fn batch(connection: &mut Connection, visits: i64) -> Batch {
     let read = rows::read(connection, None).await.expect("rows are read");
     let mut batch = Batch::default();
     for row in read.rows {
@@ -83,7 +84,7 @@ async fn batch(connection: &mut PgConnection, visits: i64) -> Batch {
     batch
 }
 
-async fn write(connection: &mut PgConnection, batch: &Batch) -> BTreeSet<Uuid> {
+async fn write(connection: &mut Connection, batch: &Batch) -> BTreeSet<Uuid> {
     let generator = Generator::new(&[]);
     let columns = Columns::of(batch, &generator);
     let began = Instant::now();
@@ -99,7 +100,7 @@ async fn write(connection: &mut PgConnection, batch: &Batch) -> BTreeSet<Uuid> {
     stored
 }
 
-async fn counts(connection: &mut PgConnection) -> (i64, i64) {
+async fn counts(connection: &mut Connection) -> (i64, i64) {
     sqlx::query_as("select (select count(*) from store_visits), (select sum(distributed)::bigint from visit_distribution_progress)")
         .fetch_one(connection)
         .await
@@ -231,7 +232,7 @@ async fn a_row_that_is_held_edited_paused_moved_or_gone_is_refused_and_only_that
     assert_eq!(stored, 4);
 }
 
-async fn connection_url(connection: &mut PgConnection) -> String {
+async fn connection_url(connection: &mut Connection) -> String {
     let name: String = sqlx::query_scalar("select current_database()::text")
         .fetch_one(connection)
         .await

@@ -13,6 +13,7 @@ use visit_pacer::domain::time::DbTime;
 use visit_pacer::domain::timetable::RowRead;
 use visit_pacer::domain::visit::Generator;
 use visit_pacer::postgres::batches::{Columns, store};
+use visit_pacer::postgres::connection::Connection;
 use visit_pacer::postgres::{chores, rows};
 
 /// The control row's `catch_up`, in thousandths.
@@ -151,7 +152,7 @@ pub type Stored = (Uuid, i64);
 
 /// An actor's connection and memory.
 pub struct Session {
-    connection: PgConnection,
+    connection: Connection,
     batch: Batch,
     batch_visits: i64,
 }
@@ -161,7 +162,7 @@ impl Session {
     pub async fn open(url: &str, batch_visits: i64) -> Self {
         let connection = PgConnection::connect(url).await.expect("a connection");
         let mut session = Self {
-            connection,
+            connection: connection.into(),
             batch: Batch::default(),
             batch_visits,
         };
@@ -172,7 +173,7 @@ impl Session {
 
     /// Its connection, between two steps.
     pub fn connection(&mut self) -> &mut PgConnection {
-        &mut self.connection
+        self.connection.simple()
     }
 
     /// Runs SQL.
