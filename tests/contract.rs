@@ -9,6 +9,7 @@ mod curve;
 mod doctor;
 mod edits;
 mod exactly_once;
+mod keys;
 mod migrations;
 mod neighbour;
 mod pace;
