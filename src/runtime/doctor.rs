@@ -73,7 +73,7 @@ async fn the_database(database: &Database, connection: &mut Connection) -> Vec<F
             check: "pooler",
             severity: Severity::Note,
             what: format!("{} is a transaction pooler", database.place()),
-            why: "each call takes five round trips instead of one, and migrate does not work through it",
+            why: "each call takes four round trips instead of one, and migrate does not work through it",
             mend: by_hand(&format!(
                 "use the session pooler or the direct connection: {}",
                 database.session_url()

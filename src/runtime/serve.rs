@@ -116,7 +116,7 @@ fn warn_of_weakness(database: &Database) {
     }
     if database.is_pooled() {
         warn!(
-            "{place} is a transaction pooler: each call takes five round trips instead of one; the session pooler is better: {}",
+            "{place} is a transaction pooler: each call takes four round trips instead of one; the session pooler is better: {}",
             database.session_url()
         );
     }
