@@ -27,14 +27,14 @@ wait "$server"
 
 /// A clock that lies by what its file says, to the processes that are told of it.
 struct WrongClock {
-    library: PathBuf,
+    preload: PathBuf,
     file: PathBuf,
 }
 
 impl WrongClock {
     fn new(folder: &Scratch, name: &str) -> Self {
         let libraries = std::fs::read_dir("/usr/lib").expect("the system's libraries");
-        let library = libraries
+        let preload = libraries
             .flatten()
             .map(|entry| entry.path().join("faketime/libfaketimeMT.so.1"))
             .find(|path| path.exists())
@@ -42,7 +42,7 @@ impl WrongClock {
                 "libfaketimeMT.so.1 below /usr/lib/*/faketime; install it: apt install libfaketime",
             );
         let clock = Self {
-            library,
+            preload,
             file: folder.path().join(name),
         };
         clock.is_off_by(0);
@@ -59,7 +59,7 @@ impl WrongClock {
 
     fn environment(&self) -> [(String, String); 4] {
         [
-            ("LD_PRELOAD", self.library.as_path()),
+            ("LD_PRELOAD", self.preload.as_path()),
             ("FAKETIME_TIMESTAMP_FILE", &self.file),
             ("FAKETIME_NO_CACHE", Path::new("1")),
             ("FAKETIME_DONT_FAKE_MONOTONIC", Path::new("1")),
