@@ -9,6 +9,7 @@ language plpgsql security definer set search_path = '' set timezone = 'UTC' as $
 declare
   r record;
   refusal text;
+  moment timestamptz;
 begin
   perform public.visit_pacer_require_read_committed();
   perform public.visit_pacer_initialise();
@@ -16,12 +17,13 @@ begin
     return query select distribution, 0::bigint, 'held by another transaction; call again';
     return;
   end if;
+  moment := clock_timestamp();  -- one for both curves, or a visit that falls due between them would seem to be owed
   select a.*, c.give_up_after,
          public.visit_pacer_due(public.visit_pacer_curve(0, v.start_time::timestamptz, v.is_active, v.total_visits::numeric, v.visits_per_unit::numeric,
-           v.time_period::text, v.start_time::timestamptz, v.end_time::timestamptz, clock_timestamp()), v.total_visits::numeric)
+           v.time_period::text, v.start_time::timestamptz, v.end_time::timestamptz, moment), v.total_visits::numeric)
            - a.distributed - a.backlog as past   -- compared with what is due by the curve as it is
     into r
-    from public.visit_pacer_active(clock_timestamp()) a
+    from public.visit_pacer_active(moment) a
     join public.visit_distribution v on v.id = a.id
     cross join public.visit_pacer_control c
    where a.id = distribution;

@@ -362,7 +362,7 @@ pub const SCENARIOS: &[Scenario] = &[
         as_one: false,
         told: &[
             ("6 channels", "down (channel)"),
-            ("auth_nopolicy vd:1", "down (key, new socket)"),
+            ("auth_nopolicy vd:1", "down (topic)"),
         ],
         server: Not("private channels"),
     },
@@ -372,7 +372,7 @@ pub const SCENARIOS: &[Scenario] = &[
         as_one: false,
         told: &[
             ("6 channels", "down (channel)"),
-            ("auth_nopolicy vd:1", "down (key, new socket)"),
+            ("auth_nopolicy vd:1", "down (topic)"),
         ],
         server: Not("private channels"),
     },
