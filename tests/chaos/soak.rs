@@ -451,8 +451,9 @@ async fn judge(soak: &Soak, mut judged: Judged<'_>) {
         since = next;
     }
     let _calm = soak.storm.write().await;
+    // The storm had a moment more since the last look: its faults are to pass, and its edits to slow nobody down.
+    judged.looks(soak, &since).await;
     for row in judged.neighbours {
-        // The last fault may have been a moment ago.
         wait_until("a neighbour is on its curve", DRAINS_WITHIN, async || {
             place.seconds_off_the_curve(row).await.is_empty()
         })
