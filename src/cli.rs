@@ -117,10 +117,14 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     }
 }
 
+/// The database of a command that asks now and then: not worth a look whether a transaction pooler stands in between.
+fn database() -> anyhow::Result<Database> {
+    Ok(Environment::load()?.database()?.in_transactions())
+}
+
 /// A connection for a command that asks once.
 async fn connect() -> anyhow::Result<Connection> {
-    let database: Database = Environment::load()?.database()?;
-    Ok(database.connect().await?)
+    Ok(database()?.connect().await?)
 }
 
 #[cfg(test)]

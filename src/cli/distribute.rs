@@ -173,7 +173,7 @@ pub async fn uninstall(args: UninstallArgs) -> anyhow::Result<()> {
             "Everything of visit-pacer is removed from this database; the {stored} generated visits {visits}."
         ),
     )?;
-    let sql = format!("set visit_pacer.keep_visits = '{keep}';\n{UNINSTALL}");
+    let sql = format!("set local visit_pacer.keep_visits = '{keep}';\n{UNINSTALL}");
     by_hand::script(&mut connection, sql)
         .await
         .map_err(Fault::from)?;

@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use super::{connect, log};
+use super::log;
 use crate::postgres::fault::Fault;
 use crate::postgres::migrations::{self, MIGRATIONS};
 use crate::settings::Environment;
@@ -30,8 +30,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         return Ok(());
     }
     log::init_stderr(); // the database's notices name what was replaced
-    Environment::load()?.database()?.keeps_sessions()?;
-    let mut connection = connect().await?;
+    let database = Box::pin(Environment::load()?.database()?.recognised()).await?;
+    database.keeps_sessions()?;
+    let mut connection = database.connect().await?;
     let applied = migrations::apply(connection.simple())
         .await
         .map_err(Fault::from)?;

@@ -16,18 +16,17 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::connect;
 use super::lines::Lines;
 use super::measured::Meter;
 use super::screen::{self, Screen};
 use super::table::{self, Look, Measured, View};
+use super::{connect, database};
 
 use crate::postgres::admin;
 use crate::postgres::connection::Connection;
 use crate::postgres::fault::Fault;
 use crate::postgres::link::{Link, within};
 use crate::runtime::serve::asked_to_stop;
-use crate::settings::Environment;
 
 /// How often the database is asked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -112,7 +111,7 @@ async fn watch() -> anyhow::Result<()> {
         lines: Lines::default(),
     };
     let stop = CancellationToken::new();
-    let shown = screen.show(Environment::load()?.database()?, stop.clone());
+    let shown = screen.show(database()?, stop.clone());
     tokio::pin!(shown);
     tokio::select! {
         shown = &mut shown => shown,

@@ -24,7 +24,8 @@ const BOUNDS: &str = "set statement_timeout = '10s'; set lock_timeout = '2s'; \
                       set idle_in_transaction_session_timeout = '5s'; set timezone = 'UTC'; set jit = off";
 const BEGIN: &str = "begin; set local statement_timeout = '10s'; set local lock_timeout = '2s'; \
                      set local idle_in_transaction_session_timeout = '5s'; set local timezone = 'UTC'; set local jit = off";
-const BEGIN_UNBOUNDED: &str = "begin; set local statement_timeout = 0; set local timezone = 'UTC'";
+const BEGIN_UNBOUNDED: &str = "begin; set local statement_timeout = 0; set local lock_timeout = '2s'; \
+                               set local timezone = 'UTC'; set local jit = off";
 
 /// An open connection; an [`Executor`] of single statements.
 #[derive(Debug)]

@@ -193,6 +193,16 @@ impl Database {
         }
     }
 
+    /// The same, each call a transaction of its own: at home behind a transaction pooler, and four round trips a call
+    /// everywhere.
+    #[must_use]
+    pub fn in_transactions(self) -> Self {
+        Self {
+            pooled: true,
+            ..self
+        }
+    }
+
     /// The same, knowing whether a transaction pooler stands in between, which hands a connection's backend to another client
     /// between two statements.
     ///
