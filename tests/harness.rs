@@ -3,11 +3,13 @@
 //!
 //! Owns the waiting (conditions with a generous bound, never a fixed time), what is asked of the database at a look, and the
 //! seats that keep timing-sensitive tests from starving each other. The server is `harness/server.rs`, the process
-//! `harness/agent.rs`, the second subscriber `harness/subscriber.rs`, the network that breaks `harness/proxy.rs`.
+//! `harness/agent.rs`, the second subscriber `harness/subscriber.rs`, the network that breaks `harness/proxy.rs`, the pooler in
+//! between `harness/pooler.rs`.
 //!
 //! Invariant: a place that ends has shown every log of its agents to be free of panics, keys and passwords.
 
 pub mod agent;
+pub mod pooler;
 pub mod proxy;
 pub mod server;
 pub mod subscriber;
@@ -15,6 +17,7 @@ pub mod subscriber;
 use std::fmt::Display;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use sqlx::postgres::{PgDatabaseError, PgPoolOptions, PgRow};
 use sqlx::{AssertSqlSafe, Connection as _, FromRow, PgConnection, PgPool, Postgres, Row as _};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -26,6 +29,7 @@ use visit_pacer::demo::stack;
 use visit_pacer::domain::secret::Secret;
 
 pub use self::agent::{Agent, Outcome};
+use self::pooler::Pooler;
 use self::proxy::Proxy;
 use self::server::Scratch;
 
@@ -77,6 +81,12 @@ pub fn refusal(error: &sqlx::Error) -> (String, String) {
         error.code().unwrap_or_default().into_owned(),
         format!("{}; {hint}", error.message()),
     )
+}
+
+/// The port that a URL names.
+pub fn port(url: &str) -> u16 {
+    let url = url::Url::parse(url).expect("a URL");
+    url.port().expect("a port")
 }
 
 /// One look at a row: a single statement, so all of it is of one snapshot.
@@ -144,6 +154,8 @@ pub struct Place {
     pub server: Option<PostgresServer>,
     /// The database, password included.
     pub url: String,
+    /// What agents and commands go through.
+    pub pooler: Option<Pooler>,
     /// A key that Realtime accepts.
     pub key: Secret,
     /// What such keys are signed with.
@@ -197,6 +209,7 @@ impl Place {
             realtime,
             server,
             url,
+            pooler: None,
             key,
             jwt_secret,
             partner,
@@ -217,14 +230,19 @@ impl Place {
 
     /// The port of its server.
     pub fn port(&self) -> u16 {
-        let url = url::Url::parse(&self.url).expect("a URL");
-        url.port().expect("a port")
+        port(&self.url)
+    }
+
+    /// The database as agents and commands reach it, password included.
+    pub fn agents_url(&self) -> String {
+        let pooled = self.pooler.as_ref().map(|pooler| pooler.url(&self.url));
+        pooled.unwrap_or_else(|| self.url.clone())
     }
 
     /// What an agent is told of this place.
     pub fn environment(&self) -> Vec<(String, String)> {
         [
-            ("DATABASE_URL", self.url.as_str()),
+            ("DATABASE_URL", self.agents_url().as_str()),
             ("SUPABASE_URL", &self.realtime.supabase_url()),
             ("SUPABASE_SERVICE_ROLE_KEY", self.key.expose()),
             ("VISIT_PACER_LISTEN", "127.0.0.1:0"),
@@ -424,6 +442,11 @@ impl Place {
         let look = self.becomes(id, "completed").await;
         assert_eq!(self.settles(id).await, look.total_visits, "{look:?}");
         look.total_visits
+    }
+
+    /// The same of several rows at once.
+    pub async fn finish(&self, rows: &[Uuid]) {
+        join_all(rows.iter().map(|row| self.finishes(*row))).await;
     }
 
     /// Numbers run from 1 without gap or duplicate; moments never fall, lie in the window and never in the future.

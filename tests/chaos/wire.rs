@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::chaos::{DRAINS_WITHIN, Rows, count};
+use crate::harness::pooler::{Via, directly_and_pooled};
 use crate::harness::proxy::{Line, Proxy, Way};
-use crate::harness::{Agent, Place, long, wait_until};
+use crate::harness::{Agent, Place, long, port, wait_until};
 
 /// How long a fault lasts that has no end of its own.
 fn spell() -> Duration {
@@ -13,11 +14,12 @@ fn spell() -> Duration {
 }
 
 /// A place, its rows, and an agent that reaches the database by way of a proxy.
-async fn start(seed: u64) -> (Place, Rows, Proxy, Agent) {
-    let place = Place::new().await;
-    let proxy = Proxy::to(place.port(), seed).await;
+async fn start(via: Via, seed: u64) -> (Place, Rows, Proxy, Agent) {
+    let place = via.place().await;
+    let way_in = place.agents_url();
+    let proxy = Proxy::to(port(&way_in), seed).await;
     let rows = Rows::of(&place).await;
-    let agent = place.start_agent_at(&proxy.url(&place.url)).await;
+    let agent = place.start_agent_at(&proxy.url(&way_in)).await;
     agent.ready().await;
     rows.go_on(&place).await;
     (place, rows, proxy, agent)
@@ -30,10 +32,13 @@ async fn reaches(what: &str, counter: &AtomicU64, times: u64) {
     .await;
 }
 
-#[tokio::test]
-async fn connections_that_are_cut_in_the_middle_of_statements_and_answers_lose_and_double_nothing()
-{
-    let (place, rows, proxy, agent) = start(1).await;
+directly_and_pooled!(
+    connections_that_are_cut_in_the_middle_of_statements_and_answers_lose_and_double_nothing
+);
+async fn connections_that_are_cut_in_the_middle_of_statements_and_answers_lose_and_double_nothing(
+    via: Via,
+) {
+    let (place, rows, proxy, agent) = start(via, 1).await;
     let (cuts, unknown) = if long() { (200, 30) } else { (8, 2) };
     proxy.cut_within(Some(6_000));
     reaches("cuts", &proxy.happened().cuts, cuts).await;
@@ -46,9 +51,11 @@ async fn connections_that_are_cut_in_the_middle_of_statements_and_answers_lose_a
     rows.came_once(&place, &agent, "connections cut").await;
 }
 
-#[tokio::test]
-async fn a_batch_whose_answer_is_lost_after_its_commit_is_read_back_and_not_stored_again() {
-    let (place, rows, proxy, agent) = start(2).await;
+directly_and_pooled!(
+    a_batch_whose_answer_is_lost_after_its_commit_is_read_back_and_not_stored_again
+);
+async fn a_batch_whose_answer_is_lost_after_its_commit_is_read_back_and_not_stored_again(via: Via) {
+    let (place, rows, proxy, agent) = start(via, 2).await;
     for round in 1..=if long() { 40 } else { 5 } {
         proxy.lose_answers(1);
         reaches("lost answers", &proxy.happened().answers_lost, round).await;
@@ -61,7 +68,7 @@ async fn a_batch_whose_answer_is_lost_after_its_commit_is_read_back_and_not_stor
 
 /// One way swallows everything until a batch is given up for it.
 async fn half_open(way: Way, seed: u64, what: &str) {
-    let (place, rows, proxy, agent) = start(seed).await;
+    let (place, rows, proxy, agent) = start(Via::Direct, seed).await;
     proxy.line(Line::HalfOpen(way));
     wait_until(
         "a batch's answer does not come",
@@ -87,7 +94,7 @@ async fn a_connection_whose_statements_vanish_is_given_up_and_its_batch_stored_b
 
 #[tokio::test]
 async fn a_slow_line_a_late_one_and_none_at_all_only_delay_what_is_due() {
-    let (place, rows, proxy, agent) = start(4).await;
+    let (place, rows, proxy, agent) = start(Via::Direct, 4).await;
     for line in [
         Line::Slow(6_000),
         Line::Late(Duration::from_millis(300)),

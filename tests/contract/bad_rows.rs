@@ -3,6 +3,7 @@
 use sqlx::Connection as _;
 use uuid::Uuid;
 
+use crate::harness::pooler::{Via, directly_and_pooled};
 use crate::harness::{PATIENCE, Place, refusal, wait_until};
 
 /// What an edit may not write, and a word of the hint or message that says what to do.
@@ -78,9 +79,13 @@ async fn smuggle(place: &Place, values: &str) -> Uuid {
     id
 }
 
-#[tokio::test]
-async fn bad_rows_that_exist_all_the_same_are_set_aside_with_the_reason_and_can_be_repaired() {
-    let place = Place::new().await;
+directly_and_pooled!(
+    bad_rows_that_exist_all_the_same_are_set_aside_with_the_reason_and_can_be_repaired
+);
+async fn bad_rows_that_exist_all_the_same_are_set_aside_with_the_reason_and_can_be_repaired(
+    via: Via,
+) {
+    let place = via.place().await;
     let good = place.insert(1_000_000, "20 a second", "null").await;
     let bad = [
         (
@@ -148,6 +153,7 @@ async fn bad_rows_that_exist_all_the_same_are_set_aside_with_the_reason_and_can_
 #[tokio::test]
 async fn a_row_whose_insert_fails_is_set_aside_alone_with_the_databases_words_until_it_is_edited() {
     is_set_aside_alone(
+        Via::Direct,
         "create function no_visits() returns trigger language plpgsql as $$
            begin raise exception 'the warehouse is closed'; end $$;
          create trigger no_visits before insert on store_visits for each row",
@@ -156,9 +162,10 @@ async fn a_row_whose_insert_fails_is_set_aside_alone_with_the_databases_words_un
     .await;
 }
 
-#[tokio::test]
-async fn a_row_that_is_refused_only_at_the_commit_is_set_aside_alone_as_well() {
+directly_and_pooled!(a_row_that_is_refused_only_at_the_commit_is_set_aside_alone_as_well);
+async fn a_row_that_is_refused_only_at_the_commit_is_set_aside_alone_as_well(via: Via) {
     is_set_aside_alone(
+        via,
         "create function no_visits() returns trigger language plpgsql as $$
            begin raise exception 'the books do not balance' using errcode = '23514'; end $$;
          create constraint trigger no_visits after insert on store_visits
@@ -171,6 +178,7 @@ async fn a_row_that_is_refused_only_at_the_commit_is_set_aside_alone_as_well() {
 #[tokio::test]
 async fn a_trigger_of_the_users_own_that_misses_a_column_concerns_its_row_and_not_the_schema() {
     is_set_aside_alone(
+        Via::Direct,
         "create function no_visits() returns trigger language plpgsql as $$
            begin perform shelf from public.partners; return new; end $$;
          create trigger no_visits before insert on store_visits for each row",
@@ -180,8 +188,8 @@ async fn a_trigger_of_the_users_own_that_misses_a_column_concerns_its_row_and_no
 }
 
 /// `trigger`, which refuses visits in these words, is made to meet the partner of one of three rows alone.
-async fn is_set_aside_alone(trigger: &str, words: &str) {
-    let place = Place::new().await;
+async fn is_set_aside_alone(via: Via, trigger: &str, words: &str) {
+    let place = via.place().await;
     let unlucky = Uuid::from_u128(rand::random());
     place
         .edit(format!(
@@ -220,9 +228,7 @@ async fn is_set_aside_alone(trigger: &str, words: &str) {
     place.edit("drop trigger no_visits on store_visits").await;
     place.set(failing, "visits_per_unit = 30").await;
     place.has_stored(failing, stored + 1).await;
-    for row in rows {
-        place.finishes(row).await;
-    }
+    place.finish(&rows).await;
 }
 
 /// What the log says while the database counts as away.
@@ -325,6 +331,5 @@ async fn a_partner_that_an_application_holds_stalls_its_own_rows_alone() {
     );
     transaction.commit().await.expect("the application goes on");
     place.has_stored(held, stalled_at + 50).await;
-    place.finishes(held).await;
-    place.finishes(steady).await;
+    place.finish(&[held, steady]).await;
 }

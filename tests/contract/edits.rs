@@ -2,11 +2,16 @@
 
 use uuid::Uuid;
 
+use crate::harness::pooler::{Via, directly_and_pooled};
 use crate::harness::{PATIENCE, Place, wait_until};
 
-#[tokio::test]
-async fn each_edit_of_the_pace_takes_effect_and_the_seconds_after_it_follow_the_new_curve() {
-    let place = Place::new().await;
+directly_and_pooled!(
+    each_edit_of_the_pace_takes_effect_and_the_seconds_after_it_follow_the_new_curve
+);
+async fn each_edit_of_the_pace_takes_effect_and_the_seconds_after_it_follow_the_new_curve(
+    via: Via,
+) {
+    let place = via.place().await;
     let _agent = place.agent().await;
     let mut rows = Vec::new();
     for pace in ["20 a second", "60 a second", "40 a minute", "1200 a minute"] {
@@ -35,15 +40,16 @@ async fn each_edit_of_the_pace_takes_effect_and_the_seconds_after_it_follow_the_
         ended.stored,
         "nothing after the new end"
     );
-    for row in &rows[..3] {
-        place.finishes(*row).await;
-    }
+    place.finish(&rows[..3]).await;
 }
 
-#[tokio::test]
-async fn a_total_that_is_lowered_below_what_is_distributed_stops_the_row_and_raised_again_it_goes_on()
- {
-    let place = Place::new().await;
+directly_and_pooled!(
+    a_total_that_is_lowered_below_what_is_distributed_stops_the_row_and_raised_again_it_goes_on
+);
+async fn a_total_that_is_lowered_below_what_is_distributed_stops_the_row_and_raised_again_it_goes_on(
+    via: Via,
+) {
+    let place = via.place().await;
     let _agent = place.agent().await;
     let row = place.insert(100_000, "100 a second", "null").await;
     let beside = place.insert(100_000, "20 a second", "null").await;
@@ -61,13 +67,12 @@ async fn a_total_that_is_lowered_below_what_is_distributed_stops_the_row_and_rai
 
     place.set(row, "total_visits = 100000").await;
     place.has_stored(row, lowered_at + 100).await;
-    place.finishes(row).await;
-    place.finishes(beside).await;
+    place.finish(&[row, beside]).await;
 }
 
-#[tokio::test]
-async fn a_window_that_is_moved_away_stops_the_row_until_it_opens_again() {
-    let place = Place::new().await;
+directly_and_pooled!(a_window_that_is_moved_away_stops_the_row_until_it_opens_again);
+async fn a_window_that_is_moved_away_stops_the_row_until_it_opens_again(via: Via) {
+    let place = via.place().await;
     let _agent = place.agent().await;
     let row = place
         .insert(100_000, "50 a second", "interval '1 hour'")
@@ -92,9 +97,13 @@ async fn a_window_that_is_moved_away_stops_the_row_until_it_opens_again() {
     place.finishes(row).await;
 }
 
-#[tokio::test]
-async fn a_deleted_row_stops_at_once_keeps_its_visits_and_inserted_again_it_goes_on_counting() {
-    let place = Place::new().await;
+directly_and_pooled!(
+    a_deleted_row_stops_at_once_keeps_its_visits_and_inserted_again_it_goes_on_counting
+);
+async fn a_deleted_row_stops_at_once_keeps_its_visits_and_inserted_again_it_goes_on_counting(
+    via: Via,
+) {
+    let place = via.place().await;
     let _agent = place.agent().await;
     let row = place.insert(100_000, "100 a second", "null").await;
     let beside = place.insert(100_000, "20 a second", "null").await;
@@ -119,13 +128,12 @@ async fn a_deleted_row_stops_at_once_keeps_its_visits_and_inserted_again_it_goes
         ))
         .await;
     place.has_stored(row, deleted_at + 100).await;
-    place.finishes(row).await;
-    place.finishes(beside).await;
+    place.finish(&[row, beside]).await;
 }
 
-#[tokio::test]
-async fn a_row_whose_partner_changed_goes_on_for_the_new_one() {
-    let place = Place::new().await;
+directly_and_pooled!(a_row_whose_partner_changed_goes_on_for_the_new_one);
+async fn a_row_whose_partner_changed_goes_on_for_the_new_one(via: Via) {
+    let place = via.place().await;
     let _agent = place.agent().await;
     let row = place.insert(100_000, "100 a second", "null").await;
     place.has_stored(row, 100).await;
@@ -151,9 +159,9 @@ async fn a_row_whose_partner_changed_goes_on_for_the_new_one() {
     );
 }
 
-#[tokio::test]
-async fn a_truncate_stops_everything_and_touches_no_visit() {
-    let place = Place::new().await;
+directly_and_pooled!(a_truncate_stops_everything_and_touches_no_visit);
+async fn a_truncate_stops_everything_and_touches_no_visit(via: Via) {
+    let place = via.place().await;
     let agent = place.agent().await;
     let rows = [
         place.insert(100_000, "50 a second", "null").await,

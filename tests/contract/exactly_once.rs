@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use crate::harness::pooler::{Via, directly_and_pooled};
 use crate::harness::{Agent, Place, long};
 
 /// Rows of three paces, without end.
@@ -26,9 +27,9 @@ fn kills() -> usize {
     if long() { 40 } else { 6 }
 }
 
-#[tokio::test]
-async fn kill_nine_at_random_moments_loses_and_doubles_nothing() {
-    let place = Place::new().await;
+directly_and_pooled!(kill_nine_at_random_moments_loses_and_doubles_nothing);
+async fn kill_nine_at_random_moments_loses_and_doubles_nothing(via: Via) {
+    let place = via.place().await;
     let rows = rows(&place).await;
     for _ in 0..kills() {
         let mut agent = place.start_agent().await;
@@ -36,14 +37,12 @@ async fn kill_nine_at_random_moments_loses_and_doubles_nothing() {
         agent.kill();
     }
     let _agent = place.agent().await;
-    for row in rows {
-        place.finishes(row).await;
-    }
+    place.finish(&rows).await;
 }
 
-#[tokio::test]
-async fn two_agents_at_once_store_each_visit_once_also_while_both_are_killed() {
-    let place = Place::new().await;
+directly_and_pooled!(two_agents_at_once_store_each_visit_once_also_while_both_are_killed);
+async fn two_agents_at_once_store_each_visit_once_also_while_both_are_killed(via: Via) {
+    let place = via.place().await;
     place.notes_fires().await;
     let rows = rows(&place).await;
     let mut agents = [place.agent().await, place.agent().await];
@@ -58,8 +57,8 @@ async fn two_agents_at_once_store_each_visit_once_also_while_both_are_killed() {
         agent.kill();
         *agent = place.start_agent().await;
     }
+    place.finish(&rows).await;
     for row in rows {
-        place.finishes(row).await;
         assert!(
             place.densest(row, "5 seconds").await <= 10 * 200 + 401,
             "one bucket for both"

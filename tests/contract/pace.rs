@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::harness::pooler::{Via, directly_and_pooled};
 use crate::harness::subscriber::Subscriber;
-use crate::harness::{PATIENCE, Place, find, long};
+use crate::harness::{PATIENCE, find, long};
 
-#[tokio::test]
-async fn six_hundred_visits_at_3600_a_minute_are_exactly_those_each_at_its_own_moment() {
-    let place = Place::new().await;
+directly_and_pooled!(six_hundred_visits_at_3600_a_minute_are_exactly_those_each_at_its_own_moment);
+async fn six_hundred_visits_at_3600_a_minute_are_exactly_those_each_at_its_own_moment(via: Via) {
+    let place = via.place().await;
     let _agent = place.agent().await;
     let row = place
         .insert(600, "3600 a minute", "interval '10 seconds'")
@@ -37,12 +38,16 @@ async fn six_hundred_visits_at_3600_a_minute_are_exactly_those_each_at_its_own_m
     assert_eq!(place.stored(row).await, 600, "none more afterwards");
 }
 
-#[tokio::test]
-async fn two_paces_side_by_side_follow_their_curves_each_second_within_the_echo_budget() {
-    let place = Place::new().await;
+directly_and_pooled!(two_paces_side_by_side_follow_their_curves_each_second_within_the_echo_budget);
+async fn two_paces_side_by_side_follow_their_curves_each_second_within_the_echo_budget(via: Via) {
+    let place = via.place().await;
     let subscriber = Subscriber::to(&place).await;
     let _agent = place.agent().await;
-    let (watched, window) = if long() { (120, 60) } else { (36, 25) };
+    let (watched, window) = if long() {
+        (120, 60)
+    } else {
+        via.short((36, 25), (20, 12))
+    };
     let began = Instant::now();
     let steady = place
         .insert(150_000, "6250.00 a hour", "interval '24 hours'")

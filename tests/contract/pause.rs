@@ -6,6 +6,7 @@ use sqlx::Connection as _;
 use uuid::Uuid;
 use visit_pacer::demo::realtime_server::EventFault;
 
+use crate::harness::pooler::{Via, directly_and_pooled};
 use crate::harness::{PATIENCE, Place, find, wait_until};
 
 /// Longer than the second between two fires: an agent that hears of a pause so late computes a batch from the row as it was.
@@ -27,9 +28,13 @@ async fn keeps_fifty_a_second(place: &Place, id: Uuid) {
     );
 }
 
-#[tokio::test]
-async fn twenty_pauses_and_resumes_leak_lose_and_burst_nothing_while_another_row_keeps_its_pace() {
-    let place = Place::new().await;
+directly_and_pooled!(
+    twenty_pauses_and_resumes_leak_lose_and_burst_nothing_while_another_row_keeps_its_pace
+);
+async fn twenty_pauses_and_resumes_leak_lose_and_burst_nothing_while_another_row_keeps_its_pace(
+    via: Via,
+) {
+    let place = via.place().await;
     place.notes_fires().await;
     let _agent = place.agent().await;
     let fast = place.insert(1_000_000, "200 a second", "null").await;
@@ -37,7 +42,7 @@ async fn twenty_pauses_and_resumes_leak_lose_and_burst_nothing_while_another_row
     place.has_stored(fast, 1).await;
     place.has_stored(steady, 1).await;
 
-    for turn in 0..20 {
+    for turn in 0..via.short(20, 8) {
         let (fault, watched) = if turn % 4 == 3 {
             (EventFault::Delay(LATE), 75)
         } else {
@@ -66,8 +71,7 @@ async fn twenty_pauses_and_resumes_leak_lose_and_burst_nothing_while_another_row
         keeps_fifty_a_second(&place, steady).await;
     }
 
-    place.finishes(fast).await;
-    place.finishes(steady).await;
+    place.finish(&[fast, steady]).await;
     // Twice the pace, and what a full bucket holds.
     assert!(
         place.densest(fast, "1 second").await <= 2 * 200 + 401,
@@ -75,9 +79,9 @@ async fn twenty_pauses_and_resumes_leak_lose_and_burst_nothing_while_another_row
     );
 }
 
-#[tokio::test]
-async fn an_editor_who_holds_a_row_for_four_seconds_stalls_that_row_alone() {
-    let place = Place::new().await;
+directly_and_pooled!(an_editor_who_holds_a_row_for_four_seconds_stalls_that_row_alone);
+async fn an_editor_who_holds_a_row_for_four_seconds_stalls_that_row_alone(via: Via) {
+    let place = via.place().await;
     place.notes_fires().await;
     let _agent = place.agent().await;
     let held = place.insert(1_000_000, "100 a second", "null").await;
@@ -118,13 +122,12 @@ async fn an_editor_who_holds_a_row_for_four_seconds_stalls_that_row_alone() {
         place.densest(held, "1 second").await <= 2 * 100 + 201,
         "it drains by its bucket's rule"
     );
-    place.finishes(held).await;
-    place.finishes(steady).await;
+    place.finish(&[held, steady]).await;
 }
 
-#[tokio::test]
-async fn pause_all_is_a_barrier_too_and_its_time_is_a_backlog_that_drains() {
-    let place = Place::new().await;
+directly_and_pooled!(pause_all_is_a_barrier_too_and_its_time_is_a_backlog_that_drains);
+async fn pause_all_is_a_barrier_too_and_its_time_is_a_backlog_that_drains(via: Via) {
+    let place = via.place().await;
     place.notes_fires().await;
     let agent = place.agent().await;
     let rows = [
@@ -166,9 +169,7 @@ async fn pause_all_is_a_barrier_too_and_its_time_is_a_backlog_that_drains() {
         place.densest(rows[0], "1 second").await <= 2 * 80 + 161,
         "it drains by its bucket's rule"
     );
-    for row in rows {
-        place.finishes(row).await;
-    }
+    place.finish(&rows).await;
 }
 
 #[tokio::test]

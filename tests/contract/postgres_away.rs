@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use visit_pacer::demo::server::StopMode;
 
+use crate::harness::pooler::{Via, directly_and_pooled};
 use crate::harness::{PATIENCE, Place, long, wait_until};
 
 /// The outage, long enough for a burst to break the bound below.
@@ -11,9 +12,11 @@ fn outage() -> Duration {
     Duration::from_secs(if long() { 20 } else { 10 })
 }
 
-#[tokio::test]
-async fn after_an_outage_the_backlog_drains_at_twice_the_pace_and_every_visit_comes_once() {
-    let mut place = Place::apart().await;
+directly_and_pooled!(
+    after_an_outage_the_backlog_drains_at_twice_the_pace_and_every_visit_comes_once
+);
+async fn after_an_outage_the_backlog_drains_at_twice_the_pace_and_every_visit_comes_once(via: Via) {
+    let mut place = via.place_apart().await;
     place.notes_fires().await;
     let agent = place.agent().await;
     let row = place.insert(1_000_000, "50 a second", "null").await;
@@ -49,8 +52,7 @@ async fn after_an_outage_the_backlog_drains_at_twice_the_pace_and_every_visit_co
         "{densest} visits in 5 s: it does catch up faster than its pace"
     );
     agent.ready().await;
-    place.finishes(row).await;
-    place.finishes(slow).await;
+    place.finish(&[row, slow]).await;
     assert_eq!(
         place.seconds_off_the_curve(slow).await.len(),
         0,

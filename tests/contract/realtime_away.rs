@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use visit_pacer::demo::realtime_server::{Deafness, EventFault, Refusal};
 
+use crate::harness::pooler::{Via, directly_and_pooled};
 use crate::harness::{Agent, PATIENCE, Place, wait_until};
 
 /// Back-off and readiness: some 10 s without, 30 s of back-off, and a margin.
@@ -20,9 +21,13 @@ async fn is_live_again(agent: &Agent) {
     agent.ready().await;
 }
 
-#[tokio::test]
-async fn while_realtime_is_stopped_pacing_goes_on_a_pause_is_a_barrier_and_a_resume_is_seen() {
-    let mut place = Place::new().await;
+directly_and_pooled!(
+    while_realtime_is_stopped_pacing_goes_on_a_pause_is_a_barrier_and_a_resume_is_seen
+);
+async fn while_realtime_is_stopped_pacing_goes_on_a_pause_is_a_barrier_and_a_resume_is_seen(
+    via: Via,
+) {
+    let mut place = via.place().await;
     let agent = place.agent().await;
     let row = place.insert(1_000_000, "50 a second", "null").await;
     let beside = place.insert(1_000_000, "20 a second", "null").await;
@@ -59,8 +64,7 @@ async fn while_realtime_is_stopped_pacing_goes_on_a_pause_is_a_barrier_and_a_res
     assert_eq!(place.settles(inserted).await, 30);
     assert_eq!(place.seconds_off_the_curve(row).await, [""; 0]);
     assert_eq!(place.seconds_off_the_curve(beside).await, [""; 0]);
-    place.finishes(row).await;
-    place.finishes(beside).await;
+    place.finish(&[row, beside]).await;
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //!
 //! Owns the sockets and their faults: what a [`Line`] does to the bytes, cuts at random bytes, answers that are lost after
 //! their commit, refused connects, and another server to lead to. It knows two things of the protocol: a client's statement is
-//! recognised by its text, and a whole answer by the `ReadyForQuery` at its end.
+//! recognised by its text, and a whole answer by the `ReadyForQuery` at its end, that of a COMMIT or of a statement alone.
 //!
 //! Invariants: a connection never passes a byte after one that it swallowed, as behind a router that has forgotten it; what
 //! is random follows from the seed and the order of connects; no task outlives the [`Proxy`].
@@ -31,8 +31,10 @@ const PORTIONS_A_SECOND: u32 = 20;
 const STATEMENT: &[u8] = b"visit_pacer_store";
 /// How a server says that it has answered, outside a transaction.
 const READY_FOR_QUERY: &[u8] = b"Z\0\0\0\x05I";
-/// How it says that a statement has returned rows and was committed.
+/// How it says that a statement has returned rows, outside a transaction: it was committed.
 const COMMAND_COMPLETE: &[u8] = b"SELECT ";
+/// How it says that the transaction around a statement was committed.
+const COMMITTED: &[u8] = b"COMMIT\0";
 
 /// One way through a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -278,7 +280,7 @@ struct Pump<'a> {
     shared: &'a Shared,
     /// Bytes that still pass before the cut.
     left: Option<u64>,
-    /// Whether the client has named [`STATEMENT`].
+    /// Whether the client has named [`STATEMENT`]: once for all, or, where each call is a transaction, for the one at hand.
     stores: &'a AtomicBool,
 }
 
@@ -345,10 +347,13 @@ impl Pump<'_> {
 
     /// Whether this is an answer that is to be lost, at its end: the transaction is committed then.
     fn loses(&self, bytes: &[u8]) -> bool {
-        let whole = bytes.ends_with(READY_FOR_QUERY) && contains(bytes, COMMAND_COMPLETE);
+        let transaction = contains(bytes, COMMITTED);
+        let whole =
+            bytes.ends_with(READY_FOR_QUERY) && (transaction || contains(bytes, COMMAND_COMPLETE));
         if !self.stores.load(Ordering::Relaxed) || !whole {
             return false;
         }
+        self.stores.store(!transaction, Ordering::Relaxed);
         let less = |answers: u64| answers.checked_sub(1);
         let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
         let lost = self.shared.to_lose.fetch_update(set, fetch, less).is_ok();
