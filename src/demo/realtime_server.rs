@@ -86,6 +86,8 @@ pub struct Limits {
     pub join_refusal_delay: Duration,
     /// How often the published tables are looked at for changes.
     pub publication_check: Duration,
+    /// How long a connection with an opaque key may last; 24 h on Supabase.
+    pub opaque_key_life: Duration,
 }
 
 impl Options {
@@ -110,6 +112,7 @@ impl Default for Limits {
             send_timeout: Duration::from_secs(30),
             join_refusal_delay: Duration::ZERO,
             publication_check: Duration::from_mins(1),
+            opaque_key_life: Duration::from_hours(24),
         }
     }
 }

@@ -61,6 +61,8 @@ pub enum Trouble {
     Quota,
     /// Realtime: the API key was refused.
     Key,
+    /// Realtime: the time of a connection, or of its token, was over; a new socket is given a new one.
+    Expired,
     /// Realtime: the project is unknown, suspended, or has Realtime switched off.
     Project,
 }
@@ -170,7 +172,7 @@ const FEED: Policy = Policy {
 
 impl Trouble {
     /// All that there are.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Lost,
         Self::ShuttingDown,
         Self::ReadOnly,
@@ -192,6 +194,7 @@ impl Trouble {
         Self::Topic,
         Self::Quota,
         Self::Key,
+        Self::Expired,
         Self::Project,
     ];
 
@@ -232,6 +235,7 @@ impl Trouble {
             Self::Topic => FEED.is("Realtime refuses the private topic").waits(TOPIC),
             Self::Quota => FEED.is("a Realtime quota is used up").waits(QUOTA),
             Self::Key => FEED.is("Realtime refuses the API key").waits(KEY),
+            Self::Expired => FEED.is("the connection's time was over"),
             Self::Project => FEED
                 .is("Realtime does not serve the project")
                 .waits(PROJECT),
@@ -389,6 +393,7 @@ mod tests {
             (Trouble::Topic, Again, 300, false, false, false),
             (Trouble::Quota, Again, 300, false, false, false),
             (Trouble::Key, Again, 300, false, false, false),
+            (Trouble::Expired, Again, 30, false, false, false),
             (Trouble::Project, Again, 300, false, false, false),
         ];
         assert_eq!(rows.map(|row| row.0), Trouble::ALL);

@@ -30,7 +30,9 @@ impl Trouble {
     /// The trouble of a text by which the server refused or ended a channel.
     pub fn of_text(text: &str) -> Self {
         let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
-        if has(TOPIC_WORDS) {
+        if has(EXPIRED_WORDS) {
+            Self::Expired
+        } else if has(TOPIC_WORDS) {
             Self::Topic
         } else if has(KEY_WORDS) {
             Self::Key
@@ -46,6 +48,7 @@ impl Trouble {
     }
 }
 
+const EXPIRED_WORDS: &[&str] = &["Token has expired"];
 const KEY_WORDS: &[&str] = &[
     "InvalidJWTToken",
     "MalformedJWT",
@@ -53,7 +56,6 @@ const KEY_WORDS: &[&str] = &[
     "JwtSignerError",
     "Unauthorized",
     "API key is missing",
-    "Token has expired",
     "not a valid JWT",
     "JWT signature",
     "signature_error",
@@ -135,14 +137,14 @@ mod tests {
         for (text, class) in [
             (
                 "InvalidJWTToken: Token has expired 60 seconds ago",
-                Trouble::Key,
+                Trouble::Expired,
             ),
             (
                 "JwtSignatureError: Failed to validate JWT signature",
                 Trouble::Key,
             ),
             (":signature_error", Trouble::Key),
-            ("Token has expired 0 seconds ago", Trouble::Key),
+            ("Token has expired 0 seconds ago", Trouble::Expired),
             (
                 "RealtimeDisabledForTenant: Realtime disabled for this tenant",
                 Trouble::Project,

@@ -476,14 +476,15 @@ impl Session {
     }
 
     /// The channel is over: joins again after a back-off. Unless another is live, it does so over
-    /// a new socket where this one has failed too often or holds a refused key (the server checks a
-    /// key when the socket opens).
+    /// a new socket where this one has failed too often or holds a key that is refused or whose time
+    /// is over (the server checks a key when the socket opens).
     fn rejoin_later(&mut self, at: usize, class: Trouble, reason: String, now: Instant, draw: u32) {
         let Some(channel) = self.channels.get_mut(at) else {
             return;
         };
         channel.failed_joins += 1;
-        let hopeless = class == Trouble::Key || channel.failed_joins >= JOINS_PER_SOCKET;
+        let hopeless = matches!(class, Trouble::Key | Trouble::Expired)
+            || channel.failed_joins >= JOINS_PER_SOCKET;
         channel.state = State::Idle { join_at: None };
         if hopeless && !self.channels.iter().any(Channel::is_live) {
             self.actions.push_back(Action::Abandon);

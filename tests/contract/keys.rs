@@ -1,6 +1,15 @@
-//! Keys, tokens and passwords: they open what they are for, and are seen nowhere.
+//! Keys, tokens and passwords: they open what they are for, for as long as they are good, and are seen nowhere.
 
-use crate::harness::{Agent, PATIENCE, Place, agent, wait_until};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use sqlx::{Connection as _, PgConnection};
+use visit_pacer::demo::realtime_server::{self, RealtimeServer, Refusal, Severance};
+use visit_pacer::domain::secret::Secret;
+
+use crate::harness::server::Scratch;
+use crate::harness::{Agent, PATIENCE, Place, agent, find, wait_until};
 
 /// What an agent is told, with one setting in another's place.
 fn environment(place: &Place, without: &str, with: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -30,10 +39,93 @@ async fn tokens_of_our_own_outlive_their_seconds_and_the_feed_never_goes_down() 
     place.has_stored(row, 150).await;
     let log = agent.log();
     assert!(
-        !log.contains("expired") && !log.contains("Realtime is away"),
+        !log.contains("expired") && !log.contains("Realtime is not live"),
         "{log}"
     );
     assert_eq!(agent.metric("visit_pacer_realtime_live").await, Some(1.0));
+}
+
+/// A counter or gauge of the agent's.
+async fn metric(agent: &Agent, name: &str) -> f64 {
+    let name = format!("visit_pacer_{name}");
+    agent.metric(&name).await.expect("the metric")
+}
+
+/// Waits until the feed is live again, and a full sync that began after `syncs` of them has caught up.
+async fn is_caught_up(agent: &Agent, syncs: f64) {
+    wait_until("live again and caught up", PATIENCE, async || {
+        metric(agent, "realtime_live").await > 0.0 && metric(agent, "syncs_total").await > syncs
+    })
+    .await;
+    agent.ready().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_is_cut_for_its_day_is_over_is_made_anew_and_nothing_is_missed() {
+    let place = Place::new().await;
+    let edited = place.insert(1_000_000, "20 a second", "null").await;
+    let deleted = place.insert(1_000_000, "10 a second", "null").await;
+    let agent = place.agent().await;
+    place.has_stored(edited, 1).await;
+    place.has_stored(deleted, 1).await;
+    for severance in [Severance::Restart, Severance::Abrupt] {
+        let syncs = metric(&agent, "syncs_total").await;
+        let faults = place.realtime.faults();
+        faults.refuse_connects(Some(Refusal::Reset));
+        faults.drop_connections(severance);
+        wait_until("the cut is noticed", PATIENCE, async || {
+            metric(&agent, "realtime_live").await < 1.0
+        })
+        .await;
+        place.set(edited, "visits_per_unit = 40").await;
+        let inserted = place.insert(20, "20 a second", "null").await;
+        faults.refuse_connects(None);
+        is_caught_up(&agent, syncs).await;
+        place.becomes(inserted, "completed").await;
+        assert_eq!(place.settles(inserted).await, 20);
+        let heard = metric(&agent, "realtime_events_total").await;
+        place.set(edited, "visits_per_unit = 20").await;
+        wait_until("the new connection hears", PATIENCE, async || {
+            metric(&agent, "realtime_events_total").await > heard
+        })
+        .await;
+    }
+    assert_eq!(place.seconds_off_the_curve(edited).await, [""; 0]);
+    place.finish(&[edited, deleted]).await;
+}
+
+#[tokio::test]
+async fn a_subscription_that_ends_with_the_life_of_its_secret_key_goes_on_over_a_new_socket() {
+    const CUTS: usize = 3;
+    let mut place = Place::new().await;
+    let key = "sb_secret_that_is_good_for_seconds_at_a_time";
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    let mut options =
+        realtime_server::Options::new(listen, place.url.clone(), place.jwt_secret.clone());
+    options.extra_keys = vec![Secret::new(key)];
+    options.limits.opaque_key_life = Duration::from_secs(4);
+    place.realtime = RealtimeServer::start(options).await.expect("a start");
+    place.key = Secret::new(key);
+    let row = place.insert(1_000_000, "20 a second", "null").await;
+    let agent = place.agent().await;
+    for cut in 1..=CUTS {
+        let syncs = metric(&agent, "syncs_total").await;
+        wait_until("its time is over", PATIENCE, async || {
+            agent.log().matches("Token has expired").count() >= cut
+        })
+        .await;
+        place
+            .set(row, &format!("visits_per_unit = {}", 20 + cut))
+            .await;
+        is_caught_up(&agent, syncs).await;
+    }
+    let log = agent.log();
+    assert!(
+        !log.contains("does not accept the API key"),
+        "a key that is good is not blamed: {log}"
+    );
+    assert_eq!(place.seconds_off_the_curve(row).await, [""; 0]);
+    place.finishes(row).await;
 }
 
 #[tokio::test]
@@ -60,22 +152,42 @@ async fn secrets_are_read_from_files_and_credentials_as_from_the_environment() {
     agent.ready().await;
 }
 
-/// Everything that a run shows, at a level of logging.
-async fn all_output(place: &Place, level: &str) -> String {
-    let filter =
-        format!("{level},visit_pacer={level},sqlx={level},rustls={level},tungstenite={level}");
-    let told = environment(place, "", &[("VISIT_PACER_LOG", &filter)]);
-    let mut agent = Agent::start(&place.folder, &["run"], &told).await;
-    agent.ready().await;
-    wait_until("Realtime is live", PATIENCE, async || {
-        agent.metric("visit_pacer_realtime_live").await == Some(1.0)
+/// Every level of logging.
+const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+/// How each JWT begins: `{"`, in base64url.
+const JWT: &str = "eyJ";
+
+/// A level for our own words and for those of every library that sees a secret.
+fn filter(level: &str) -> String {
+    format!("{level},visit_pacer={level},sqlx={level},rustls={level},tungstenite={level}")
+}
+
+/// Everything that a run and the commands beside it show, at a level of logging.
+async fn all_of_a_run(place: &Place, level: &str) -> String {
+    let told = environment(
+        place,
+        "",
+        &[
+            ("VISIT_PACER_LOG", &filter(level)),
+            ("SUPABASE_JWT_SECRET", place.jwt_secret.expose()),
+        ],
+    );
+    let mut all = String::new();
+    let mut agent = Agent::launch(&place.folder, &["run", "--listen", "127.0.0.1:0"], &told);
+    wait_until("an agent works", PATIENCE, async || {
+        agent.still_runs();
+        place
+            .ask("select exists (select from visit_pacer_agents where realtime = 'live')")
+            .await
     })
     .await;
-    let mut all = String::new();
-    for page in ["/metrics", "/healthz", "/readyz"] {
-        all += &agent.get(page).await.1;
+    if agent.log().contains("listen=") {
+        agent.finds_its_address().await;
+        for page in ["/metrics", "/healthz", "/readyz"] {
+            all += &agent.get(page).await.1;
+        }
     }
-    agent.terminate().await;
+    assert!(agent.terminate().await.success());
     all += &agent.log();
     for arguments in [&["status"][..], &["doctor"], &["status", "--json"]] {
         all += &agent::command(&place.folder, arguments, &told).await.said;
@@ -84,26 +196,76 @@ async fn all_output(place: &Place, level: &str) -> String {
 }
 
 #[tokio::test]
-async fn no_key_token_or_password_is_in_any_output_at_any_level_of_logging() {
+async fn no_key_token_or_password_is_in_any_output_of_a_run_at_any_level_of_logging() {
     let place = Place::new().await;
     let url = url::Url::parse(&place.url).expect("a URL");
     let password = url.password().expect("a password").to_owned();
-    let signature = place
-        .key
-        .expose()
-        .rsplit('.')
-        .next()
-        .expect("a JWT")
-        .to_owned();
-    for level in ["info", "debug", "trace"] {
-        let all = all_output(&place, level).await;
-        assert!(all.contains("visit_pacer"), "something was said at {level}");
-        for (what, secret) in [("password", &password), ("key", &signature)] {
-            assert!(
-                !all.contains(secret.as_str()),
-                "the {what} is shown at {level}"
-            );
+    for level in LEVELS {
+        let all = all_of_a_run(&place, level).await;
+        assert!(all.contains("agent"), "something was said at {level}");
+        let secrets = [
+            ("password", password.as_str()),
+            ("secret of the tokens", place.jwt_secret.expose()),
+            ("key or token", JWT),
+        ];
+        for (what, secret) in secrets {
+            assert!(!all.contains(secret), "the {what} is shown at {level}");
         }
+    }
+}
+
+/// Everything that a demo shows at a level of logging, from its start to its end; its data are kept.
+async fn all_of_a_demo(folder: &Scratch, level: &str) -> String {
+    let (data, file) = (folder.path().join("data"), folder.path().join(level));
+    let told = [("VISIT_PACER_LOG".to_owned(), filter(level))];
+    let (data, file_name) = (data.to_string_lossy(), file.to_string_lossy());
+    let places = ["--data-dir", &data, "--env-file", &file_name];
+    let ports = ["--db-port", "0", "--realtime-port", "0", "--listen"];
+    let arguments = [&["demo"][..], &places, &ports, &["127.0.0.1:0"]].concat();
+    let mut demo = Agent::launch(folder, &arguments, &told);
+    let url = find("the demo is ready", PATIENCE, async || {
+        demo.still_runs();
+        let settings = std::fs::read_to_string(&file).ok()?;
+        let url = settings
+            .lines()
+            .find_map(|line| line.strip_prefix("DATABASE_URL="));
+        url.map(ToOwned::to_owned)
+    })
+    .await;
+    let mut connection = PgConnection::connect(&url).await.expect("a connection");
+    wait_until("its agent works", PATIENCE, async || {
+        sqlx::query_scalar("select exists (select from visit_pacer_agents where realtime = 'live')")
+            .fetch_one(&mut connection)
+            .await
+            .expect("an answer")
+    })
+    .await;
+    connection.close().await.expect("a goodbye");
+    demo.signal(Signal::SIGINT);
+    assert!(demo.ends_within(PATIENCE).await.success());
+    demo.log()
+}
+
+#[tokio::test]
+async fn no_key_or_token_is_in_any_output_of_the_demo_and_its_password_in_the_psql_line_alone() {
+    let folder = Scratch::new();
+    for level in LEVELS {
+        let all = all_of_a_demo(&folder, level).await;
+        let kept = |name: &str| {
+            let text = std::fs::read_to_string(folder.path().join("data").join(name));
+            text.expect("kept").trim().to_owned()
+        };
+        assert!(!all.contains(&kept("jwt-secret")), "the secret, at {level}");
+        assert!(!all.contains(JWT), "a key or token is shown at {level}");
+        let password = kept("password");
+        let shown: Vec<&str> = all
+            .lines()
+            .filter(|line| line.contains(&password))
+            .collect();
+        assert!(
+            shown.iter().all(|line| line.contains("psql 'postgres://")),
+            "the password is shown at {level}: {shown:?}"
+        );
     }
 }
 

@@ -52,14 +52,19 @@ impl Agent {
         environment: &[(String, String)],
     ) -> Self {
         let mut agent = Self::launch(folder, arguments, environment);
-        agent.address = find("the agent says where it listens", PATIENCE, async || {
-            agent.still_runs();
-            let log = agent.log();
+        agent.finds_its_address().await;
+        agent
+    }
+
+    /// Waits until it says where it listens.
+    pub async fn finds_its_address(&mut self) {
+        self.address = find("the agent says where it listens", PATIENCE, async || {
+            self.still_runs();
+            let log = self.log();
             let (_, rest) = log.split_once("listen=")?;
             rest.split_whitespace().next()?.parse().ok()
         })
         .await;
-        agent
     }
 
     /// Starts the program with these arguments, and waits for nothing.

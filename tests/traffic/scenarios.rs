@@ -77,8 +77,12 @@ pub const SCENARIOS: &[Scenario] = &[
         told: &[
             ("7 channels", "down (key)"),
             (
-                "join with bad signature access_token, join with expired access_token, good apikey, join with malformed access_token",
+                "join with bad signature access_token, join with malformed access_token",
                 "down (key, new socket)",
+            ),
+            (
+                "join with expired access_token, good apikey",
+                "down (expired, new socket)",
             ),
             ("unknown tenant host", "down (network)"),
             ("host without label", "down (project)"),
@@ -102,7 +106,7 @@ pub const SCENARIOS: &[Scenario] = &[
         as_one: false,
         told: &[(
             "",
-            "live, live, 1 changed (1 ids), live, down (key, new socket), live, down (key, new socket), live, down (key, new socket)",
+            "live, live, 1 changed (1 ids), live, down (expired, new socket), live, down (key, new socket), live, down (key, new socket)",
         )],
         server: Held,
     },
@@ -112,7 +116,7 @@ pub const SCENARIOS: &[Scenario] = &[
         as_one: false,
         told: &[(
             "",
-            "live, 7 changed (7 ids), down (key, new socket), down (key, new socket), live, 1 changed (1 ids)",
+            "live, 7 changed (7 ids), down (expired, new socket), down (expired, new socket), live, 1 changed (1 ids)",
         )],
         server: Held,
     },
@@ -436,7 +440,7 @@ pub const SCENARIOS: &[Scenario] = &[
         as_one: false,
         told: &[(
             "js1",
-            "live, live, 1 changed (1 ids), down (key, new socket)",
+            "live, live, 1 changed (1 ids), down (expired, new socket)",
         )],
         server: Held,
     },

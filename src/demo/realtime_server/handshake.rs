@@ -151,7 +151,9 @@ fn grant_of(key: &str, options: &Options, now: i64) -> Result<Grant, String> {
     if options.extra_keys.iter().any(|known| known.expose() == key) {
         return Ok(Grant {
             role: "service_role".to_owned(),
-            expires_at: None,
+            expires_at: i64::try_from(options.limits.opaque_key_life.as_secs())
+                .ok()
+                .and_then(|life| now.checked_add(life)),
         });
     }
     jwt::verify(&options.jwt_secret, key, now)
