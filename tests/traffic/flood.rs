@@ -12,8 +12,10 @@ use crate::harness::{Agent, PATIENCE, Place, long, wait_until};
 
 /// A small machine with many tests at once has taken in a flood within this time.
 const TAKEN_IN_WITHIN: Duration = Duration::from_secs(60);
-/// 200 edits a second.
-const EDIT_EVERY: Duration = Duration::from_millis(5);
+/// 200 edits a second: so many in one message, each a transaction of its own …
+const EDITS_A_MESSAGE: u32 = 20;
+/// … and a message this often.
+const MESSAGE_EVERY: Duration = Duration::from_millis(100);
 /// Syncs beyond those of the clock: the first ones, and those that Realtime asks for.
 const SYNCS_BESIDE: f64 = 3.0;
 /// A full sync while Realtime is live comes this often at the most, in seconds.
@@ -74,8 +76,9 @@ async fn takes_in(agent: &Agent, before: Reads, began: Instant, edits: u32) {
     let now = Reads::of(agent).await;
     let (rows, syncs) = (now.rows - before.rows, now.syncs - before.syncs);
     println!(
-        "{edits} edits in {:?}: all known {lag:?} after the last; {rows} rows read, {syncs} syncs",
-        last_edit - began
+        "{edits} edits in {:?} ({:.0} a second): all known {lag:?} after the last; {rows} rows read, {syncs} syncs",
+        last_edit - began,
+        edits / (last_edit - began).as_secs_f64()
     );
     assert!(rows <= 2.0 * edits, "{rows} rows read for {edits} edits");
     let allowed = SYNCS_BESIDE + began.elapsed().as_secs_f64() / SYNC_EVERY;
@@ -128,13 +131,19 @@ async fn after_two_hundred_edits_a_second_the_schedule_is_right_and_reads_were_b
         .expect("the rows are there");
     let before = Reads::of(&agent).await;
     let began = Instant::now();
-    let edits: u32 = if long() { 12_000 } else { 1_600 };
-    for (edit, id) in (0..edits).zip(ids.iter().cycle()) {
-        sleep_until(began + edit * EDIT_EVERY).await;
+    let messages = if long() { 600 } else { 80 };
+    let mut edits = (1..).zip(ids.iter().cycle()).map(|(edit, id)| {
         let pace = 3_600 + edit;
-        place.set(*id, &format!("visits_per_unit = {pace}")).await;
+        format!("begin; update visit_distribution set visits_per_unit = {pace} where id = '{id}'; commit;")
+    });
+    let size = usize::try_from(EDITS_A_MESSAGE).expect("small");
+    for message in 0..messages {
+        sleep_until(began + message * MESSAGE_EVERY).await;
+        place
+            .edit(edits.by_ref().take(size).collect::<String>())
+            .await;
     }
-    takes_in(&agent, before, began, edits).await;
+    takes_in(&agent, before, began, messages * EDITS_A_MESSAGE).await;
     place.agents_work_for(8).await;
     all_are_on_their_curves(&place).await;
 }
