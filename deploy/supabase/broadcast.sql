@@ -1,7 +1,7 @@
 -- Edits of visit_distribution as broadcasts from the database (Realtime's realtime.send): a second way for the agent to hear of
 -- them, in milliseconds and with a replay, beside postgres_changes, which polls. `visit-pacer run --listen-by auto` takes both;
 -- `--listen-by broadcast` needs no publication of visit_distribution at all. Run by the owner of the tables, in the SQL Editor or
--- with psql; any number of times, and again after role.sql. Restart the agents then. broadcast_remove.sql takes it away.
+-- with psql; any number of times, and again after role.sql. Agents notice within half a minute. broadcast_remove.sql takes it away.
 --
 -- A broadcast goes to the private topic visit_pacer and says which row has which config_version, nothing of the row itself. The
 -- agent's own write-backs change no config_version, so they are not broadcast. A broadcast that fails never fails an edit.

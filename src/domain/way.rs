@@ -111,6 +111,14 @@ impl Following {
         Self::with(by, true, false)
     }
 
+    /// Whether this way is.
+    pub const fn by(self, way: Way) -> bool {
+        match way {
+            Way::Changes => self.changes,
+            Way::Broadcast => self.broadcast,
+        }
+    }
+
     /// With what the database has: a canary that is published, a trigger that broadcasts.
     pub const fn with(by: ListenBy, canary: bool, broadcasts: bool) -> Self {
         let changes = !matches!(by, ListenBy::Broadcast);

@@ -325,7 +325,7 @@ impl Driver {
                 "Realtime is not live: {down}; pacing does not need it, edits are seen by the sync"
             );
         }
-        told.state = Some(down.to_string());
+        told.state = self.following.by(down.way).then(|| down.to_string());
     }
 
     /// `live`, or how each way stands that is not.

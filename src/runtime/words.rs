@@ -53,6 +53,10 @@ pub fn tell(notice: &Notice) {
         Notice::Found(finding) => warn!(
             distribution = %finding.id, missing = finding.missing, "{}", finding.message
         ),
+        Notice::Broadcasts(true) => info!("edits are broadcast; listening both ways"),
+        Notice::Broadcasts(false) => {
+            info!("edits are broadcast no more; listening to postgres_changes alone");
+        }
         Notice::NothingBroadcasts => warn!(
             "edits are not broadcast, so they are seen by the periodic sync alone; run deploy/supabase/broadcast.sql"
         ),

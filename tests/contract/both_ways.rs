@@ -13,11 +13,15 @@ const EVENTS: &str = "visit_pacer_realtime_events_total";
 const BROADCASTS: &str = "visit_pacer_realtime_broadcasts_total";
 const SILENT: &str = "visit_pacer_realtime_broadcast_silent_total";
 const REMOVE: &str = include_str!("../../deploy/supabase/broadcast_remove.sql");
+const BROADCAST: &str = include_str!("../../deploy/supabase/broadcast.sql");
 const UNINSTALL: &str = include_str!("../../deploy/supabase/uninstall.sql");
 /// What broadcast.sql makes.
 const MADE: &str = "
   select (select count(*) from pg_trigger where tgname like 'zzz\\_visit\\_pacer\\_broadcast%')
        + (select count(*) from pg_proc where proname like 'visit\\_pacer\\_broadcast%')";
+const LIVE_BY_BROADCAST: &str = r#"Realtime is live way="broadcast""#;
+/// A full sync each 30 s, and a margin.
+const NOTICED_WITHIN: Duration = Duration::from_secs(90);
 /// A canary a minute, 10 s for its echo, and a margin.
 const FOUND_DEAD_WITHIN: Duration = Duration::from_secs(120);
 
@@ -38,7 +42,7 @@ async fn agent(place: &Place, listen_by: &str) -> Agent {
     let agent = Agent::start(&place.folder, &["run"], &environment).await;
     agent.ready().await;
     if listen_by != "postgres_changes" {
-        agent.says(r#"Realtime is live way="broadcast""#).await;
+        agent.says(LIVE_BY_BROADCAST).await;
     }
     agent
 }
@@ -111,6 +115,36 @@ async fn without_the_publication_broadcasts_are_enough_and_write_backs_cost_nobo
     place.edit(REMOVE).await;
     place.set(row, "visits_per_unit = 30").await;
     agent.says("edits are not broadcast").await;
+    place.finishes(row).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_runs_notices_that_edits_are_broadcast_from_now_on_and_no_more() {
+    let place = place().await;
+    place.edit(REMOVE).await;
+    let agent = place.agent().await;
+    let row = place.insert(1_000_000, "10 a second", "null").await;
+    place.has_stored(row, 1).await;
+    place.edit(BROADCAST).await;
+    wait_until("it listens to broadcasts too", NOTICED_WITHIN, async || {
+        agent.log().contains(LIVE_BY_BROADCAST)
+    })
+    .await;
+    place.realtime.faults().withhold(Way::Changes, true);
+    let heard = count(&agent, BROADCASTS).await;
+    place.set(row, "visits_per_unit = 20").await;
+    rises(&agent, BROADCASTS, heard).await;
+    place.realtime.faults().withhold(Way::Changes, false);
+
+    place.edit(REMOVE).await;
+    wait_until("it listens to them no more", NOTICED_WITHIN, async || {
+        agent.log().contains("edits are broadcast no more")
+    })
+    .await;
+    let heard = count(&agent, EVENTS).await;
+    place.set(row, "visits_per_unit = 10").await;
+    rises(&agent, EVENTS, heard).await;
+    agent.ready().await;
     place.finishes(row).await;
 }
 

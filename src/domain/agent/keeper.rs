@@ -10,7 +10,7 @@ use crate::domain::proof::CANARY;
 use crate::domain::share::{Peer, Share};
 use crate::domain::time::{DbTime, Mono};
 use crate::domain::timetable::Control;
-use crate::domain::way::{Following, Way};
+use crate::domain::way::{Following, ListenBy, Way};
 
 impl Agent {
     pub(super) fn give_out_keeping(&mut self, now: Mono) {
@@ -243,8 +243,11 @@ impl Agent {
         self.want(shift.gained, now);
     }
 
+    /// What is followed goes by what the database has. A subscription does not outlive that its table was away from the
+    /// publication, so it is made again then.
     fn publication(&mut self, published: Published) {
-        if self.published == Some(published) {
+        let before = self.published.replace(published);
+        if before == Some(published) {
             return;
         }
         let following = Following::with(self.listen_by, published.canary, published.broadcasts);
@@ -255,12 +258,16 @@ impl Agent {
         if following.broadcast && !published.broadcasts {
             self.tell(Notice::NothingBroadcasts);
         }
-        if self.published.is_some() || following != self.following {
+        if self.listen_by == ListenBy::Auto && following.broadcast != self.following.broadcast {
+            self.tell(Notice::Broadcasts(following.broadcast));
+        }
+        let tables = |found: Published| (found.distributions, found.canary);
+        let anew = before.is_some_and(|before| tables(before) != tables(published));
+        if following != self.following || (following.changes && anew) {
             self.outbox.push_back(Action::Follow(following));
         }
         self.echo.unbound(!following.changes && !published.anywhere);
         self.following = following;
-        self.published = Some(published);
     }
 
     fn found(&mut self, findings: Vec<Finding>, now: Mono) {

@@ -206,6 +206,8 @@ pub enum Notice {
     Found(Finding),
     /// Rows that no trigger had seen were anchored.
     Initialised(u64),
+    /// Edits are broadcast, and listened to that way too; or not any more.
+    Broadcasts(bool),
     /// Broadcasts alone are listened to, and no edit is broadcast.
     NothingBroadcasts,
     /// Something about the publication is not as it should be.

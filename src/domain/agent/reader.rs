@@ -152,9 +152,7 @@ impl Agent {
 
     fn synced(&mut self, reading: &Reading, now: Mono) {
         self.counters.syncs += 1;
-        if !self.following.changes {
-            self.chore(Chore::Published); // nobody would tell that the trigger, or the publication, is another
-        }
+        self.chore(Chore::Published); // nobody tells that the publication, or what broadcasts, is another
         let first = self.health.synced_at.is_none();
         let live = self.health.live_since.is_some();
         let answered = reading.began > self.sync_since;

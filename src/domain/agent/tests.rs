@@ -401,9 +401,11 @@ fn what_realtime_publishes_is_asked_for_again_when_the_answer_was_lost() {
     assert_eq!(bench.take_chore(), Some(Chore::Beat { serving: false }));
     bench.answer_beat(Control::default());
     assert_eq!(bench.take_chore(), Some(Chore::Published));
+    bench.published.canary = false;
     bench.input(Input::Kept(Err(Fault::new(Trouble::Lost, "away"))));
     bench.pass_to(2.0);
-    assert_eq!(bench.take_chore(), Some(Chore::Published));
+    let without = Following::with(ListenBy::Auto, false, false);
+    assert!(bench.asked.contains(&Action::Follow(without)));
 }
 
 #[test]

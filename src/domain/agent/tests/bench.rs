@@ -72,6 +72,8 @@ pub(super) struct Bench {
     pub(super) serving: Option<bool>,
     /// What was written back.
     pub(super) written: Vec<Uuid>,
+    /// What Realtime publishes, as the last look found.
+    pub(super) published: Published,
 }
 
 impl Bench {
@@ -85,6 +87,7 @@ impl Bench {
             peers: Vec::new(),
             serving: None,
             written: Vec::new(),
+            published: ALL_PUBLISHED,
         };
         bench.input(Input::Tick);
         bench
@@ -140,9 +143,21 @@ impl Bench {
     pub(super) fn answer_read(&mut self, rows: Vec<RowRead>) {
         let trip = self.trip();
         self.input(Input::Read(Ok((rows, trip))));
+        self.answer_looks();
+    }
+
+    /// After each full sync there is a look at what Realtime publishes.
+    fn answer_looks(&mut self) {
+        let look = |action: &Action| matches!(action, Action::Keep(Chore::Published)).then_some(());
+        while self.take(look).is_some() {
+            self.kept(Kept::Published(self.published));
+        }
     }
 
     pub(super) fn kept(&mut self, kept: Kept) {
+        if let Kept::Published(published) = &kept {
+            self.published = *published;
+        }
         let trip = self.trip();
         self.input(Input::Kept(Ok((kept, trip))));
     }
@@ -238,6 +253,7 @@ impl Bench {
             self.now = self.now.max(at);
             self.input(Input::Tick);
             self.answer_beats();
+            self.answer_looks();
         }
         self.now = end;
     }
@@ -259,7 +275,7 @@ impl Bench {
                         Kept::WroteBack(Vec::new())
                     }
                     Chore::Reconcile(_) => Kept::Reconciled(Vec::new()),
-                    Chore::Published => Kept::Published(ALL_PUBLISHED),
+                    Chore::Published => Kept::Published(self.published),
                     Chore::Canary(way) => Kept::Canary(way),
                     Chore::Initialise => Kept::Initialised(0),
                     Chore::MarkInvalid(..) => Kept::MarkedInvalid(true),
@@ -309,6 +325,7 @@ impl Bench {
                 self.stored(batch.rows.iter().map(|row| row.id));
             }
             self.answer_beats();
+            self.answer_looks();
             if let Some(chore) = self.take(|action| {
                 if let Action::Keep(chore) = action {
                     wanted(chore).then(|| chore.clone())

@@ -29,6 +29,54 @@ fn broadcasts_are_followed_where_the_database_has_them() {
     assert!(bench.asked.contains(&Action::Follow(both)));
 }
 
+/// A full sync over a database that publishes this; what is asked for then.
+fn synced_with(bench: &mut Bench, published: Published) -> Vec<Action> {
+    bench.input(Input::News(News::Unclear));
+    assert_eq!(bench.take_read(), Some(What::All));
+    bench.asked.clear();
+    bench.published = published;
+    bench.answer_read(vec![row(1, 1)]);
+    bench.asked.drain(..).collect()
+}
+
+#[test]
+fn each_sync_notices_that_edits_are_broadcast_from_now_on_or_no_more() {
+    let mut bench = Bench::live(&[row(1, 1)]);
+    for (published, broadcast) in [(BOTH, true), (ALL_PUBLISHED, false), (BOTH, true)] {
+        let asked = synced_with(&mut bench, published);
+        let following = Following::with(ListenBy::Auto, true, broadcast);
+        assert!(asked.contains(&Action::Follow(following)), "{asked:?}");
+        assert!(asked.contains(&Action::Tell(Notice::Broadcasts(broadcast))));
+        assert_eq!(synced_with(&mut bench, published), [], "once");
+    }
+}
+
+#[test]
+fn a_table_that_was_away_from_the_publication_is_subscribed_to_anew() {
+    let mut bench = Bench::live(&[row(1, 1)]);
+    let same = Action::Follow(Following::with(ListenBy::Auto, true, false));
+    for (published, anew) in [
+        (
+            Published {
+                visits: true,
+                ..ALL_PUBLISHED
+            },
+            false,
+        ),
+        (
+            Published {
+                distributions: false,
+                ..ALL_PUBLISHED
+            },
+            true,
+        ),
+        (ALL_PUBLISHED, true),
+    ] {
+        let asked = synced_with(&mut bench, published);
+        assert_eq!(asked.contains(&same), anew, "{published:?}");
+    }
+}
+
 #[test]
 fn it_is_blind_only_when_neither_way_is_live() {
     for (first, second) in [
