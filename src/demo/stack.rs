@@ -28,28 +28,8 @@ const ROLES: &str = "
   end $$;
   grant usage on schema public to anon, authenticated, service_role";
 
-/// Of a project's Realtime what broadcasts from the database need, as the real server's migrations make it, but not
-/// partitioned by day.
-const MESSAGES: &str = "
-  create schema if not exists realtime;
-  create table if not exists realtime.messages (
-    topic text not null, extension text not null, payload jsonb, event text, private boolean default false,
-    updated_at timestamp not null default (now() at time zone 'utc'), inserted_at timestamp not null default (now() at time zone 'utc'),
-    id uuid not null default gen_random_uuid(), primary key (id, inserted_at));
-  alter table realtime.messages enable row level security;
-  create or replace function realtime.send(payload jsonb, event text, topic text, private boolean default true) returns void
-  language plpgsql as $$
-  begin
-    insert into realtime.messages (payload, event, topic, private, extension)
-    values (payload || jsonb_build_object('id', coalesce(payload -> 'id', to_jsonb(gen_random_uuid()))), event, topic, private, 'broadcast');
-  exception when others then
-    raise warning 'ErrorSendingBroadcastMessage: %', sqlerrm;
-  end $$;
-  do $$ begin
-    if not exists (select from pg_publication where pubname = 'supabase_realtime_messages_publication') then
-      create publication supabase_realtime_messages_publication for table realtime.messages;
-    end if;
-  end $$;";
+/// What broadcasts from the database need.
+const MESSAGES: &str = include_str!("messages.sql");
 /// Edits as broadcasts.
 const BROADCAST: &str = include_str!("../../deploy/supabase/broadcast.sql");
 
@@ -146,12 +126,18 @@ pub async fn prepare(connection: &mut PgConnection) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Has edits broadcast from the database; after [`prepare`], and before a Realtime server is started.
-pub async fn broadcasts(connection: &mut PgConnection) -> anyhow::Result<()> {
+/// Makes what Supabase's Realtime has for broadcasts; before a Realtime server is started.
+pub async fn messages(connection: &mut PgConnection) -> anyhow::Result<()> {
     sqlx::raw_sql(MESSAGES)
         .execute(&mut *connection)
         .await
         .context("create realtime.messages")?;
+    Ok(())
+}
+
+/// Has edits broadcast from the database; after [`prepare`], and before a Realtime server is started.
+pub async fn broadcasts(connection: &mut PgConnection) -> anyhow::Result<()> {
+    messages(connection).await?;
     sqlx::raw_sql(BROADCAST)
         .execute(&mut *connection)
         .await

@@ -1,7 +1,8 @@
 //! Our client's session before what the real server once sent.
 //!
-//! Each channel of a recording is one life of a session that follows the same tables. The server's
-//! frames reach it at their times, under our topic and the refs of our own joins. Where the
+//! Each channel of a recording is one life of a session that follows the same tables, or listens to
+//! broadcasts where the channel is private. The server's frames reach it at their times, under our
+//! topic and the refs of our own joins. Where the
 //! recorded client joined again, ours has done so by itself or is asked to; where our back-off is
 //! longer than the recorded pause, the recording waits. Heartbeats are ours, and answered while the
 //! recorded socket was open. A life ends where the recorded client left, or where our session wants
@@ -20,9 +21,9 @@ use visit_pacer::domain::way::Way;
 use visit_pacer::{
     domain::policy::Trouble,
     realtime::{
-        FeedCommand, FeedEvent, Table,
+        Broadcast, FeedCommand, FeedEvent, Table,
         frame::Frame,
-        session::{Action, Input, Session, TOPIC},
+        session::{Action, BROADCAST_TOPIC, Input, Session, TOPIC},
     },
 };
 
@@ -130,6 +131,7 @@ fn join_of(line: &Line) -> Option<Frame> {
 struct Player {
     session: Session,
     topic: String,
+    way: Way,
     start: Instant,
     now: Instant,
     /// The session waits for a socket.
@@ -145,6 +147,8 @@ struct Player {
     /// The ref of our last join, until it is paired.
     unpaired: Option<String>,
     events: Vec<(FeedEvent, bool)>,
+    /// Broadcasts that the codec read and that are not of our making, and those of them that were told again.
+    others: (usize, usize),
     /// The session wants what the recording does not have.
     over: bool,
 }
@@ -158,8 +162,16 @@ impl Player {
             .filter(|join| join.topic == topic)
             .collect();
         let start = Instant::now();
+        let private = |join: &Frame| join.payload.pointer("/config/private") == Some(&true.into());
+        let (session, way) = if joins.first().is_some_and(private) {
+            let session = Session::new(Vec::new(), None).with_broadcasts();
+            (session, Way::Broadcast)
+        } else {
+            (Session::new(tables(joins.first()), None), Way::Changes)
+        };
         Self {
-            session: Session::new(tables(joins.first()), None),
+            session,
+            way,
             topic,
             start,
             now: start,
@@ -173,6 +185,7 @@ impl Player {
             joins: Vec::new(),
             unpaired: None,
             events: Vec::new(),
+            others: (0, 0),
             over: false,
         }
     }
@@ -237,7 +250,7 @@ impl Player {
         };
         if self.unpaired.is_none() {
             let reason = "as recorded".to_owned();
-            self.input(Input::Command(FeedCommand::Rejoin(Way::Changes, reason)));
+            self.input(Input::Command(FeedCommand::Rejoin(self.way, reason)));
         }
         self.wait_until(|player| player.unpaired.is_some());
         self.joins_left -= 1;
@@ -253,7 +266,16 @@ impl Player {
             return;
         }
         if frame.topic == self.topic {
-            TOPIC.clone_into(&mut frame.topic);
+            let broadcast = self.way == Way::Broadcast && frame.event == "broadcast";
+            if broadcast && Broadcast::read(&frame.payload).is_none() {
+                self.others.0 += 1;
+                self.others.1 += usize::from(Broadcast::is_replayed(&frame.payload));
+            }
+            let ours = match self.way {
+                Way::Changes => TOPIC,
+                Way::Broadcast => BROADCAST_TOPIC,
+            };
+            ours.clone_into(&mut frame.topic);
             frame.ref_ = frame.ref_.map(|ref_| self.ours(&ref_));
             frame.join_ref = frame.join_ref.map(|ref_| self.ours(&ref_));
         }
@@ -375,6 +397,9 @@ impl Player {
             }
         }
         parts.extend(changes.take());
+        if let (others @ 1.., replayed) = self.others {
+            parts.push(format!("{others} broadcasts not ours ({replayed} again)"));
+        }
         if parts.is_empty() {
             parts.push("never live".to_owned());
         }

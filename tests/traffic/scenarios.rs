@@ -362,30 +362,49 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "13_private_broadcast_from_db",
-        seen: "broadcast from the database: a channel without a table of ours is not taken for one",
+        seen: "who may read a private topic joins it, hears what the database sends, and again on request",
         as_one: false,
         told: &[
-            ("6 channels", "down (channel)"),
             ("auth_nopolicy vd:1", "down (topic)"),
+            ("public vd:1", "down (channel)"),
+            (
+                "auth_policy vd:1, auth_policy_v2 vd:1, svc vd:1",
+                "live, 67 broadcasts not ours (0 again)",
+            ),
+            ("replay vd:1", "live, 67 broadcasts not ours (7 again)"),
+            ("repl_ready vd:1", "live, 60 broadcasts not ours (0 again)"),
         ],
-        server: Not("private channels"),
+        server: Held,
     },
     Scenario {
         name: "13x_private_broadcast_while_replication_recovering",
-        seen: "broadcast from the database: a channel without a table of ours is not taken for one",
+        seen: "40 s after an outage nothing comes live until the server reads again; what is told again is whole",
         as_one: false,
         told: &[
-            ("6 channels", "down (channel)"),
             ("auth_nopolicy vd:1", "down (topic)"),
+            ("public vd:1", "down (channel)"),
+            (
+                "auth_policy vd:1, auth_policy_v2 vd:1, repl_ready vd:1, svc vd:1",
+                "live, 60 broadcasts not ours (0 again)",
+            ),
+            ("replay vd:1", "live, 67 broadcasts not ours (7 again)"),
         ],
-        server: Not("private channels"),
+        server: Not(
+            "the live path was away, a fault of the real server; `faults()` withholds broadcasts",
+        ),
     },
     Scenario {
         name: "13y_private_broadcast_while_recovering_after_150s",
-        seen: "broadcast from the database: a channel without a table of ours is not taken for one",
+        seen: "so after an outage of 150 s; the policy was there before",
         as_one: false,
-        told: &[("7 channels", "down (channel)")],
-        server: Not("private channels"),
+        told: &[
+            ("public vd:1", "down (channel)"),
+            ("5 channels", "live, 60 broadcasts not ours (0 again)"),
+            ("replay vd:1", "live, 67 broadcasts not ours (7 again)"),
+        ],
+        server: Not(
+            "the live path was away, a fault of the real server; `faults()` withholds broadcasts",
+        ),
     },
     Scenario {
         name: "14_publication_changes_in_session",

@@ -6,7 +6,7 @@
 //! changes. When a connection ends, nothing may be left that was not recorded.
 //!
 //! Not played: what the recording lost before it began (changes of statements that it does not
-//! have), and the client's own broadcasts, which the demo's server does not carry.
+//! have), and the client's own broadcasts to public topics, which the demo's server does not carry.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,7 +26,10 @@ use tokio_tungstenite::{
     tungstenite::{Error as SocketError, Message, client::IntoClientRequest},
 };
 use visit_pacer::{
-    demo::realtime_server::{Options, RealtimeServer},
+    demo::{
+        realtime_server::{Options, RealtimeServer},
+        stack,
+    },
     domain::secret::Secret,
 };
 
@@ -56,6 +59,18 @@ const BEFORE: [(&str, &str, &str); 2] = [
         "05b_filter_with_replica_identity_full",
         "",
         "alter table visit_distribution replica identity full",
+    ),
+];
+
+/// What was sent at a note that does not have the statements; the frames that follow tell what it was.
+const UNWRITTEN: [(&str, &str); 2] = [
+    (
+        "three messages in one tx",
+        "select realtime.send(jsonb_build_object('k', k), 'tx', 'vd:1', true) from generate_series(0, 2) k",
+    ),
+    (
+        "supabase_realtime_messages_replication_slot_",
+        "select realtime.send(jsonb_build_object('k', k), 'lat', 'vd:1', true) from generate_series(0, 59) k",
     ),
 ];
 
@@ -110,6 +125,8 @@ struct Link {
     inbox: Vec<Frame>,
     closed: Option<End>,
     joined: BTreeSet<String>,
+    /// Topics that were joined as private ones.
+    private: BTreeSet<String>,
     /// The refs of pushes that were not sent.
     unsent: BTreeSet<String>,
     /// The client has left its channel, and may not have waited for the answer.
@@ -150,6 +167,9 @@ impl<'a> Stage<'a> {
             .execute(&mut postgres)
             .await
             .expect("the tables");
+        stack::messages(&mut postgres)
+            .await
+            .expect("what broadcasts need");
         let listen = "127.0.0.1:0".parse().expect("an address");
         let mut options = Options::new(listen, database_url, Secret::new(SECRET));
         options.limits.publication_check = PUBLICATION_CHECK;
@@ -204,8 +224,8 @@ impl<'a> Stage<'a> {
                 let garbage = Message::binary(vec![0, 1, 2]);
                 self.link(connection).send(garbage).await
             }
-            What::Received(text) => self.expect(connection, text).await,
-            What::ReceivedBinary(_) => Err("a binary frame is not compared".to_owned()),
+            What::Received(text) => self.expect(connection, Frame::read(text)).await,
+            What::ReceivedBinary(bytes) => self.expect(connection, Frame::read_binary(bytes)).await,
             What::Left => self.leave(connection).await,
             What::Closed { code } => self.expect_close(connection, *code).await,
             What::Note(note) => self.note(note).await,
@@ -268,24 +288,30 @@ impl<'a> Stage<'a> {
     }
 
     async fn send(&mut self, connection: &str, text: &str, sent_at: i64) -> Result<(), String> {
-        let text = self.with_tokens(text, sent_at);
+        let text = since(self.started, self.with_tokens(text, sent_at));
         self.caught_up().await;
         let link = self.link(connection);
         if let Some(frame) = Frame::read(&text) {
-            if frame.event == "broadcast" && link.joined.contains(&frame.topic) {
+            let private = link.private.contains(&frame.topic);
+            if frame.event == "broadcast" && link.joined.contains(&frame.topic) && !private {
                 link.unsent.insert(frame.reference.to_string());
                 return Ok(());
+            }
+            if frame.payload()["config"]["private"] == true {
+                link.private.insert(frame.topic.clone());
             }
             link.leaving = frame.event == "phx_leave";
         }
         link.send(Message::text(text)).await
     }
 
-    async fn expect(&mut self, connection: &str, text: &str) -> Result<(), String> {
-        let recorded = Frame::read(text).ok_or("the recorded frame is none")?;
+    async fn expect(&mut self, connection: &str, recorded: Option<Frame>) -> Result<(), String> {
+        let recorded = recorded.ok_or("the recorded frame is none")?;
         let link = self.links.entry(connection.to_owned()).or_default();
         let unsent = link.unsent.contains(&recorded.reference.to_string());
-        if recorded.event == "broadcast" || unsent || is_of_before(&recorded, &self.statements) {
+        // Those of the database have an id.
+        let of_a_client = recorded.event == "broadcast" && recorded.payload()["meta"].is_null();
+        if of_a_client || unsent || is_of_before(&recorded, &self.statements) {
             return Ok(());
         }
         let found = link.next_like(&recorded).await?;
@@ -347,6 +373,10 @@ impl<'a> Stage<'a> {
             }
             self.statements.push_str(&statement);
             self.sql(&statement).await;
+        }
+        let unwritten = |(words, _): &&(&str, &str)| note.to_string().contains(words);
+        if let Some((_, statement)) = UNWRITTEN.iter().find(unwritten) {
+            self.sql(statement).await;
         }
         match note.as_str() {
             Some("kill -9 server") => self.server.kill().await,
@@ -454,6 +484,11 @@ impl Link {
                 self.inbox
                     .push(Frame::read(&text).ok_or_else(|| format!("no frame: {text}"))?);
             }
+            Some(Ok(Message::Binary(bytes))) => {
+                let frame = Frame::read_binary(&bytes);
+                self.inbox
+                    .push(frame.ok_or_else(|| format!("no frame: {bytes:?}"))?);
+            }
             Some(Ok(Message::Close(frame))) => {
                 self.closed =
                     Some(frame.map_or(End::Broken, |frame| End::Closed(frame.code.into())));
@@ -545,6 +580,30 @@ impl Frame {
         })
     }
 
+    /// A broadcast in version 2.0.0: the kind 4, the lengths of three texts, 1 for JSON, the texts, the payload.
+    fn read_binary(bytes: &[u8]) -> Option<Self> {
+        let (&[4, topic, event, meta, 1], mut rest) = bytes.split_first_chunk()? else {
+            return None;
+        };
+        let mut text = |length: u8| {
+            let (text, left) = rest.split_at_checked(length.into())?;
+            rest = left;
+            std::str::from_utf8(text).ok()
+        };
+        let [topic, event, meta] = [text(topic)?, text(event)?, text(meta)?];
+        let payload = json!({
+            "event": event,
+            "meta": serde_json::from_str::<Value>(meta).ok()?,
+            "payload": serde_json::from_slice::<Value>(rest).ok()?,
+        });
+        Some(Self {
+            topic: topic.to_owned(),
+            event: "broadcast".to_owned(),
+            reference: Value::Null,
+            whole: json!([null, null, topic, "broadcast", payload]),
+        })
+    }
+
     fn payload(&self) -> &Value {
         match &self.whole {
             Value::Array(parts) => &parts[4],
@@ -559,6 +618,7 @@ impl Frame {
             "system" if self.payload()["extension"] == "postgres_changes" => "subscription",
             "presence_state" => "presence",
             "postgres_changes" => "changes",
+            "broadcast" => "broadcasts",
             _ => "answers",
         }
     }
@@ -571,6 +631,15 @@ impl Frame {
 )]
 fn now() -> i64 {
     Utc::now().timestamp()
+}
+
+/// The text with this moment, in seconds, as that since when broadcasts are to be told again.
+fn since(started: i64, text: String) -> String {
+    let Some((before, rest)) = text.split_once(r#""since":"#) else {
+        return text;
+    };
+    let after = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+    format!(r#"{before}"since":{}{after}"#, started * 1_000)
 }
 
 /// A change that no statement of the recording so far can have made.

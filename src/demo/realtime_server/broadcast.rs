@@ -1,14 +1,14 @@
 //! Broadcasts from the database: who listens to which private topic, and what a message looks like on the wire.
 //!
 //! Owns the two forms of a broadcast: a binary frame in version 2.0.0, text in 1.0.0. Messages are rows of
-//! `realtime.messages`, read by the same slot as all changes. Differs from the real server on purpose: public topics and
-//! broadcasts from clients are not served, and of policies it knows one: `service_role` may read every topic.
+//! `realtime.messages`, read by the same slot as all changes. Differs from the real server on purpose: broadcasts from
+//! clients are not served, and policies on `realtime.messages` see the role and the topic, but no other claim of a token.
 
 use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{frame::Version, payload::RowChange, session::Step};
+use super::{binding::ChangeKind, frame::Version, payload::RowChange, session::Step};
 
 /// The schema and the table that messages are inserted into.
 pub const MESSAGES: (&str, &str) = ("realtime", "messages");
@@ -23,15 +23,26 @@ const JSON: u8 = 1;
 /// Messages that a join may have replayed, as on the real server.
 const MOST_REPLAYED: i64 = 25;
 
-/// A private topic that a join listens to.
+/// A topic. A private one and a public one of the same name have nothing in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topic {
+    /// Without `realtime:`.
+    pub name: String,
+    /// Whether a policy says who may read it.
+    pub private: bool,
+}
+
+/// A topic that a join listens to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listening {
     /// The join.
     pub generation: u64,
-    /// The topic, without `realtime:`.
-    pub topic: String,
+    /// The topic.
+    pub topic: Topic,
     /// What is told again first.
     pub replay: Option<Replay>,
+    /// Whether it is to be told when broadcasts are read.
+    pub readiness: bool,
 }
 
 /// Stored messages that a join asks for.
@@ -56,10 +67,35 @@ pub struct Message {
     pub replayed: bool,
 }
 
+impl Listening {
+    /// What the `config` of a join asks for. Only private topics are told again.
+    pub fn of(generation: u64, topic: Topic, config: Option<&Value>) -> Self {
+        let broadcast = config.and_then(|config| config.get("broadcast"));
+        let ready = broadcast.and_then(|broadcast| broadcast.get("replication_ready"));
+        Self {
+            generation,
+            replay: broadcast.filter(|_| topic.private).and_then(Replay::of),
+            topic,
+            readiness: ready == Some(&Value::Bool(true)),
+        }
+    }
+}
+
+impl Topic {
+    /// The topic of a join with this name.
+    pub fn of(name: &str, config: Option<&Value>) -> Self {
+        let private = config.and_then(|config| config.get("private"));
+        Self {
+            name: name.to_owned(),
+            private: private == Some(&Value::Bool(true)),
+        }
+    }
+}
+
 impl Replay {
-    /// Reads `config.broadcast.replay` of a join.
-    pub fn of(config: &Value) -> Option<Self> {
-        let replay = config.get("broadcast")?.get("replay")?;
+    /// Reads `replay` of the `config.broadcast` of a join.
+    fn of(broadcast: &Value) -> Option<Self> {
+        let replay = broadcast.get("replay")?;
         let limit = replay.get("limit").and_then(Value::as_i64);
         Some(Self {
             since: replay.get("since")?.as_i64()?,
@@ -69,12 +105,10 @@ impl Replay {
 }
 
 impl Message {
-    /// The message of an inserted row, with its topic; none where it is not private, or no message.
-    pub fn of_row(row: &RowChange<'_>) -> Option<(String, Self)> {
-        if (row.table.schema.as_str(), row.table.name.as_str()) != MESSAGES {
-            return None;
-        }
-        if row.value("private") != Some("t") {
+    /// The message of an inserted row, with its topic; none where the row is no message, or not a new one.
+    pub fn of_row(row: &RowChange<'_>) -> Option<(Topic, Self)> {
+        let table = (row.table.schema.as_str(), row.table.name.as_str());
+        if table != MESSAGES || row.kind != ChangeKind::Insert {
             return None;
         }
         let message = Self {
@@ -83,7 +117,23 @@ impl Message {
             payload: row.value("payload").unwrap_or("null").into(),
             replayed: false,
         };
-        Some((row.value("topic")?.to_owned(), message))
+        let topic = Topic {
+            name: row.value("topic")?.to_owned(),
+            private: row.value("private") == Some("t"),
+        };
+        Some((topic, message))
+    }
+
+    /// A stored message, told again. Its payload is read and written on the way, as on the real server: numbers with a
+    /// fraction are those of a double then, such as `1234.5` for `1234.50`.
+    pub fn stored(event: &str, id: &str, payload: &str) -> Self {
+        let read = serde_json::from_str(payload).map(through_doubles);
+        Self {
+            event: event.into(),
+            id: id.into(),
+            payload: read.map_or_else(|_| payload.into(), |read| read.to_string().into()),
+            replayed: true,
+        }
     }
 
     /// Bytes that it holds.
@@ -126,6 +176,20 @@ impl Message {
                 Some(Step::SendBinary(parts.concat()))
             }
         }
+    }
+}
+
+fn through_doubles(value: Value) -> Value {
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            number.as_f64().map_or(Value::Number(number), Value::from)
+        }
+        Value::Array(items) => items.into_iter().map(through_doubles).collect(),
+        Value::Object(fields) => fields
+            .into_iter()
+            .map(|(name, field)| (name, through_doubles(field)))
+            .collect(),
+        other => other,
     }
 }
 
@@ -174,14 +238,19 @@ mod tests {
 
     #[test]
     fn a_replay_is_bounded() {
-        let asked = json!({ "broadcast": { "replay": { "since": 5, "limit": 1_000 } } });
-        assert_eq!(
-            Replay::of(&asked),
-            Some(Replay {
-                since: 5,
-                limit: 25
-            })
-        );
-        assert_eq!(Replay::of(&json!({ "broadcast": {} })), None);
+        let asked = json!({ "replay": { "since": 5, "limit": 1_000 } });
+        let bounded = Replay {
+            since: 5,
+            limit: 25,
+        };
+        assert_eq!(Replay::of(&asked), Some(bounded));
+        assert_eq!(Replay::of(&json!({})), None);
+    }
+
+    #[test]
+    fn a_public_topic_is_not_told_again() {
+        let asked = json!({ "broadcast": { "replay": { "since": 5 } }, "private": false });
+        let topic = Topic::of("vd:1", Some(&asked));
+        assert_eq!(Listening::of(1, topic, Some(&asked)).replay, None);
     }
 }

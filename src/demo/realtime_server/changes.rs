@@ -12,7 +12,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use thiserror::Error;
 use tokio::{
-    sync::mpsc::Receiver,
+    sync::{mpsc::Receiver, oneshot},
     task::yield_now,
     time::{Instant, sleep, timeout},
 };
@@ -24,7 +24,7 @@ use super::{
     faults::{Disorder, Faults},
     outbox::Outbox,
     payload::{RowChange, Table, View},
-    session::{News, Push, Wanted},
+    session::{News, Push, Verdict, Wanted},
     slot::{Match, Refused, Slot, SlotError, not_enabled},
 };
 use crate::demo::pgoutput::{self, DecodeError, Message as Logged, Relation};
@@ -51,7 +51,13 @@ const ROWS_PER_TURN: usize = 64;
 pub enum Request {
     /// Subscribe a channel, or again after its token has changed.
     Subscribe(Wanted, Outbox),
-    /// Let a channel hear a private topic.
+    /// Ask whether the policies on `realtime.messages` let a role read a private topic.
+    Authorize {
+        topic: String,
+        role: String,
+        answer: oneshot::Sender<Verdict>,
+    },
+    /// Let a channel hear a topic.
     Listen(Listening, Outbox),
     /// Forget a channel.
     Unsubscribe(u64),
@@ -160,6 +166,8 @@ impl Changes {
             match request {
                 None => return false,
                 Some(Request::Unsubscribe(generation)) => self.forget(generation),
+                // Who asked may be gone.
+                Some(Request::Authorize { answer, .. }) => drop(answer.send(Verdict::Unknown)),
                 Some(Request::Listen(listening, outbox)) => {
                     self.listeners.push(Listener { listening, outbox });
                 }
@@ -225,6 +233,11 @@ impl Changes {
         match request {
             Request::Unsubscribe(generation) => self.forget(generation),
             Request::Subscribe(wanted, outbox) => self.subscribe(wanted, outbox, slot).await?,
+            Request::Authorize {
+                topic,
+                role,
+                answer,
+            } => drop(answer.send(slot.may_read(&topic, &role).await)),
             Request::Listen(listening, outbox) => self.listen(listening, outbox, slot).await?,
         }
         Ok(())
@@ -237,13 +250,15 @@ impl Changes {
         slot: &mut Slot,
     ) -> Result<(), SlotError> {
         let stored = match listening.replay {
-            Some(replay) => slot.stored(&listening.topic, replay).await?,
+            Some(replay) => slot.stored(&listening.topic.name, replay).await?,
             None => Vec::new(),
         };
-        for message in stored {
+        let told = stored.into_iter().map(News::Broadcast);
+        let ready = slot.reads_messages() && listening.readiness;
+        for news in told.chain(ready.then_some(News::BroadcastsAreRead)) {
             outbox.put(Push {
                 generation: listening.generation,
-                news: News::Broadcast(message),
+                news,
             });
         }
         self.listeners.push(Listener { listening, outbox });
@@ -431,7 +446,9 @@ impl Changes {
     fn deliver(&self, event: Event) {
         let way = match event.push.news {
             News::Broadcast(_) => Way::Broadcast,
-            News::Changed { .. } | News::Subscribed | News::Failed(_) => Way::Changes,
+            News::Changed { .. } | News::Subscribed | News::BroadcastsAreRead | News::Failed(_) => {
+                Way::Changes
+            }
         };
         if !self.faults.is_withheld(way) && !self.faults.is_deaf(event.push.generation) {
             self.faults.count_delivered(&event.table);

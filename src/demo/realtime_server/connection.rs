@@ -6,14 +6,14 @@
 //! Invariants: steps are carried out in order; nothing waits for a client longer than the send
 //! timeout; however a connection ends, its task ends.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{collections::VecDeque, future::pending, sync::Arc, time::Duration};
 
 use chrono::Utc;
 use futures_util::{SinkExt, StreamExt};
 use tokio::{
     io::AsyncReadExt,
     net::TcpStream,
-    sync::{OwnedSemaphorePermit, mpsc, watch},
+    sync::{OwnedSemaphorePermit, mpsc, oneshot, watch},
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_tungstenite::{
@@ -30,7 +30,7 @@ use super::{
     faults::{Faults, Refusal, Severance},
     handshake::{self, Accepted},
     outbox::{Inbox, Outbox, outbox},
-    session::{Session, Step},
+    session::{Authorization, Session, Step},
 };
 
 /// How long a request's head may take.
@@ -181,31 +181,62 @@ impl Client<'_> {
                 }
                 () = sleep_until(idle_at) => return End::Close(CloseCode::Normal),
             };
-            for step in steps {
-                if let Err(end) = self.carry_out(step).await {
-                    return end;
+            let mut steps = VecDeque::from(steps);
+            while let Some(step) = steps.pop_front() {
+                match self.carry_out(step).await {
+                    Ok(next) => steps.extend(next),
+                    Err(end) => return end,
                 }
             }
         }
     }
 
-    async fn carry_out(&mut self, step: Step) -> Result<(), End> {
+    /// Carries a step out; gives the steps that follow from it.
+    async fn carry_out(&mut self, step: Step) -> Result<Vec<Step>, End> {
         let request = match step {
-            Step::Send(text) => return self.send(Message::text(text)).await,
-            Step::SendBinary(bytes) => return self.send(Message::binary(bytes)).await,
+            Step::Send(text) => {
+                self.send(Message::text(text)).await?;
+                return Ok(Vec::new());
+            }
+            Step::SendBinary(bytes) => {
+                self.send(Message::binary(bytes)).await?;
+                return Ok(Vec::new());
+            }
             Step::SendDelayed(text) => {
                 sleep(self.context.options.limits.join_refusal_delay).await;
-                return self.send(Message::text(text)).await;
+                self.send(Message::text(text)).await?;
+                return Ok(Vec::new());
             }
+            Step::Authorize(asked) => return self.authorize(asked).await,
             Step::Listen(listening) => Request::Listen(listening, self.outbox.clone()),
             Step::Subscribe(wanted) => Request::Subscribe(wanted, self.outbox.clone()),
             Step::Unsubscribe(generation) => Request::Unsubscribe(generation),
         };
-        self.context
-            .requests
-            .send(request)
-            .await
-            .map_err(|_| End::Abrupt)
+        self.request(request).await?;
+        Ok(Vec::new())
+    }
+
+    /// Holds the whole socket until the database has answered, as the real server does.
+    async fn authorize(&mut self, asked: Authorization) -> Result<Vec<Step>, End> {
+        let (answer, verdict) = oneshot::channel();
+        let (topic, role) = (asked.topic.clone(), asked.role.clone());
+        self.request(Request::Authorize {
+            topic,
+            role,
+            answer,
+        })
+        .await?;
+        let verdict = verdict.await.map_err(|_| End::Abrupt)?;
+        let now = Utc::now().timestamp();
+        let next_generation = || self.context.faults.next_generation();
+        Ok(self
+            .session
+            .authorized(&asked, verdict, now, next_generation))
+    }
+
+    async fn request(&mut self, request: Request) -> Result<(), End> {
+        let sent = self.context.requests.send(request).await;
+        sent.map_err(|_| End::Abrupt)
     }
 
     /// A client that does not read is dropped without a word, as the real server drops it.

@@ -85,7 +85,7 @@ fn size(push: &Push) -> usize {
         News::Changed { data, .. } => data.len(),
         News::Broadcast(message) => message.size(),
         News::Failed(message) => message.len(),
-        News::Subscribed => 0,
+        News::Subscribed | News::BroadcastsAreRead => 0,
     }
 }
 

@@ -15,13 +15,13 @@ use serde_json::{Map, Value, json};
 
 use super::{
     binding::{Binding, Target},
-    broadcast::{Listening, Message, Replay},
+    broadcast::{Listening, Message, Topic},
     frame::{Incoming, Outgoing, Version},
 };
 use crate::demo::jwt::{self, Claims, JwtError};
 use crate::domain::secret::Secret;
 
-/// The role that may read every private topic. Policies of others are not evaluated here.
+/// The role that may read every private topic; of others the database is asked.
 const SERVICE_ROLE: &str = "service_role";
 
 /// As the real server's `max_channels_per_client`.
@@ -66,12 +66,35 @@ pub enum Step {
     SendDelayed(String),
     /// Send this binary frame.
     SendBinary(Vec<u8>),
-    /// Listen to a private topic.
+    /// Ask whether the role may read the private topic; the answer goes to [`Session::authorized`].
+    Authorize(Authorization),
+    /// Listen to a topic.
     Listen(Listening),
     /// Ask for the changes of these targets.
     Subscribe(Wanted),
     /// Stop the changes of this generation.
     Unsubscribe(u64),
+}
+
+/// A join that waits for what the policies on `realtime.messages` say.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Authorization {
+    /// The topic, without `realtime:`.
+    pub topic: String,
+    /// Who wants to read it.
+    pub role: String,
+    frame: Incoming,
+}
+
+/// What the database says to an [`Authorization`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// A policy lets the role read.
+    MayRead,
+    /// None does.
+    MayNot,
+    /// The database cannot be asked.
+    Unknown,
 }
 
 /// A subscription that a join asks for.
@@ -99,6 +122,8 @@ pub struct Push {
 pub enum News {
     /// The subscription works.
     Subscribed,
+    /// Broadcasts from the database are read.
+    BroadcastsAreRead,
     /// A broadcast from the database.
     Broadcast(Message),
     /// The subscription failed, with the real server's message.
@@ -122,6 +147,7 @@ pub struct Session {
 
 struct Channel {
     generation: u64,
+    private: bool,
     join_ref: Value,
     grant: Grant,
     token: Option<Secret>,
@@ -132,8 +158,7 @@ struct Channel {
 struct Admission {
     bindings: Vec<Binding>,
     presence: bool,
-    /// The private topic, and what is to be told again of it.
-    listening: Option<(String, Option<Replay>)>,
+    topic: Topic,
     grant: Grant,
     token: Option<Secret>,
 }
@@ -171,6 +196,8 @@ impl Session {
             (_, "phx_leave") => self.leave(&frame),
             (topic, event) if self.channels.contains_key(topic) => match event {
                 "access_token" => self.refresh(&frame, now),
+                // As without a policy that lets the role write.
+                "broadcast" if self.is_private(topic) => Vec::new(),
                 _ => vec![self.reply(&frame, Err(unsupported(event)))],
             },
             _ => vec![self.reply(&frame, Err("unmatched topic".to_owned()))],
@@ -186,6 +213,10 @@ impl Session {
         let text = match &push.news {
             News::Broadcast(message) => return message.frame(self.version, topic),
             News::Subscribed => self.system(topic, channel, Ok("Subscribed to PostgreSQL")),
+            News::BroadcastsAreRead => {
+                let message = "Replication connection established";
+                self.system_of(topic, channel, "system", Ok(message))
+            }
             News::Failed(message) => self.system(topic, channel, Err(message)),
             News::Changed { data, ids } => self.version.write(&Outgoing {
                 join_ref: Value::Null,
@@ -229,21 +260,64 @@ impl Session {
         now: i64,
         next_generation: impl FnOnce() -> u64,
     ) -> Vec<Step> {
+        match self.admit(frame, now) {
+            Err(refusal) => self.refuse(frame, refusal),
+            Ok(Admission { topic, grant, .. }) if topic.private && grant.role != SERVICE_ROLE => {
+                vec![Step::Authorize(Authorization {
+                    topic: topic.name,
+                    role: grant.role,
+                    frame: frame.clone(),
+                })]
+            }
+            Ok(admission) => self.let_in(frame, admission, next_generation),
+        }
+    }
+
+    /// Goes on with a join that waited for this verdict.
+    pub fn authorized(
+        &mut self,
+        asked: &Authorization,
+        verdict: Verdict,
+        now: i64,
+        next_generation: impl FnOnce() -> u64,
+    ) -> Vec<Step> {
+        let admitted = match verdict {
+            Verdict::MayRead => self.admit(&asked.frame, now),
+            Verdict::MayNot => Err(Refusal(format!(
+                "Unauthorized: You do not have permissions to read from this Channel topic: {}",
+                asked.topic
+            ))),
+            Verdict::Unknown => Err(Refusal(
+                "UnableToConnectToProject: Realtime was unable to connect to the project database"
+                    .to_owned(),
+            )),
+        };
+        match admitted {
+            Err(refusal) => self.refuse(&asked.frame, refusal),
+            Ok(admission) => self.let_in(&asked.frame, admission, next_generation),
+        }
+    }
+
+    fn refuse(&self, frame: &Incoming, Refusal(reason): Refusal) -> Vec<Step> {
+        match self.reply(frame, Err(reason)) {
+            Step::Send(text) => vec![Step::SendDelayed(text)],
+            _ => Vec::new(),
+        }
+    }
+
+    fn let_in(
+        &mut self,
+        frame: &Incoming,
+        admission: Admission,
+        next_generation: impl FnOnce() -> u64,
+    ) -> Vec<Step> {
         let Admission {
             bindings,
             presence,
-            listening,
+            topic,
             grant,
             token,
-        } = match self.admit(frame, now) {
-            Ok(admitted) => admitted,
-            Err(Refusal(reason)) => {
-                let Step::Send(text) = self.reply(frame, Err(reason)) else {
-                    return Vec::new();
-                };
-                return vec![Step::SendDelayed(text)];
-            }
-        };
+        } = admission;
         let listed: Vec<String> = bindings.iter().map(Binding::described).collect();
         let payload = format!(
             r#"{{"status":"ok","response":{{"postgres_changes":[{}]}}}}"#,
@@ -264,6 +338,7 @@ impl Session {
         let generation = next_generation();
         let channel = Channel {
             generation,
+            private: topic.private,
             join_ref: frame.join_ref.clone(),
             grant,
             token,
@@ -285,13 +360,8 @@ impl Session {
                 Err(&message),
             )));
         }
-        steps.extend(listening.map(|(topic, replay)| {
-            Step::Listen(Listening {
-                generation,
-                topic,
-                replay,
-            })
-        }));
+        let config = frame.payload.get("config");
+        steps.push(Step::Listen(Listening::of(generation, topic, config)));
         steps.extend(channel.wanted().map(Step::Subscribe));
         self.channels.insert(frame.topic.clone(), channel);
         steps
@@ -328,19 +398,19 @@ impl Session {
         let grant = grant.map_err(|error| refused_token(&error))?;
         let config = payload.get("config");
         let (bindings, presence) = read_config(name, config)?;
-        let private = config.filter(|config| config.get("private") == Some(&Value::Bool(true)));
-        if private.is_some() && grant.role != SERVICE_ROLE {
-            return Err(Refusal(format!(
-                "Unauthorized: You do not have permissions to read from this Channel topic: {name}"
-            )));
-        }
         Ok(Admission {
             bindings,
             presence,
-            listening: private.map(|config| (name.to_owned(), Replay::of(config))),
+            topic: Topic::of(name, config),
             grant,
             token: token.map(Secret::new),
         })
+    }
+
+    fn is_private(&self, topic: &str) -> bool {
+        self.channels
+            .get(topic)
+            .is_some_and(|channel| channel.private)
     }
 
     fn leave(&mut self, frame: &Incoming) -> Vec<Step> {

@@ -20,6 +20,7 @@ use super::{
     binding::{Filter, Target, Test},
     broadcast::{self, Replay},
     payload::{Form, Table, TableColumn},
+    session::Verdict,
 };
 use crate::demo::pgoutput::Relation;
 
@@ -163,6 +164,46 @@ impl Slot {
         answer(changes).await
     }
 
+    /// Whether there are messages to broadcast.
+    pub fn reads_messages(&self) -> bool {
+        self.messages
+    }
+
+    /// Whether a policy lets the role read the private topic: it is shown a message of that topic which is never committed,
+    /// as the real server does it.
+    pub async fn may_read(&self, topic: &str, role: &str) -> Verdict {
+        let looking = async {
+            let mut aside = PgConnection::connect_with(&self.options).await?;
+            let mut transaction = aside.begin().await?;
+            sqlx::query(
+                "insert into realtime.messages (topic, extension) values ($1, 'broadcast')",
+            )
+            .bind(topic)
+            .execute(&mut *transaction)
+            .await?;
+            sqlx::query(
+                "select set_config('realtime.topic', $1, true), set_config('role', $2, true)",
+            )
+            .bind(topic)
+            .bind(role)
+            .execute(&mut *transaction)
+            .await?;
+            let seen: i64 = sqlx::query_scalar(
+                "select count(*) from realtime.messages where topic = $1 and extension = 'broadcast'",
+            )
+            .bind(topic)
+            .fetch_one(&mut *transaction)
+            .await?;
+            Ok(seen > 0)
+        };
+        match answer(looking).await {
+            Ok(true) => Verdict::MayRead,
+            // A role that does not exist, or has no right in the schema: nothing lets it read.
+            Ok(false) | Err(SlotError::Database(sqlx::Error::Database(_))) => Verdict::MayNot,
+            Err(_) => Verdict::Unknown,
+        }
+    }
+
     /// The stored messages of a private topic, the oldest first.
     ///
     /// # Errors
@@ -179,20 +220,17 @@ impl Slot {
             "select event, id::text, payload::text from realtime.messages
              where topic = $1 and private and event is not null and payload is not null
                and inserted_at >= to_timestamp($2 / 1000.0) at time zone 'UTC'
-             order by inserted_at desc limit $3",
+             order by inserted_at desc, ctid desc limit $3",
         )
         .bind(topic)
         .bind(replay.since)
         .bind(replay.limit)
         .fetch_all(&mut self.connection);
         let stored: Vec<(String, String, String)> = answer(stored).await?;
-        let message = |(event, id, payload): (String, String, String)| broadcast::Message {
-            event: event.into(),
-            id: id.into(),
-            payload: payload.into(),
-            replayed: true,
+        let message = |(event, id, payload): &(String, String, String)| {
+            broadcast::Message::stored(event, id, payload)
         };
-        Ok(stored.into_iter().rev().map(message).collect())
+        Ok(stored.iter().rev().map(message).collect())
     }
 
     /// A text that differs when the published tables differ.

@@ -57,9 +57,11 @@ fn texts(steps: Vec<Step>) -> Vec<String> {
         .into_iter()
         .filter_map(|step| match step {
             Step::Send(text) | Step::SendDelayed(text) => Some(text),
-            Step::SendBinary(_) | Step::Listen(_) | Step::Subscribe(_) | Step::Unsubscribe(_) => {
-                None
-            }
+            Step::SendBinary(_)
+            | Step::Authorize(_)
+            | Step::Listen(_)
+            | Step::Subscribe(_)
+            | Step::Unsubscribe(_) => None,
         })
         .collect()
 }
@@ -105,7 +107,7 @@ fn a_join_is_replied_to_and_then_its_subscription_asked_for() {
     let reply = format!(
         r#"{{"ref":"1","event":"phx_reply","topic":"{TOPIC}","payload":{{"status":"ok","response":{{"postgres_changes":[{{"id":{id},"event":"*","schema":"public","table":"visit_distribution"}}]}}}}}}"#
     );
-    let [Step::Send(sent), Step::Subscribe(wanted)] = steps.as_slice() else {
+    let [Step::Send(sent), Step::Listen(_), Step::Subscribe(wanted)] = steps.as_slice() else {
         panic!("{steps:?}")
     };
     assert_eq!(*sent, reply);
@@ -277,26 +279,67 @@ fn a_refused_join_is_delayed_and_says_why() {
     assert!(socket.sent(nameless)[0].contains("TopicNameRequired"));
 }
 
+const PRIVATE: &str = r#"{"config":{"broadcast":{"replay":{"since":7,"limit":3}},"private":true}}"#;
+
 #[test]
-fn a_private_topic_is_listened_to_by_service_role_alone_and_left_with_the_channel() {
-    let private = r#"{"config":{"broadcast":{"replay":{"since":7,"limit":3}},"private":true}}"#;
+fn a_private_topic_is_listened_to_by_service_role_without_a_question() {
     let mut socket = Socket::new(Version::V1);
-    let steps = socket.receive(&join_v1("1", private));
+    let steps = socket.receive(&join_v1("1", PRIVATE));
     let [Step::Send(_), Step::Listen(listening)] = steps.as_slice() else {
         panic!("{steps:?}")
     };
-    let replay = Some(Replay { since: 7, limit: 3 });
-    assert_eq!(
-        (listening.topic.as_str(), listening.replay),
-        ("visit_distribution_changes", replay)
-    );
-    let mut other = Socket::new(Version::V1);
-    other.session.grant.role = "authenticated".to_owned();
-    let steps = other.receive(&join_v1("1", private));
-    let [Step::SendDelayed(reply)] = steps.as_slice() else {
-        panic!("{steps:?}")
+    let topic = Topic {
+        name: "visit_distribution_changes".to_owned(),
+        private: true,
     };
-    assert!(reply.contains("Unauthorized: You do not have permissions to read from this Channel topic: visit_distribution_changes"), "{reply}");
+    assert_eq!(listening.topic, topic);
+    assert!(listening.replay.is_some());
+}
+
+#[test]
+fn who_else_joins_a_private_topic_waits_for_what_the_policies_say() {
+    let role = "authenticated".to_owned();
+    for (verdict, reason) in [
+        (
+            Verdict::MayNot,
+            Some(
+                "Unauthorized: You do not have permissions to read from this Channel topic: visit_distribution_changes",
+            ),
+        ),
+        (Verdict::Unknown, Some("UnableToConnectToProject")),
+        (Verdict::MayRead, None),
+    ] {
+        let mut socket = Socket::new(Version::V1);
+        socket.session.grant.role.clone_from(&role);
+        let steps = socket.receive(&join_v1("1", PRIVATE));
+        let [Step::Authorize(asked)] = steps.as_slice() else {
+            panic!("{steps:?}")
+        };
+        assert_eq!(
+            (&*asked.topic, &asked.role),
+            ("visit_distribution_changes", &role)
+        );
+        let steps = socket.session.authorized(asked, verdict, NOW, || 1);
+        match (steps.as_slice(), reason) {
+            ([Step::SendDelayed(reply)], Some(reason)) => {
+                assert!(reply.contains(reason), "{reply}");
+            }
+            ([Step::Send(_), Step::Listen(_)], None) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_clients_broadcast_to_a_private_topic_is_ignored_and_to_a_public_one_refused_by_name() {
+    let push = format!(
+        r#"{{"topic":"{TOPIC}","event":"broadcast","payload":{{"type":"broadcast","event":"x"}},"ref":"2"}}"#
+    );
+    let mut socket = Socket::new(Version::V1);
+    socket.receive(&join_v1("1", PRIVATE));
+    assert_eq!(socket.sent(&push), [""; 0]);
+    socket.receive(&join_v1("3", &payload("")));
+    assert!(socket.sent(&push)[0].contains("NotSupported"));
 }
 
 #[test]
@@ -310,7 +353,10 @@ fn a_join_without_a_usable_token_has_the_rights_of_the_key() {
         let mut socket = Socket::new(Version::V1);
         let steps = socket.receive(&join_v1("1", &payload(more)));
         assert!(
-            matches!(steps.as_slice(), [Step::Send(_), Step::Subscribe(_)]),
+            matches!(
+                steps.as_slice(),
+                [Step::Send(_), Step::Listen(_), Step::Subscribe(_)]
+            ),
             "{more}"
         );
         socket.now += 3_600;
