@@ -17,6 +17,7 @@ mod pause;
 mod poolers;
 mod postgres_away;
 mod realtime_away;
+mod since;
 mod stack;
 mod tls;
 mod write;

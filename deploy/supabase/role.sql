@@ -46,7 +46,7 @@ revoke all on public.visit_distribution, public.store_visits, public.visit_distr
 grant usage on schema public to visit_pacer;
 
 -- At start: is the schema there?
-grant select on public.visit_pacer_migrations to visit_pacer;
+grant select on public.visit_pacer_migrations, public.visit_pacer_gone to visit_pacer;
 
 -- (A trigger of yours on store_visits or visit_distribution runs as this role: grant what it reads, or make it SECURITY DEFINER.)
 

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::connect;
+use crate::domain::agent::What;
 use crate::domain::distribution::{Distribution, RawRow};
 use crate::domain::plan::{BYTES_PER_VISIT, End, FREE_BYTES, PRO_BYTES, Plan, Unit};
 use crate::domain::time::{DbTime, SECOND_US};
@@ -104,7 +105,7 @@ impl Subject {
     /// Of a row that is there.
     async fn stored(id: Uuid) -> anyhow::Result<Self> {
         let mut connection = connect().await?;
-        let found = rows::read(&mut connection, Some(&[id]))
+        let found = rows::read(&mut connection, &What::Rows(vec![id]))
             .await
             .map_err(Fault::from)?;
         let read = found

@@ -25,8 +25,8 @@ use super::way::{Following, ListenBy, Way, Ways};
 
 use self::lane::Lane;
 pub use self::messages::{
-    Action, Chore, Counters, Finding, Health, Input, Kept, News, Notice, Published, Stored, Trip,
-    What, WrittenBack,
+    Action, Chore, Counters, Finding, Found, Health, Horizon, Input, Kept, News, Notice, Published,
+    Stored, Trip, What, WrittenBack,
 };
 use self::reader::Reading;
 use self::reconciliation::Reconciliation;
@@ -65,6 +65,9 @@ pub struct Agent {
     wanted: BTreeSet<Uuid>,
     wanted_at: Option<Mono>,
     next_sync: Mono,
+    /// Where the next sync goes on; `None`: it reads every row.
+    horizon: Option<Horizon>,
+    next_full_sync: Mono,
     /// A full read that began before this one does not answer the last reason to sync.
     sync_since: Stamp,
     sync_called_for: bool,
@@ -113,6 +116,8 @@ impl Agent {
             wanted: BTreeSet::new(),
             wanted_at: None,
             next_sync: now,
+            horizon: None,
+            next_full_sync: now,
             sync_since: Stamp::default(),
             sync_called_for: false,
             next_beat: now,

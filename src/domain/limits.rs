@@ -31,10 +31,13 @@ pub const BACKDATED_US: i64 = 120_000_000;
 
 /// Changed rows are gathered for this long before they are read.
 pub const COALESCE: Duration = Duration::from_millis(20);
-/// A full sync while Realtime is live.
+/// A sync while Realtime is live: what has changed since the last one is read.
 pub const SYNC_EVERY: Duration = Duration::from_secs(30);
-/// A full sync while it is not.
+/// A sync while it is not.
 pub const SYNC_EVERY_BLIND: Duration = Duration::from_secs(2);
+/// A sync reads every row at the latest after this time: only so are deleted rows found that nobody told of and that owe
+/// nothing (a batch of one that owes something is refused, and heals the schedule at once).
+pub const SYNC_FULL_EVERY: Duration = Duration::from_secs(600);
 /// Counts are compared with what is stored.
 pub const RECONCILE_EVERY: Duration = Duration::from_secs(300);
 /// … and those of a row that rests.

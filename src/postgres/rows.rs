@@ -1,11 +1,15 @@
 //! Reads rows with their progress. A user may have made anything of a row, so its values come as text and are parsed by
 //! the core; nothing that is in a table can make this fail.
 
-use sqlx::Row as _;
-use sqlx::postgres::PgRow;
+use std::collections::BTreeSet;
+
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{Postgres, Row as _};
 use uuid::Uuid;
 
 use super::connection::Connection;
+use crate::domain::agent::{Horizon, What};
 use crate::domain::batch::Progress;
 use crate::domain::bucket::Bucket;
 use crate::domain::distribution::RawRow;
@@ -16,8 +20,11 @@ use crate::domain::visit::PagePath;
 /// Page paths that are read at the most.
 const PAGE_PATHS_MAX: i64 = 100_000;
 
-/// `$1`: the ids, or null for every row.
-const READ: &str = "
+/// Every row with its progress, or those for which a condition holds.
+macro_rules! rows_where {
+    ($condition:literal) => {
+        concat!(
+            "
   select v.id, v.partner_id, v.config_version, v.is_active, v.total_visits::numeric::text as total_visits,
          v.visits_per_unit::numeric::text as visits_per_unit, v.time_period::text as time_period,
          case when isfinite(v.start_time) then trunc(extract(epoch from v.start_time::timestamptz) * 1000000)::text
@@ -33,7 +40,21 @@ const READ: &str = "
          p.invalid_reason, (extract(epoch from clock_timestamp()) * 1000000)::bigint as clock
     from public.visit_distribution v
     left join public.visit_distribution_progress p on p.distribution_id = v.id
-   where $1::uuid[] is null or v.id = any ($1)";
+   where ",
+            $condition
+        )
+    };
+}
+
+const EVERY: &str = rows_where!("true");
+/// `$1`: the ids.
+const SOME: &str = rows_where!("v.id = any ($1)");
+/// `$1`: a horizon. A row without `changed_xid` has been seen by no trigger yet. Each branch is a search in an index.
+pub const SINCE: &str = rows_where!(
+    "v.id in (select c.id from public.visit_distribution c where c.changed_xid >= $1::text::xid8
+            union all select c.id from public.visit_distribution c where c.changed_xid is null
+            union all select l.distribution_id from public.visit_distribution_progress l where l.lowered_xid >= $1::text::xid8)"
+);
 
 /// Rows, and what the database's clock said meanwhile.
 pub struct Rows {
@@ -43,18 +64,46 @@ pub struct Rows {
     pub db: DbTime,
 }
 
-/// Reads the rows of these ids, or all.
-pub async fn read(connection: &mut Connection, ids: Option<&[Uuid]>) -> Result<Rows, sqlx::Error> {
-    let found = sqlx::query(READ)
-        .bind(ids)
-        .fetch_all(&mut *connection)
-        .await?;
+/// Reads rows.
+pub async fn read(connection: &mut Connection, what: &What) -> Result<Rows, sqlx::Error> {
+    let query: Query<'_, Postgres, PgArguments> = match what {
+        What::All => sqlx::query(EVERY),
+        What::Rows(ids) => sqlx::query(SOME).bind(ids),
+        What::Since(horizon) => sqlx::query(SINCE).bind(horizon.0.to_string()),
+    };
+    let found = query.fetch_all(&mut *connection).await?;
     let db = match found.first() {
         Some(row) => DbTime::from_micros(row.try_get("clock")?),
         None => clock(connection).await?,
     };
     let rows = found.iter().map(row).collect::<Result<_, _>>()?;
     Ok(Rows { rows, db })
+}
+
+/// The rows that were deleted since; `None` among them: the table was truncated.
+pub async fn gone(
+    connection: &mut Connection,
+    since: Horizon,
+) -> Result<BTreeSet<Option<Uuid>>, sqlx::Error> {
+    let gone: Vec<Option<Uuid>> = sqlx::query_scalar(
+        "select distinct g.distribution_id from public.visit_pacer_gone g where g.xid >= $1::text::xid8
+            and not exists (select from public.visit_distribution v where v.id = g.distribution_id)",
+    )
+    .bind(since.0.to_string())
+    .fetch_all(connection)
+    .await?;
+    Ok(gone.into_iter().collect())
+}
+
+/// Where a look at the table that begins after this one's answer leaves off.
+pub async fn horizon(connection: &mut Connection) -> Result<Horizon, sqlx::Error> {
+    let oldest: String = sqlx::query_scalar("select pg_snapshot_xmin(pg_current_snapshot())::text")
+        .fetch_one(connection)
+        .await?;
+    let oldest = oldest
+        .parse()
+        .map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+    Ok(Horizon(oldest))
 }
 
 /// What the database's clock says.

@@ -1,6 +1,7 @@
 //! The three tasks that talk to the database, each over one connection, each with one job at a time: the writer, the
 //! reader, the keeper. They answer every job, whatever happens; what follows from the answer is the core's to say.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -8,10 +9,9 @@ use tokio::sync::watch;
 
 use super::clock::Clock;
 use super::snapshot::Snapshot;
-use crate::domain::agent::{Chore, Input, Kept, Stored, Trip, What};
+use crate::domain::agent::{Chore, Found, Input, Kept, Stored, Trip, What};
 use crate::domain::batch::Batch;
 use crate::domain::time::{DbTime, Mono};
-use crate::domain::timetable::RowRead;
 use crate::domain::visit::{Generator, PagePath};
 use crate::domain::way::Way;
 use crate::postgres::batches::{Columns, store};
@@ -128,20 +128,31 @@ pub async fn reader(mut link: Link, mut jobs: mpsc::Receiver<What>, answers: Ans
     link.close().await;
 }
 
-async fn read(
-    link: &mut Link,
-    what: &What,
-    answers: &Answers,
-) -> Result<(Vec<RowRead>, Trip), Fault> {
-    let ids = match what {
-        What::All => None,
-        What::Rows(ids) => Some(ids.as_slice()),
-    };
+async fn read(link: &mut Link, what: &What, answers: &Answers) -> Result<(Found, Trip), Fault> {
     let connection = link.open().await?;
-    let sent = answers.clock.now();
-    let outcome = within(rows::read(connection, ids)).await;
-    let read = link.check(outcome)?;
-    Ok((read.rows, answers.trip(sent, read.db)))
+    let mut sent = answers.clock.now();
+    let outcome = within(async {
+        let horizon = match what {
+            What::All | What::Since(_) => Some(rows::horizon(connection).await?),
+            What::Rows(_) => None,
+        };
+        sent = answers.clock.now();
+        let read = rows::read(connection, what).await?;
+        let gone = match what {
+            What::Since(since) => rows::gone(connection, *since).await?,
+            What::All | What::Rows(_) => BTreeSet::new(),
+        };
+        let found = Found {
+            rows: read.rows,
+            truncated: gone.contains(&None),
+            gone: gone.into_iter().flatten().collect(),
+            horizon,
+        };
+        Ok((found, read.db))
+    })
+    .await;
+    let (found, db) = link.check(outcome)?;
+    Ok((found, answers.trip(sent, db)))
 }
 
 /// Does the chores until there are no more; then says goodbye.

@@ -104,7 +104,12 @@ impl Snapshot {
                 "Batches that the database refused: data, locks, limits, a full disk",
                 c.failed,
             ),
-            ("syncs", "Full reads of visit_distribution", c.syncs),
+            (
+                "syncs",
+                "Syncs with visit_distribution: what had changed was read, or every row",
+                c.syncs,
+            ),
+            ("full_syncs", "Syncs that read every row", c.full_syncs),
             ("rows_read", "Rows read by id", c.rows_read),
             ("realtime_events", "Events of visit_distribution", c.events),
             (

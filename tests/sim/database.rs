@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
-use visit_pacer::domain::agent::{Finding, Published, Stored, WrittenBack};
+use visit_pacer::domain::agent::{Finding, Found, Horizon, Published, Stored, What, WrittenBack};
 use visit_pacer::domain::batch::{Batch, BatchRow, Progress};
 use visit_pacer::domain::distribution::RawRow;
 use visit_pacer::domain::limits::{AGENT_GONE_AFTER, VISITS_PER_BATCH, VISITS_PER_ROW};
@@ -35,6 +35,8 @@ pub struct Row {
     pub anchor: Option<Anchor>,
     /// `total_distributed`.
     pub written: i64,
+    /// The transaction of the last edit; `None`: no trigger has seen the row.
+    pub changed: Option<u64>,
 }
 
 /// What the trigger writes.
@@ -91,11 +93,22 @@ impl Row {
 
 /// An editor's open transaction; it holds the row.
 pub enum Pending {
-    /// The row as it will be, and when the UPDATE ran.
+    /// The row as it will be, and when the UPDATE ran; its `changed` is this transaction.
     Update(Box<Row>, i64),
-    Delete,
+    /// By this transaction.
+    Delete(u64),
     /// It only holds the row.
     Hold,
+}
+
+impl Pending {
+    fn xid(&self) -> Option<u64> {
+        match self {
+            Self::Update(row, _) => row.changed,
+            Self::Delete(xid) => Some(*xid),
+            Self::Hold => None,
+        }
+    }
 }
 
 /// What a commit did to the published table, for whoever listens.
@@ -127,6 +140,13 @@ pub struct Storer {
 pub struct Database {
     pub rows: BTreeMap<Uuid, Row>,
     pub progress: BTreeMap<Uuid, Progress>,
+    /// The transaction that last lowered a row's counter.
+    pub lowered: BTreeMap<Uuid, u64>,
+    /// The transactions that deleted rows, and the one that truncated the table last.
+    pub gone: BTreeMap<Uuid, u64>,
+    pub truncated: Option<u64>,
+    /// The last transaction that wrote.
+    pub xid: u64,
     /// The numbers of `store_visits`, by row.
     pub visits: BTreeMap<Uuid, BTreeSet<i64>>,
     pub open: BTreeMap<Uuid, Pending>,
@@ -170,15 +190,44 @@ impl Clock {
 }
 
 impl Database {
-    pub fn read(&self, ids: Option<&[Uuid]>) -> Vec<RowRead> {
-        let wanted = |id: &Uuid| ids.is_none_or(|ids| ids.contains(id));
-        let rows = self.rows.values().filter(|row| wanted(&row.id));
-        rows.map(|row| RowRead {
+    pub fn read(&self, what: &What) -> Found {
+        let wanted = |row: &&Row| match what {
+            What::All => true,
+            What::Rows(ids) => ids.contains(&row.id),
+            What::Since(Horizon(horizon)) => {
+                let lowered = self.lowered.get(&row.id);
+                row.changed.is_none_or(|xid| xid >= *horizon)
+                    || lowered.is_some_and(|xid| xid >= horizon)
+            }
+        };
+        let rows = self.rows.values().filter(wanted);
+        let rows = rows.map(|row| RowRead {
             row: row.raw(),
             progress: self.progress.get(&row.id).cloned(),
             written: Some(row.written),
-        })
-        .collect()
+        });
+        let rows: Vec<RowRead> = rows.collect();
+        let since = |xid: u64| matches!(what, What::Since(Horizon(horizon)) if xid >= *horizon);
+        let gone = self.gone.iter().filter(|(_, xid)| since(**xid));
+        let gone = gone.map(|(id, _)| *id);
+        Found {
+            rows,
+            gone: gone.filter(|id| !self.rows.contains_key(id)).collect(),
+            truncated: self.truncated.is_some_and(since),
+            horizon: Some(self.horizon()),
+        }
+    }
+
+    /// The oldest transaction in progress.
+    fn horizon(&self) -> Horizon {
+        let open = self.open.values().filter_map(Pending::xid);
+        Horizon(open.min().unwrap_or(self.xid + 1))
+    }
+
+    /// A transaction that writes.
+    pub fn next_xid(&mut self) -> u64 {
+        self.xid += 1;
+        self.xid
     }
 
     /// As `visit_pacer_store()`.
@@ -328,6 +377,7 @@ impl Database {
     /// As `visit_pacer_initialise()`: the past is closed.
     pub fn initialise(&mut self, clock: i64) -> Vec<Change> {
         let mut changes = Vec::new();
+        let xid = self.next_xid();
         for row in self.rows.values_mut() {
             if row.anchor.is_none() && !self.open.contains_key(&row.id) {
                 let progress = self.progress.entry(row.id).or_default();
@@ -337,6 +387,7 @@ impl Database {
                     parts,
                     at: clock,
                 });
+                row.changed = Some(xid);
                 let begins = progress.distributed;
                 self.reference
                     .inserted(row.id, &row.terms, clock, clock, begins);
@@ -435,11 +486,15 @@ impl Database {
 
     fn recount(&mut self, id: Uuid) {
         let counted = self.count(id);
+        let xid = self.next_xid();
         let highest = self
             .visits
             .get(&id)
             .and_then(|numbers| numbers.last().copied());
         let progress = self.progress.entry(id).or_default();
+        if counted < progress.distributed {
+            self.lowered.insert(id, xid);
+        }
         progress.distributed = counted;
         progress.last_number = progress.last_number.max(highest.unwrap_or(0));
         self.reference

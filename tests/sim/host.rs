@@ -8,13 +8,14 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
-use visit_pacer::domain::agent::{Action, Agent, Chore, Input, Kept, Notice, Stored, Trip, What};
+use visit_pacer::domain::agent::{
+    Action, Agent, Chore, Found, Input, Kept, Notice, Stored, Trip, What,
+};
 use visit_pacer::domain::batch::Batch;
 use visit_pacer::domain::policy::{Fault, Trouble};
 use visit_pacer::domain::proof::Verdict;
 use visit_pacer::domain::secret::Secret;
 use visit_pacer::domain::time::{DbTime, Mono, micros_of};
-use visit_pacer::domain::timetable::RowRead;
 use visit_pacer::domain::way::{Following, ListenBy, Way};
 use visit_pacer::realtime::frame::Frame;
 use visit_pacer::realtime::session::{self, Session};
@@ -42,7 +43,7 @@ pub enum Statement {
 #[derive(Clone, Debug)]
 pub enum Answer {
     Stored(Stored, Option<DbTime>),
-    Read(Result<(Vec<RowRead>, DbTime), Fault>),
+    Read(Result<(Found, DbTime), Fault>),
     Kept(Result<(Kept, DbTime), Fault>),
 }
 
@@ -237,7 +238,7 @@ impl Process {
                 };
                 let input = match answer {
                     Answer::Stored(stored, db) => Input::Stored(stored, db.map(trip)),
-                    Answer::Read(read) => Input::Read(read.map(|(rows, db)| (rows, trip(db)))),
+                    Answer::Read(read) => Input::Read(read.map(|(found, db)| (found, trip(db)))),
                     Answer::Kept(kept) => Input::Kept(kept.map(|(kept, db)| (kept, trip(db)))),
                 };
                 self.agent.handle(input, mono);

@@ -65,6 +65,7 @@ pub const SOMETIMES: &[&str] = &[
     "agents share the rows",
     "a row is set aside",
     "a row is mended",
+    "what has changed is read",
     "a sync repairs what Realtime did not tell",
     "a silent channel is joined again",
     "a silent channel gets a new socket",

@@ -553,11 +553,10 @@ impl World {
                 Answer::Stored(stored, told.then_some(db_time(clock)))
             }
             Statement::Read(what) => {
-                let ids = match &what {
-                    What::All => None,
-                    What::Rows(ids) => Some(ids.as_slice()),
-                };
-                Answer::Read(Ok((self.database.read(ids), db_time(clock))))
+                if matches!(what, What::Since(_)) {
+                    self.seen.saw("what has changed is read");
+                }
+                Answer::Read(Ok((self.database.read(&what), db_time(clock))))
             }
             Statement::Keep(chore) => {
                 Answer::Kept(Ok((self.keep(chore, from, clock), db_time(clock))))

@@ -118,7 +118,7 @@ pub enum Input {
     /// From Realtime.
     News(News),
     /// The reader's answer.
-    Read(Result<(Vec<RowRead>, Trip), Fault>),
+    Read(Result<(Found, Trip), Fault>),
     /// The writer's answer; no trip where there was no answer.
     Stored(Stored, Option<Trip>),
     /// The keeper's answer.
@@ -149,8 +149,28 @@ pub enum Action {
 pub enum What {
     /// Every row.
     All,
+    /// Those that were edited, or whose counter was lowered, after an earlier look at all.
+    Since(Horizon),
     /// These.
     Rows(Vec<Uuid>),
+}
+
+/// Where a look at the table left off: the oldest transaction in progress just before it (`pg_snapshot_xmin`). What that
+/// look did not see was written by this transaction or a later one, however late it commits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Horizon(pub u64);
+
+/// What the reader found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Found {
+    /// In no order.
+    pub rows: Vec<RowRead>,
+    /// Rows that were deleted since the horizon that was asked for.
+    pub gone: BTreeSet<Uuid>,
+    /// The table was truncated since.
+    pub truncated: bool,
+    /// Where to go on; nothing where only some rows were asked for.
+    pub horizon: Option<Horizon>,
 }
 
 /// The keeper's jobs.
@@ -227,8 +247,10 @@ pub struct Counters {
     pub unknown: u64,
     /// Batches that failed.
     pub failed: u64,
-    /// Full reads of the table.
+    /// Syncs: what had changed was read, or every row.
     pub syncs: u64,
+    /// Of these, those that read every row.
+    pub full_syncs: u64,
     /// Rows read by id.
     pub rows_read: u64,
     /// Events of `postgres_changes`.

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use rand::Rng as _;
 use uuid::Uuid;
 
-use super::{Action, Agent, Chore, Notice, Trip, What};
-use crate::domain::limits::{ROWS_PER_READ, SYNC_EVERY, SYNC_EVERY_BLIND};
+use super::{Action, Agent, Chore, Found, Horizon, Notice, Trip, What};
+use crate::domain::limits::{ROWS_PER_READ, SYNC_EVERY, SYNC_EVERY_BLIND, SYNC_FULL_EVERY};
 use crate::domain::policy::Fault;
 use crate::domain::time::Mono;
-use crate::domain::timetable::{Applied, RowRead, Stamp};
+use crate::domain::timetable::{Applied, Stamp};
 
 /// A read that is under way.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub(super) struct Reading {
     began: Stamp,
     /// The rows that a full read answers for beside the others: of their changes we have been told.
     told: BTreeSet<Uuid>,
-    /// A full read that somebody called for, since changes may have been missed: what it finds is no surprise.
+    /// A sync that somebody called for, since changes may have been missed: what it finds is no surprise.
     called_for: bool,
 }
 
@@ -30,10 +30,16 @@ impl Agent {
         let mut told = BTreeSet::new();
         let mut called_for = false;
         let what = if self.next_sync <= now {
-            told = std::mem::take(&mut self.wanted);
             called_for = std::mem::take(&mut self.sync_called_for);
-            self.wanted_at = None;
-            What::All
+            // What was missed may be a deletion, which only a look at every row shows.
+            let may_go_on = !called_for && now < self.next_full_sync;
+            if let Some(horizon) = self.horizon.filter(|_| may_go_on) {
+                What::Since(horizon)
+            } else {
+                told = std::mem::take(&mut self.wanted);
+                self.wanted_at = None;
+                What::All
+            }
         } else if self.wanted_at.is_some_and(|at| at <= now) {
             let ids: Vec<Uuid> = self.wanted.iter().take(ROWS_PER_READ).copied().collect();
             for id in &ids {
@@ -55,15 +61,15 @@ impl Agent {
         self.outbox.push_back(Action::Read(what));
     }
 
-    pub(super) fn read(&mut self, answer: Result<(Vec<RowRead>, Trip), Fault>, now: Mono) {
+    pub(super) fn read(&mut self, answer: Result<(Found, Trip), Fault>, now: Mono) {
         let Some(reading) = self.reading.take() else {
             return;
         };
         match answer {
-            Ok((rows, trip)) => {
+            Ok((found, trip)) => {
                 self.reader.succeeded();
                 self.trip(trip, now);
-                self.apply(&reading, rows, now);
+                self.apply(&reading, found, now);
             }
             Err(fault) => {
                 let draw = self.random.next_u32();
@@ -73,7 +79,10 @@ impl Agent {
                 self.wanted.extend(reading.told);
                 self.sync_called_for |= reading.called_for;
                 match reading.what {
-                    What::All => self.next_sync = now,
+                    What::All | What::Since(_) => {
+                        self.next_sync = now;
+                        self.horizon = None; // who knows which database answers next
+                    }
                     What::Rows(ids) => self.want(ids, now),
                 }
             }
@@ -81,10 +90,16 @@ impl Agent {
         self.database_back(now);
     }
 
-    fn apply(&mut self, reading: &Reading, rows: Vec<RowRead>, now: Mono) {
+    fn apply(&mut self, reading: &Reading, found: Found, now: Mono) {
         let Some(db_now) = self.clock.at(now) else {
             return;
         };
+        let Found {
+            rows,
+            gone,
+            truncated,
+            horizon,
+        } = found;
         let empty = rows.is_empty();
         let mut seen = BTreeSet::new();
         let mut changed = Vec::new();
@@ -100,6 +115,7 @@ impl Agent {
         }
         let absent = match &reading.what {
             What::All => self.timetable.unseen_by(&seen, reading.began),
+            What::Since(_) => gone.difference(&seen).copied().collect(),
             What::Rows(ids) => ids
                 .iter()
                 .filter(|id| !seen.contains(id))
@@ -116,12 +132,16 @@ impl Agent {
             self.chore(Chore::Initialise);
         }
         match &reading.what {
-            What::All => {
+            What::All | What::Since(_) => {
                 // A TRUNCATE is never told, so an empty table proves nothing against Realtime.
                 if !reading.called_for && !empty {
                     self.repairs(&changed, &reading.told, now);
                 }
+                self.go_on_from(&reading.what, horizon, now);
                 self.synced(reading, now);
+                if truncated {
+                    self.sync_now(now);
+                }
             }
             What::Rows(ids) => {
                 self.counters.rows_read += u64::try_from(ids.len()).unwrap_or(u64::MAX);
@@ -147,6 +167,17 @@ impl Agent {
                     proof.repaired(id, now);
                 }
             }
+        }
+    }
+
+    /// Where the next sync goes on; a horizon that went back is another database's.
+    fn go_on_from(&mut self, what: &What, horizon: Option<Horizon>, now: Mono) {
+        let went_back =
+            matches!(what, What::Since(before) if horizon.is_none_or(|at| at < *before));
+        self.horizon = horizon.filter(|_| !went_back);
+        if *what == What::All {
+            self.counters.full_syncs += 1;
+            self.next_full_sync = now.plus(SYNC_FULL_EVERY);
         }
     }
 

@@ -14,6 +14,7 @@ mod bench;
 mod both_ways;
 mod faults;
 mod sharing;
+mod syncs;
 
 #[test]
 fn nothing_is_stored_before_the_first_full_sync_and_the_control_row_are_in() {

@@ -14,6 +14,7 @@ impl Database {
                 parts: 0,
                 at,
             });
+            row.changed = Some(self.next_xid());
             row.written = self.progress.entry(row.id).or_default().distributed;
             self.reference.inserted(row.id, &row.terms, clock, at, 0);
         } else {
@@ -32,7 +33,8 @@ impl Database {
     }
 
     /// An editor's UPDATE, as the trigger has it at this moment: the old curve, as it stands, is where the new one begins.
-    pub fn edited(&self, id: Uuid, clock: i64, edit: impl FnOnce(&mut Row)) -> Option<Row> {
+    pub fn edited(&mut self, id: Uuid, clock: i64, edit: impl FnOnce(&mut Row)) -> Option<Row> {
+        let xid = self.next_xid();
         let old = self.rows.get(&id)?;
         let anchor = old.anchor?;
         let mut new = old.clone();
@@ -45,8 +47,10 @@ impl Database {
                 parts,
                 at: clock,
             });
+            new.changed = Some(xid);
         } else if new.catch_up != old.catch_up {
             new.anchor = Some(Anchor { version, ..anchor });
+            new.changed = Some(xid);
         }
         if old.terms.active && !new.terms.active {
             new.written = self.progress[&id].distributed;
@@ -63,8 +67,9 @@ impl Database {
                 self.rows.insert(id, *row);
                 Some(change)
             }
-            Pending::Delete if commit => {
+            Pending::Delete(xid) if commit => {
                 self.reference.deleted(id);
+                self.gone.insert(id, xid);
                 let gone = self.rows.remove(&id);
                 gone.map(|_| Change {
                     id,
@@ -72,12 +77,13 @@ impl Database {
                     kind: "DELETE",
                 })
             }
-            Pending::Update(..) | Pending::Delete | Pending::Hold => None,
+            Pending::Update(..) | Pending::Delete(_) | Pending::Hold => None,
         }
     }
 
     /// Nobody is told.
     pub fn truncate(&mut self) {
+        self.truncated = Some(self.next_xid());
         for id in std::mem::take(&mut self.rows).into_keys() {
             self.reference.deleted(id);
         }

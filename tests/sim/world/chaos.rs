@@ -128,6 +128,7 @@ impl World {
             catch_up,
             anchor: None,
             written: 0,
+            changed: None,
         };
         let clock = self.clock();
         let change = self.database.insert(row, clock, triggers);
@@ -155,7 +156,8 @@ impl World {
         let commit = self.dice.percent(85);
         let kind = self.dice.between(0, 13);
         if kind == 13 {
-            return self.begin(id, Pending::Delete, open_for, commit);
+            let xid = self.database.next_xid();
+            return self.begin(id, Pending::Delete(xid), open_for, commit);
         }
         let edit = |row: &mut Row| {
             let terms = &mut row.terms;

@@ -141,12 +141,25 @@ impl Bench {
     }
 
     pub(super) fn answer_read(&mut self, rows: Vec<RowRead>) {
+        self.answer_read_at(rows, None);
+    }
+
+    /// … by a database whose transactions have come so far.
+    pub(super) fn answer_read_at(&mut self, rows: Vec<RowRead>, horizon: Option<u64>) {
+        let horizon = horizon.map(Horizon);
         let trip = self.trip();
-        self.input(Input::Read(Ok((rows, trip))));
+        self.input(Input::Read(Ok((
+            Found {
+                rows,
+                horizon,
+                ..Found::default()
+            },
+            trip,
+        ))));
         self.answer_looks();
     }
 
-    /// After each full sync there is a look at what Realtime publishes.
+    /// After each sync there is a look at what Realtime publishes.
     fn answer_looks(&mut self) {
         let look = |action: &Action| matches!(action, Action::Keep(Chore::Published)).then_some(());
         while self.take(look).is_some() {

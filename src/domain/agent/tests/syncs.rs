@@ -1,0 +1,118 @@
+//! What a sync reads: what has changed since the last one, and every row where that might not be all.
+
+use super::bench::{Bench, edited, id, row};
+use super::*;
+use crate::domain::limits::SYNC_FULL_EVERY;
+
+/// An agent whose last look at the table left off at this transaction.
+fn synced_at(horizon: u64) -> Bench {
+    let mut bench = Bench::live(&[row(1, 0), row(2, 0)]);
+    bench.pass_to(30.0);
+    assert_eq!(
+        bench.take_read(),
+        Some(What::All),
+        "no look told where it left off"
+    );
+    bench.answer_read_at(vec![row(1, 0), row(2, 0)], Some(horizon));
+    bench
+}
+
+#[test]
+fn a_periodic_sync_reads_what_has_changed_since_the_last_one() {
+    let mut bench = synced_at(100);
+    bench.pass_to(60.0);
+    assert_eq!(bench.take_read(), Some(What::Since(Horizon(100))));
+    bench.answer_read_at(vec![edited(row(1, 0))], Some(120));
+    assert_eq!(
+        bench.agent.rows(),
+        2,
+        "a row that was not read is still there"
+    );
+    assert_eq!(bench.agent.counters().repaired, 1);
+    bench.pass_to(90.0);
+    assert_eq!(bench.take_read(), Some(What::Since(Horizon(120))));
+}
+
+#[test]
+fn every_row_is_read_again_each_ten_minutes() {
+    let mut bench = synced_at(100);
+    let full_at = 30 + SYNC_FULL_EVERY.as_secs();
+    for second in (60..full_at).step_by(30) {
+        bench.pass_to(f64::from(u32::try_from(second).unwrap()));
+        assert_eq!(bench.take_read(), Some(What::Since(Horizon(100))));
+        bench.answer_read_at(Vec::new(), Some(100));
+    }
+    bench.pass_to(f64::from(u32::try_from(full_at).unwrap()));
+    assert_eq!(bench.take_read(), Some(What::All));
+    bench.answer_read_at(vec![row(1, 0)], Some(100));
+    assert_eq!(bench.agent.rows(), 1, "a deletion of which nobody told");
+}
+
+#[test]
+fn a_row_that_is_found_deleted_is_forgotten_and_a_truncated_table_is_read_in_full() {
+    let mut bench = synced_at(100);
+    bench.pass_to(60.0);
+    assert_eq!(bench.take_read(), Some(What::Since(Horizon(100))));
+    let found = Found {
+        gone: [id(2)].into(),
+        horizon: Some(Horizon(110)),
+        ..Found::default()
+    };
+    let answer = Ok((found, bench.trip()));
+    bench.input(Input::Read(answer));
+    assert_eq!(bench.agent.rows(), 1);
+    bench.pass_to(90.0);
+    assert_eq!(bench.take_read(), Some(What::Since(Horizon(110))));
+    let found = Found {
+        truncated: true,
+        horizon: Some(Horizon(120)),
+        ..Found::default()
+    };
+    let answer = Ok((found, bench.trip()));
+    bench.input(Input::Read(answer));
+    assert_eq!(bench.take_read(), Some(What::All));
+}
+
+#[test]
+fn every_row_is_read_when_changes_may_have_been_missed() {
+    let mut bench = synced_at(100);
+    bench.input(Input::News(News::Live(Way::Changes)));
+    assert_eq!(bench.take_read(), Some(What::All));
+    bench.answer_read_at(vec![row(1, 0), row(2, 0)], Some(101));
+    bench.input(Input::News(News::Unclear));
+    assert_eq!(bench.take_read(), Some(What::All));
+}
+
+#[test]
+fn every_row_is_read_after_a_sync_that_failed() {
+    let mut bench = synced_at(100);
+    bench.pass_to(60.0);
+    assert_eq!(bench.take_read(), Some(What::Since(Horizon(100))));
+    bench.input(Input::Read(Err(Fault::new(Trouble::Lost, "cut"))));
+    bench.pass_to(75.0);
+    assert_eq!(bench.take_read(), Some(What::All));
+}
+
+#[test]
+fn every_row_is_read_after_a_database_that_is_behind_the_one_before() {
+    let mut bench = synced_at(100);
+    bench.pass_to(60.0);
+    assert_eq!(bench.take_read(), Some(What::Since(Horizon(100))));
+    bench.answer_read_at(Vec::new(), Some(90));
+    bench.pass_to(90.0);
+    assert_eq!(bench.take_read(), Some(What::All));
+}
+
+#[test]
+fn a_row_that_an_event_told_of_is_read_by_itself_beside_what_has_changed() {
+    let mut bench = synced_at(100);
+    bench.pass_to(59.995);
+    bench.input(Input::News(News::Row(Way::Changes, id(2), None)));
+    bench.pass_to(60.0);
+    assert_eq!(bench.take_read(), Some(What::Since(Horizon(100))));
+    bench.answer_read_at(Vec::new(), Some(101));
+    bench.pass_to(60.1);
+    assert_eq!(bench.take_read(), Some(What::Rows(vec![id(2)])));
+    bench.answer_read(Vec::new());
+    assert_eq!(bench.agent.rows(), 1, "it was deleted");
+}
