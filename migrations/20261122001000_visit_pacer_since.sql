@@ -30,6 +30,19 @@ create table if not exists public.visit_pacer_gone (
 );
 comment on table public.visit_pacer_gone is 'visit-pacer: rows of visit_distribution that were deleted within the last hour';
 create index if not exists visit_pacer_gone_xid on public.visit_pacer_gone (xid);
+alter table public.visit_pacer_gone enable row level security;
+revoke all on table public.visit_pacer_gone from public;
+do $$
+declare
+  r text;
+begin
+  for r in select rolname from pg_roles where rolname in ('anon', 'authenticated') loop
+    execute format('revoke all on table public.visit_pacer_gone from %I', r);
+  end loop;
+  if exists (select from pg_roles where rolname = 'service_role') then
+    grant select on table public.visit_pacer_gone to service_role;
+  end if;
+end $$;
 
 create or replace function public.visit_pacer_after_delete() returns trigger
 language plpgsql security definer set search_path = '' as $$
