@@ -150,6 +150,11 @@ impl World {
         if owes > 0 && !self.left_poisoned.contains(&id) {
             return Some(format!("{id} owes {owes}"));
         }
+        // Nothing fills a bucket again until the clock is where it was before it stepped back.
+        let bucket_at = self.database.progress[&id].bucket.at_column();
+        if bucket_at.is_some_and(|at| at.as_micros() > self.clock()) {
+            return Some(format!("the bucket of {id} is of a time to come"));
+        }
         let distributed = self.database.progress[&id].distributed;
         let rests = row.is_sound() && (!row.terms.active || distributed >= row.terms.total);
         let written = row.written;
@@ -195,12 +200,14 @@ impl World {
     }
 
     /// Each row is one agent's, once they all serve: one that has failed and has nothing to store may hold on to rows that
-    /// another one has too.
+    /// another one has too. Who begins to serve later is seen by the others at their next beat.
     fn wrong_with_shares(&self) -> Option<String> {
         let processes = self.hosts.iter().filter_map(|host| host.process.as_ref());
         let owned: usize = processes.map(|process| process.agent.rows_owned()).sum();
         let rows = self.database.rows.len();
-        let wrong = owned < rows || (owned > rows && self.all_serve());
+        let all_serve =
+            self.all_serve() && (!self.database.on_time || self.database.one_agent_each);
+        let wrong = owned < rows || (owned > rows && all_serve);
         wrong.then(|| format!("{owned} rows have an agent, there are {rows}"))
     }
 
