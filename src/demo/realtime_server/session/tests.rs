@@ -166,6 +166,7 @@ fn the_same_topic_joined_twice_closes_the_old_join_after_the_new_reply() {
         Step::Send(reply),
         Step::Send(close),
         Step::Unsubscribe(1),
+        Step::Listen(_),
         Step::Subscribe(wanted),
     ] = steps.as_slice()
     else {
@@ -407,7 +408,7 @@ fn a_join_without_config_takes_the_topic_as_schema_table_and_filter() {
     let mut socket = Socket::new(Version::V1);
     let join = r#"{"topic":"realtime:public:t:id=eq.1","event":"phx_join","payload":{},"ref":"1"}"#;
     let steps = socket.receive(join);
-    let [Step::Send(_), Step::Subscribe(wanted)] = steps.as_slice() else {
+    let [Step::Send(_), Step::Listen(_), Step::Subscribe(wanted)] = steps.as_slice() else {
         panic!("{steps:?}")
     };
     assert_eq!(
