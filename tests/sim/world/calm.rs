@@ -14,8 +14,9 @@ const LOOK_EVERY: i64 = 4 * SECOND;
 /// Then every batch must be on time, for so long.
 const ON_TIME: i64 = 12 * SECOND;
 /// How long into the calm what was lost before may still be missed: a row that a TRUNCATE took is found missing by the next
-/// sync, and cannot be told from one whose DELETE was not heard of; and rejoins keep a minute's distance.
-const AFTERMATH: i64 = 105 * SECOND;
+/// sync, and cannot be told from one whose DELETE was not heard of; that the canary is published is seen by a sync, what its
+/// channel does not tell by the next, ten seconds later it is joined again, and a minute after that on a new socket.
+const AFTERMATH: i64 = 145 * SECOND;
 /// One seed in so many waits for the end of the aftermath.
 const PATIENT: u64 = 8;
 
