@@ -1,63 +1,157 @@
-//! Metrics in the Prometheus text format: every name and description in one place.
+//! What can be seen from outside: the measurements, their text for Prometheus, and what happened last.
+//!
+//! Owns the formats; what the numbers are is told by the runtime, at each scrape. `histogram` has what is measured as it
+//! happens, `process` what the kernel knows of the process, `recent` the latest events and notes, `text` the format.
+//!
+//! Invariant: labels are bounded. Nothing here grows with the table but the rows that somebody asked for by id, and of these
+//! there are at most [`ROWS_MAX`].
 
-use std::sync::Arc;
+pub mod histogram;
+pub mod process;
+pub mod recent;
+pub mod text;
+
+use std::collections::BTreeSet;
+use std::str::FromStr;
 use std::time::Duration;
 
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::Registry;
+use uuid::Uuid;
 
-/// Rows by one label's value.
-pub type ByLabel = Vec<(&'static str, i64)>;
+use self::histogram::{Counts, Histogram};
+use crate::domain::way::{Way, Ways};
 
-/// Plain numbers that are read when somebody scrapes.
-#[derive(Clone, Debug, PartialEq, Default)]
-pub struct Readings {
-    /// Name, help, value; ever rising.
-    pub counters: Vec<(&'static str, &'static str, u64)>,
-    /// Name, help, value.
-    pub gauges: Vec<(&'static str, &'static str, i64)>,
-    /// Rows by status.
-    pub by_status: ByLabel,
-    /// Rows that are behind, by what keeps them.
-    pub stalled: ByLabel,
+/// Rows that may be asked for by id in one scrape.
+pub const ROWS_MAX: usize = 100;
+
+/// From the instant that a batch was due at to its answer, in seconds.
+const LATENESS: &[f64] = &[
+    0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0,
+];
+/// A statement's round trip, in seconds; after twelve it is given up.
+const DURATION: &[f64] = &[
+    0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 12.0,
+];
+/// From a write of our own to its event, in seconds; after ten it is given up.
+const ECHO: &[f64] = &[0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+
+/// One metric, with all its series. Its name has neither the prefix `visit_pacer_` nor a counter's suffix `_total`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Family {
+    /// In base units.
+    pub name: &'static str,
+    /// One sentence, without the full stop.
+    pub help: &'static str,
+    /// Of one kind all. A family without any is left out.
+    pub series: Vec<Series>,
 }
 
-/// What is measured as it happens, and where it is rendered.
-#[derive(Clone)]
+/// One time series.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Series {
+    /// Name and value.
+    pub label: Option<(&'static str, String)>,
+    /// Its value now.
+    pub value: Value,
+}
+
+/// The kinds that there are.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// Ever rising.
+    Count(u64),
+    /// Ever rising, not whole.
+    Sum(f64),
+    /// Up and down.
+    Level(i64),
+    /// Up and down, not whole.
+    Real(f64),
+    /// A distribution.
+    Spread(Counts),
+}
+
+impl Family {
+    /// With one series.
+    pub fn one(name: &'static str, help: &'static str, value: Value) -> Self {
+        let series = vec![Series { label: None, value }];
+        Self { name, help, series }
+    }
+
+    /// With one series for each value of a label.
+    pub fn by<L: Into<String>>(
+        name: &'static str,
+        help: &'static str,
+        label: &'static str,
+        values: impl IntoIterator<Item = (L, Value)>,
+    ) -> Self {
+        let series = values.into_iter().map(|(of, value)| Series {
+            label: Some((label, of.into())),
+            value,
+        });
+        Self {
+            name,
+            help,
+            series: series.collect(),
+        }
+    }
+}
+
+/// Rows of which somebody wants to see series of their own.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct RowsAsked(pub BTreeSet<Uuid>);
+
+/// Why a list of rows is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoRows {
+    /// A part of it is no id.
+    #[error("'{0}' is no id of a row; expected UUIDs with commas between them")]
+    NotAnId(String),
+    /// It is too long.
+    #[error("{0} rows are asked for; expected {ROWS_MAX} at the most")]
+    TooMany(usize),
+}
+
+impl FromStr for RowsAsked {
+    type Err = NoRows;
+
+    fn from_str(text: &str) -> Result<Self, NoRows> {
+        let parts = text
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty());
+        let ids = parts.map(|part| {
+            part.parse()
+                .map_err(|_| NoRows::NotAnId(part.chars().take(40).collect()))
+        });
+        let ids: BTreeSet<Uuid> = ids.collect::<Result<_, _>>()?;
+        if ids.len() > ROWS_MAX {
+            return Err(NoRows::TooMany(ids.len()));
+        }
+        Ok(Self(ids))
+    }
+}
+
+/// What is measured as it happens. Clones measure into the same.
+#[derive(Clone, Debug)]
 pub struct Metrics {
-    registry: Arc<Registry>,
     lateness: Histogram,
     duration: Histogram,
+    echoes: Ways<Histogram>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            lateness: Histogram::new(LATENESS),
+            duration: Histogram::new(DURATION),
+            echoes: Ways {
+                changes: Histogram::new(ECHO),
+                broadcast: Histogram::new(ECHO),
+            },
+        }
+    }
 }
 
 impl Metrics {
-    /// Readings come from a closure, called at each scrape.
-    pub fn new(readings: impl Fn() -> Readings + Send + Sync + 'static) -> Self {
-        let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 16));
-        let (lateness, duration) = (seconds(), seconds());
-        let mut registry = Registry::with_prefix("visit_pacer");
-        registry.register(
-            "commit_lateness_seconds",
-            "From the instant that a batch was due at to its answer",
-            lateness.clone(),
-        );
-        registry.register(
-            "batch_duration_seconds",
-            "Round trip of a batch's statement",
-            duration.clone(),
-        );
-        registry.register_collector(Box::new(Scrape(Box::new(readings))));
-        Self {
-            registry: Arc::new(registry),
-            lateness,
-            duration,
-        }
-    }
-
     /// A batch was stored so many microseconds after its instant, and took so long.
     pub fn stored(&self, late_us: i64, took: Duration) {
         let late = Duration::from_micros(u64::try_from(late_us).unwrap_or(0));
@@ -65,60 +159,58 @@ impl Metrics {
         self.duration.observe(took.as_secs_f64());
     }
 
-    /// The text of `/metrics`.
-    pub fn render(&self) -> String {
-        let mut text = String::new();
-        // Writing into a String cannot fail.
-        let _written = prometheus_client::encoding::text::encode(&mut text, &self.registry).is_ok();
-        text
+    /// What we wrote came back as an event after so long.
+    pub fn echoed(&self, way: Way, after: Duration) {
+        self.echoes.of(way).observe(after.as_secs_f64());
+    }
+
+    /// How late batches were, since the start.
+    pub fn lateness(&self) -> Counts {
+        self.lateness.read()
+    }
+
+    /// As families of their own.
+    pub fn families(&self) -> Vec<Family> {
+        let echoes = Way::ALL.map(|way| {
+            let spread = self.echoes.of(way).read();
+            (way.as_str(), Value::Spread(spread))
+        });
+        vec![
+            Family::one(
+                "commit_lateness_seconds",
+                "From the instant that a batch was due at to its answer",
+                Value::Spread(self.lateness.read()),
+            ),
+            Family::one(
+                "batch_duration_seconds",
+                "Round trip of a batch's statement",
+                Value::Spread(self.duration.read()),
+            ),
+            Family::by(
+                "realtime_echo_seconds",
+                "From a write of the agent's own to its event, by the way it came",
+                "way",
+                echoes,
+            ),
+        ]
     }
 }
 
-struct Scrape(Box<dyn Fn() -> Readings + Send + Sync>);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl std::fmt::Debug for Scrape {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Scrape")
-    }
-}
-
-impl Collector for Scrape {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let readings = (self.0)();
-        for (name, help, value) in &readings.counters {
-            let counter = ConstCounter::new(*value);
-            counter.encode(encoder.encode_descriptor(
-                name,
-                help,
-                None,
-                counter.metric_type(),
-            )?)?;
-        }
-        for (name, help, value) in &readings.gauges {
-            let gauge = ConstGauge::new(*value);
-            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
-        }
-        let by_label = [
-            (
-                "distributions",
-                "Rows by status",
-                "status",
-                &readings.by_status,
-            ),
-            (
-                "distributions_stalled",
-                "Rows behind, by what keeps them",
-                "reason",
-                &readings.stalled,
-            ),
-        ];
-        for (name, help, label, rows) in by_label {
-            let kind = ConstGauge::new(0_i64).metric_type();
-            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
-            for (value, count) in rows {
-                ConstGauge::new(*count).encode(family.encode_family(&[(label, *value)])?)?;
-            }
-        }
-        Ok(())
+    #[test]
+    fn rows_are_asked_for_by_ids_with_commas_and_not_too_many() {
+        let id = Uuid::from_u128(7);
+        assert_eq!(format!("{id}, {id},").parse(), Ok(RowsAsked([id].into())));
+        assert_eq!("".parse(), Ok(RowsAsked::default()));
+        assert_eq!(
+            "x".parse::<RowsAsked>(),
+            Err(NoRows::NotAnId("x".to_owned()))
+        );
+        let many: Vec<String> = (0..=101).map(|n| Uuid::from_u128(n).to_string()).collect();
+        let many = many.join(",");
+        assert_eq!(many.parse::<RowsAsked>(), Err(NoRows::TooMany(102)));
     }
 }

@@ -8,14 +8,18 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::observe::Metrics;
+use crate::observe::RowsAsked;
+use crate::observe::text::Format;
+
+/// Writes the text of `/metrics`.
+pub type Scraping = dyn Fn(&RowsAsked, Format) -> String + Send + Sync;
 
 /// What the pages ask. Each answer is computed when it is asked for.
 #[derive(Clone)]
@@ -24,8 +28,8 @@ pub struct Pages {
     pub loop_age: Arc<dyn Fn() -> Option<Duration> + Send + Sync>,
     /// Why the agent is not ready; empty when it is.
     pub unready: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
-    /// The measurements.
-    pub metrics: Metrics,
+    /// The text of `/metrics`, with series of these rows.
+    pub metrics: Arc<Scraping>,
 }
 
 /// The loop shows itself every second; when it has not for so long, it hangs.
@@ -80,11 +84,28 @@ async fn readyz(State(pages): State<Pages>) -> Response {
         .into_response()
 }
 
-async fn metrics(State(pages): State<Pages>) -> Response {
-    const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// What may be asked of `/metrics`.
+#[derive(serde::Deserialize)]
+struct Scraped {
+    /// Ids with commas between them.
+    #[serde(default)]
+    rows: String,
+}
+
+async fn metrics(
+    State(pages): State<Pages>,
+    Query(asked): Query<Scraped>,
+    headers: HeaderMap,
+) -> Response {
+    let rows: RowsAsked = match asked.rows.parse() {
+        Ok(rows) => rows,
+        Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+    };
+    let accept = headers.get(header::ACCEPT);
+    let format = Format::accepted(accept.and_then(|accept| accept.to_str().ok()).unwrap_or(""));
     (
-        [(header::CONTENT_TYPE, OPEN_METRICS)],
-        pages.metrics.render(),
+        [(header::CONTENT_TYPE, format.content_type())],
+        (pages.metrics)(&rows, format),
     )
         .into_response()
 }

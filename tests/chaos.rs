@@ -83,8 +83,8 @@ impl Rows {
         println!(
             "{what}: {gap:.1} s between two batches of the neighbour at the most, {} batches of unknown outcome, {} refused \
              for their data, {warnings} warnings",
-            count(agent, "visit_pacer_batches_unknown_total").await,
-            count(agent, "visit_pacer_batches_failed_total").await,
+            count(agent, UNKNOWN).await,
+            count(agent, r#"visit_pacer_batches_total{outcome="failed"}"#).await,
         );
     }
 }
@@ -99,6 +99,9 @@ async fn longest_gap(place: &Place, row: Uuid) -> f64 {
         ))
         .await
 }
+
+/// Batches whose answer was lost.
+const UNKNOWN: &str = r#"visit_pacer_batches_total{outcome="unknown"}"#;
 
 /// A counter of the agent's; a whole number.
 async fn count(agent: &Agent, metric: &str) -> u64 {

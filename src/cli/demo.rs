@@ -12,13 +12,14 @@ use tracing::{info, warn};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use super::lines::Lines;
-use super::log;
+use super::log::{self, LogFormat};
 use super::run::{LISTEN, MAX_VISITS_PER_SECOND};
 use super::screen::{self, Screen};
 use crate::demo::server::default_data_dir;
 use crate::demo::stack::{DATABASE, Options, Stack, write_private};
 use crate::domain::secret::Secret;
 use crate::domain::way::ListenBy;
+use crate::observe::RowsAsked;
 use crate::postgres::admin::{self, StatusRow};
 use crate::postgres::link::Database;
 use crate::realtime::{Endpoint, websocket_url};
@@ -62,7 +63,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let lines = screen::is_possible().then(Lines::default);
     match &lines {
         Some(lines) => log::init(BoxMakeWriter::new(lines.clone()), false),
-        None => log::init_stderr(),
+        None => log::init_stderr(LogFormat::Human),
     }
     let data_dir = args.data_dir.clone().map_or_else(default_data_dir, Ok)?;
     let data = data_dir.display().to_string();
@@ -216,6 +217,7 @@ fn service(
         endpoint: Endpoint::new(url.as_str(), stack.key.clone())?,
         listen_by: ListenBy::Auto,
         max_visits_per_second: MAX_VISITS_PER_SECOND,
+        metrics_rows: RowsAsked::default(),
         listener,
         snapshot,
     })

@@ -157,7 +157,7 @@ pub async fn purge(args: PurgeArgs) -> anyhow::Result<()> {
 /// Takes everything of ours out of the database.
 #[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn uninstall(args: UninstallArgs) -> anyhow::Result<()> {
-    log::init_stderr(); // the database's notices name what is restored
+    log::init_stderr(log::LogFormat::Human); // the database's notices name what is restored
     let mut connection = connect().await?;
     let stored = by_hand::generated(&mut connection, None)
         .await

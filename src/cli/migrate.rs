@@ -29,7 +29,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    log::init_stderr(); // the database's notices name what was replaced
+    log::init_stderr(log::LogFormat::Human); // the database's notices name what was replaced
     let database = Box::pin(Environment::load()?.database()?.recognised()).await?;
     database.keeps_sessions()?;
     let mut connection = database.connect().await?;

@@ -6,8 +6,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::log;
+use super::log::{self, LogFormat};
 use crate::domain::way::ListenBy;
+use crate::observe::RowsAsked;
 use crate::runtime::serve::{Service, asked_to_stop, serve};
 use crate::runtime::snapshot::Snapshot;
 use crate::settings::Environment;
@@ -27,7 +28,8 @@ Environment (also read from NAME_FILE, systemd credentials and .env; then as `su
   SUPABASE_JWT_SECRET                                instead of, or beside, a key: joins with short-lived tokens that it signs
                                                      for SUPABASE_JWT_ROLE [default: service_role]
   REALTIME_URL                                       Realtime's websocket, where it is not below SUPABASE_URL
-  VISIT_PACER_LISTEN, VISIT_PACER_LISTEN_BY, VISIT_PACER_MAX_VISITS_PER_SECOND, VISIT_PACER_LOG";
+  VISIT_PACER_LISTEN, VISIT_PACER_LISTEN_BY, VISIT_PACER_MAX_VISITS_PER_SECOND,
+  VISIT_PACER_METRICS_ROWS, VISIT_PACER_LOG, VISIT_PACER_LOG_FORMAT";
 
 /// Flags of `run`.
 #[derive(clap::Args)]
@@ -42,12 +44,18 @@ pub struct Args {
     /// The most that all rows together may get [default: 2000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_visits_per_second: Option<u32>,
+    /// Rows that have series of their own in /metrics, at most 100; /metrics?rows=ID,ID asks for others
+    #[arg(long, value_name = "ID,ID…")]
+    metrics_rows: Option<RowsAsked>,
+    /// How the log looks: `human`, `json`, or `auto`: human on a terminal, JSON elsewhere [default: auto]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
 }
 
 /// Runs the agent until it is asked to stop.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    log::init_stderr();
     let environment = Environment::load()?;
+    log::init_stderr(environment.flag(args.log_format, "log-format", LogFormat::Auto)?);
     let listen = environment.flag(args.listen, "listen", LISTEN.parse()?)?;
     let max_visits_per_second = environment.flag(
         args.max_visits_per_second,
@@ -55,6 +63,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         MAX_VISITS_PER_SECOND,
     )?;
     let listen_by = environment.flag(args.listen_by, "listen-by", ListenBy::Auto)?;
+    let metrics_rows = environment.flag(args.metrics_rows, "metrics-rows", RowsAsked::default())?;
     let (database, endpoint) = (environment.database()?, environment.realtime()?);
     let listener = web::bind(listen).await?;
     info!(
@@ -68,6 +77,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         endpoint,
         listen_by,
         max_visits_per_second,
+        metrics_rows,
         listener,
         snapshot,
     };

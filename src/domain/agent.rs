@@ -26,7 +26,7 @@ use super::way::{Following, ListenBy, Way, Ways};
 use self::lane::Lane;
 pub use self::messages::{
     Action, Chore, Counters, Finding, Found, Health, Horizon, Input, Kept, News, Notice, Published,
-    Stored, Trip, What, WrittenBack,
+    Refusals, Stored, Trip, What, WrittenBack,
 };
 use self::reader::Reading;
 use self::reconciliation::Reconciliation;
@@ -82,6 +82,8 @@ pub struct Agent {
     /// Why the database is away, as far as it has been told since it is.
     away_told: BTreeSet<Trouble>,
     suspects: Suspects,
+    /// Rows that were left out of a batch, and their version in it: why is known once they have been read.
+    refused: BTreeMap<Uuid, i64>,
     published: Option<Published>,
     control_known: bool,
     stopping: bool,
@@ -129,6 +131,7 @@ impl Agent {
             put_off: BTreeSet::new(),
             away_told: BTreeSet::new(),
             suspects: Suspects::default(),
+            refused: BTreeMap::new(),
             published: None,
             control_known: false,
             stopping: false,
@@ -240,6 +243,11 @@ impl Agent {
         self.health.synced_at.is_some() && !self.stopping && !stuck && !self.writer.is_away()
     }
 
+    /// Agents that share the rows, this one among them.
+    pub fn agents(&self) -> usize {
+        self.agents
+    }
+
     /// Rows of this agent that run.
     pub fn running(&self) -> usize {
         self.timetable.running()
@@ -271,26 +279,29 @@ impl Agent {
             }
             News::Down(way) => self.down(*way, now),
             News::Row(way, id, version) => {
-                match way {
-                    Way::Changes => self.counters.events += 1,
-                    Way::Broadcast => self.counters.broadcasts += 1,
-                }
-                self.proof.of_mut(*way).heard(*id, now);
+                *self.counters.events.of_mut(*way) += 1;
+                self.heard(*way, *id, now);
                 if version.is_some() && *version == self.timetable.version(*id) {
                     self.counters.events_known += 1;
                 } else {
                     self.want([*id], now.plus(COALESCE));
                 }
             }
-            News::Canary(way) => self.proof.of_mut(*way).heard(CANARY, now),
+            News::Canary(way) => self.heard(*way, CANARY, now),
             News::Unclear => {
-                self.counters.events += 1;
+                self.counters.events.changes += 1;
                 self.sync_now(now);
             }
             News::Unfollowed => {
                 self.down(Way::Changes, now);
                 self.chore(Chore::Published);
             }
+        }
+    }
+
+    fn heard(&mut self, way: Way, id: Uuid, now: Mono) {
+        if let Some(after) = self.proof.of_mut(way).heard(id, now) {
+            self.tell(Notice::Echoed(way, after));
         }
     }
 
@@ -312,10 +323,7 @@ impl Agent {
         }
         for way in Way::ALL {
             if let Some(verdict) = self.proof.of_mut(way).verdict(now) {
-                match way {
-                    Way::Changes => self.counters.silent += 1,
-                    Way::Broadcast => self.counters.silent_broadcast += 1,
-                }
+                *self.counters.silent.of_mut(way) += 1;
                 match verdict {
                     Verdict::Rejoin => self.counters.rejoins += 1,
                     Verdict::Reopen => self.counters.reopens += 1,
@@ -367,6 +375,7 @@ impl Agent {
         self.set_aside.remove(&id);
         self.unmarked.remove(&id);
         self.put_off.remove(&id);
+        self.refused.remove(&id);
         self.suspects.acquit(id);
         self.missing_told.remove(&id);
         self.reconciliation.forget(id);

@@ -198,6 +198,35 @@ impl Trouble {
         Self::Project,
     ];
 
+    /// As a metric's label has it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Lost => "lost",
+            Self::ShuttingDown => "shutting_down",
+            Self::ReadOnly => "read_only",
+            Self::DiskFull => "disk_full",
+            Self::Memory => "memory",
+            Self::Connections => "connections",
+            Self::Timeout => "timeout",
+            Self::Locked => "locked",
+            Self::Data => "data",
+            Self::Schema => "schema",
+            Self::Login => "login",
+            Self::Pooler => "pooler",
+            Self::Tls => "tls",
+            Self::Server => "server",
+            Self::Asked => "realtime_asked",
+            Self::Network => "realtime_network",
+            Self::Channel => "realtime_channel",
+            Self::Table => "realtime_table",
+            Self::Topic => "realtime_topic",
+            Self::Quota => "realtime_quota",
+            Self::Key => "realtime_key",
+            Self::Project => "realtime_project",
+            Self::Expired => "realtime_expired",
+        }
+    }
+
     /// The table: what is done about it.
     pub const fn policy(self) -> Policy {
         use Course::{BlameARow, BlameARowIfOthersPass, Halve, ReadBack};

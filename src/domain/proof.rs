@@ -4,6 +4,7 @@
 //! not come back as broadcasts, so there the canary alone proves the way.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -22,12 +23,20 @@ pub enum Verdict {
     Reopen,
 }
 
+/// An echo that is waited for.
+#[derive(Debug)]
+struct Awaited {
+    /// Since our write was handed out.
+    since: Mono,
+    /// By when; `None` while the write is not answered yet.
+    by: Option<Mono>,
+}
+
 /// The echoes that are waited for.
 #[derive(Debug, Default)]
 pub struct Proof {
     live: bool,
-    /// By when; `None` while our write is not answered yet.
-    written: BTreeMap<Uuid, Option<Mono>>,
+    written: BTreeMap<Uuid, Awaited>,
     repaired: BTreeMap<Uuid, Mono>,
     proved_at: Option<Mono>,
     judged_at: Option<Mono>,
@@ -56,22 +65,30 @@ impl Proof {
     }
 
     /// We are about to write to this row ourselves. Its event may well be heard before the answer to our write is.
-    pub fn writing(&mut self, id: Uuid) {
+    pub fn writing(&mut self, id: Uuid, now: Mono) {
         if self.live && self.written.len() < ECHOES_AWAITED {
-            self.written.entry(id).or_insert(None);
+            let awaited = Awaited {
+                since: now,
+                by: None,
+            };
+            self.written.entry(id).or_insert(awaited);
         }
     }
 
     /// We wrote to it, and it is committed.
     pub fn wrote(&mut self, id: Uuid, now: Mono) {
-        if let Some(by) = self.written.get_mut(&id) {
-            by.get_or_insert(now.plus(ECHO_WITHIN));
+        if let Some(awaited) = self.written.get_mut(&id) {
+            awaited.by.get_or_insert_with(|| now.plus(ECHO_WITHIN));
         }
     }
 
     /// Nothing was written to it after all, or nobody knows.
     pub fn did_not_write(&mut self, id: Uuid) {
-        if self.written.get(&id) == Some(&None) {
+        if self
+            .written
+            .get(&id)
+            .is_some_and(|awaited| awaited.by.is_none())
+        {
             self.written.remove(&id);
         }
     }
@@ -84,14 +101,15 @@ impl Proof {
         }
     }
 
-    /// An event of this row arrived. One echo proves the channel, so none of the others is waited for any longer.
-    pub fn heard(&mut self, id: Uuid, now: Mono) {
+    /// An event of this row arrived. One echo proves the channel, so none of the others is waited for any longer. Says how
+    /// long after our write it came, where it is an echo.
+    pub fn heard(&mut self, id: Uuid, now: Mono) -> Option<Duration> {
         self.repaired.remove(&id);
-        if self.written.contains_key(&id) {
-            self.written.clear();
-            self.proved_at = Some(now);
-            self.unproved_verdicts = 0;
-        }
+        let echo = self.written.remove(&id)?;
+        self.written.clear();
+        self.proved_at = Some(now);
+        self.unproved_verdicts = 0;
+        Some(now.since(echo.since))
     }
 
     /// When the canary is to be touched, if nothing proves the channel before; `None` while something is under way that
@@ -120,7 +138,7 @@ impl Proof {
 
     /// When the next verdict is due, unless an echo comes before.
     pub fn next_deadline(&self) -> Option<Mono> {
-        let written = self.written.values().copied().flatten();
+        let written = self.written.values().filter_map(|awaited| awaited.by);
         let by = written.chain(self.repaired.values().copied()).min()?;
         let earliest = self.judged_at.map_or(by, |last| last.plus(REJOIN_EVERY));
         self.live.then_some(by.max(earliest))
@@ -138,7 +156,7 @@ mod tests {
     const ROW: Uuid = Uuid::from_u128(5);
 
     fn write(proof: &mut Proof, id: Uuid, now: Mono) {
-        proof.writing(id);
+        proof.writing(id, now);
         proof.wrote(id, now);
     }
 
@@ -197,8 +215,8 @@ mod tests {
     fn an_echo_that_is_quicker_than_the_answer_to_our_write_counts() {
         let mut proof = Proof::default();
         proof.live(s(0));
-        proof.writing(ROW);
-        proof.heard(ROW, s(1));
+        proof.writing(ROW, s(0));
+        assert_eq!(proof.heard(ROW, s(1)), Some(Duration::from_secs(1)));
         proof.wrote(ROW, s(1));
         assert_eq!(proof.next_deadline(), None);
         assert_eq!(proof.canary_at(), Some(s(61)));
@@ -208,7 +226,7 @@ mod tests {
     fn a_write_that_changed_nothing_is_not_waited_for() {
         let mut proof = Proof::default();
         proof.live(s(0));
-        proof.writing(ROW);
+        proof.writing(ROW, s(0));
         proof.did_not_write(ROW);
         assert_eq!(proof.verdict(s(100)), None);
     }

@@ -79,7 +79,7 @@ pub enum Applied {
 }
 
 /// What kept a row, at its last fire, from storing all that was due.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Stall {
     /// Somebody holds the row or its partner.
     Locked,
@@ -89,6 +89,35 @@ pub enum Stall {
     AgentBound,
     /// The database does not answer.
     Database,
+}
+
+impl Stall {
+    /// All that there are.
+    pub const ALL: [Self; 4] = [Self::Locked, Self::Bucket, Self::AgentBound, Self::Database];
+
+    /// As a metric's label has it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Locked => "locked",
+            Self::Bucket => "bucket",
+            Self::AgentBound => "agent_bound",
+            Self::Database => "database",
+        }
+    }
+
+    /// What keeps the row, and what to do about it.
+    pub const fn in_words(self) -> &'static str {
+        match self {
+            Self::Locked => "somebody holds the row or its partner: end that transaction",
+            Self::Bucket => "it catches up no faster than catch_up allows: wait, or raise catch_up",
+            Self::AgentBound => {
+                "all rows together reach the agent's bound: raise --max-visits-per-second"
+            }
+            Self::Database => {
+                "the database does not take its visits: see the log, or visit-pacer doctor"
+            }
+        }
+    }
 }
 
 /// See the module.
@@ -221,6 +250,18 @@ impl Timetable {
     /// The version that is known of a row.
     pub fn version(&self, id: Uuid) -> Option<i64> {
         self.entries.get(&id).and_then(|entry| entry.version)
+    }
+
+    /// Whether a batch of the row was refused, or its answer lost, and it has not been read since.
+    pub fn is_doubtful(&self, id: Uuid) -> bool {
+        let entry = self.entries.get(&id);
+        entry.is_some_and(|entry| matches!(entry.hold, Hold::Doubtful(..)))
+    }
+
+    /// Whether somebody held the row, or its partner, when it was last tried.
+    pub fn is_held(&self, id: Uuid) -> bool {
+        let entry = self.entries.get(&id);
+        entry.is_some_and(|entry| entry.locked_tries > 0)
     }
 
     /// Cuts what is due into the next batch, of at most `available` visits; `None` if nothing can be stored now.

@@ -5,7 +5,7 @@
 
 use std::str::FromStr as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
@@ -40,6 +40,8 @@ pub struct Database {
     /// Answers that were lost, over any connection: whoever has an older one opens a new one, since what swallowed the one
     /// will have swallowed the others, each of which would need its own [`CALL_TIMEOUT`] to find out.
     losses: Arc<AtomicU64>,
+    /// Connections of links that are open.
+    open: Arc<AtomicUsize>,
     /// Whether a transaction pooler stands in between.
     pooled: bool,
 }
@@ -93,6 +95,7 @@ impl Database {
             options,
             pooled,
             losses: Arc::default(),
+            open: Arc::default(),
         })
     }
 
@@ -104,6 +107,11 @@ impl Database {
             self.options.get_host(),
             self.options.get_port()
         )
+    }
+
+    /// Connections that links to it have open.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
     }
 
     /// Who logs in.
@@ -295,10 +303,26 @@ async fn backend(connection: &mut PgConnection) -> Result<String, Fault> {
     Ok(row.try_get(0)?)
 }
 
+/// Counts a connection as open for as long as it is kept.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(open: &Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(open))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A [`Database`] and, most of the time, a connection to it.
 pub struct Link {
     database: Database,
-    connection: Option<Connection>,
+    connection: Option<(Connection, Counted)>,
     /// Answers lost before it was opened.
     losses: u64,
 }
@@ -319,10 +343,12 @@ impl Link {
         if self.connection.is_none() || self.losses != losses {
             self.losses = losses;
             self.connection = None;
-            self.connection = Some(self.database.connect().await?);
+            let connection = self.database.connect().await?;
+            self.connection = Some((connection, Counted::new(&self.database.open)));
         }
         self.connection
             .as_mut()
+            .map(|(connection, _)| connection)
             .ok_or_else(|| Fault::new(Trouble::Lost, "no connection"))
     }
 
@@ -345,7 +371,7 @@ impl Link {
 
     /// Says goodbye to the server.
     pub async fn close(&mut self) {
-        if let Some(connection) = self.connection.take() {
+        if let Some((connection, _open)) = self.connection.take() {
             // The server notices a lost connection by itself.
             let _said = tokio::time::timeout(CONNECT_TIMEOUT, connection.close()).await;
         }

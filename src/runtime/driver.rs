@@ -1,5 +1,6 @@
 //! The one loop. Its branches only say what happened; the core decides; what it asks for goes to the lanes and the feed.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -8,18 +9,21 @@ use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use uuid::Uuid;
 
 use super::clock::Clock;
 use super::lanes::{self, Answers};
-use super::snapshot::Snapshot;
-use super::words;
-use crate::domain::agent::{Action, Agent, Chore, Counters, Input, News, Stored, What};
+use super::snapshot::{Snapshot, WayState};
+use super::summary::Summary;
+use super::words::{Said, Voice, said};
+use crate::domain::agent::{Action, Agent, Chore, Input, News, Notice, Stored, What};
 use crate::domain::batch::Batch;
 use crate::domain::policy::Trouble;
 use crate::domain::proof::Verdict;
 use crate::domain::time::Mono;
 use crate::domain::way::{Following, ListenBy, Way, Ways};
 use crate::observe::Metrics;
+use crate::observe::recent::RealtimeEvent;
 use crate::postgres::chores::Identity;
 use crate::postgres::link::{Database, Link};
 use crate::realtime::{Broadcast, Change, Down, FeedCommand, FeedConfig, FeedEvent, Table, feed};
@@ -33,8 +37,6 @@ pub const CANARY: &str = "visit_pacer_canary";
 const WAITING: usize = 256;
 /// How often the snapshot is taken anew.
 const SNAPSHOT_EVERY: Duration = Duration::from_secs(1);
-/// How often the log sums up.
-const SUMMARY_EVERY: Duration = Duration::from_secs(60);
 /// What a stop may take until the batch in hand is answered, and again until everybody has said goodbye.
 const STOP_WITHIN: Duration = Duration::from_secs(4);
 
@@ -60,6 +62,8 @@ pub struct Windows {
     pub snapshot: watch::Sender<Snapshot>,
     /// The measurements.
     pub metrics: Metrics,
+    /// What happened, in words.
+    pub voice: Voice,
 }
 
 /// The tables to follow.
@@ -106,15 +110,15 @@ struct Driver {
     following: Following,
     realtime: Ways<Told>,
     next_snapshot: Mono,
-    next_summary: Mono,
-    summed_up: Counters,
+    troubles: BTreeMap<Trouble, u64>,
+    summary: Summary,
 }
 
 /// What was last told of one way.
 #[derive(Default)]
 struct Told {
-    /// `live`, or why not; nothing of a way that is not followed.
-    state: Option<String>,
+    /// Nothing of a way that is not followed.
+    state: Option<WayState>,
     down: Option<(Trouble, String)>,
 }
 
@@ -192,8 +196,8 @@ impl Driver {
             following: Following::at_first(config.listen_by),
             realtime: Ways::default(),
             next_snapshot: now,
-            next_summary: now.plus(SUMMARY_EVERY),
-            summed_up: Counters::default(),
+            troubles: BTreeMap::new(),
+            summary: Summary::new(now),
         }
     }
 
@@ -235,6 +239,9 @@ impl Driver {
 
     fn handle(&mut self, input: Input) {
         let now = self.clock.now();
+        if let Some(trouble) = trouble_of(&input) {
+            self.count(trouble);
+        }
         if let Input::Stored(Stored::Rows(stored), Some(trip)) = &input
             && let (Some(batch), Some(db)) = (self.agent.storing(), self.agent.db_time(now))
         {
@@ -248,6 +255,10 @@ impl Driver {
             self.windows.metrics.stored(late.unwrap_or(0), took);
         }
         self.agent.handle(input, now);
+    }
+
+    fn count(&mut self, trouble: Trouble) {
+        *self.troubles.entry(trouble).or_insert(0) += 1;
     }
 
     /// Hands the core's actions to who carries them out. A lane has one job at a time, so there is always room.
@@ -266,7 +277,7 @@ impl Driver {
                 }
                 Action::Follow(following) => self.refollow(following),
                 Action::Tell(notice) => {
-                    words::tell(&notice);
+                    self.tell(&notice);
                     true
                 }
             };
@@ -275,6 +286,20 @@ impl Driver {
                 "a lane has one job at a time, and the feed few commands"
             );
         }
+    }
+
+    fn tell(&mut self, notice: &Notice) {
+        if let Notice::Echoed(way, after) = notice {
+            self.windows.metrics.echoed(*way, *after);
+        }
+        for said in said(notice) {
+            self.say(said);
+        }
+    }
+
+    fn say(&mut self, said: Said) {
+        let now = self.clock.now();
+        self.windows.voice.say(said, self.agent.db_time(now), now);
     }
 
     /// Follows something else from now on; the tables are joined for anew, unless the broadcasts alone are the news.
@@ -298,14 +323,15 @@ impl Driver {
     fn news(&mut self, event: &FeedEvent) -> Option<News> {
         match event {
             FeedEvent::Live(way) => {
+                let since = self.clock.now();
                 let told = self.realtime.of_mut(*way);
-                if told.state.as_deref() != Some(LIVE) {
+                let live = |state: &WayState| state.live;
+                if !told.state.as_ref().is_some_and(live) {
                     info!(way = way.as_str(), "Realtime is live");
+                    let (words, live) = (LIVE.to_owned(), true);
+                    told.state = Some(WayState { words, live, since });
                 }
-                *told = Told {
-                    state: Some(LIVE.to_owned()),
-                    down: None,
-                };
+                told.down = None;
             }
             FeedEvent::Down(down) => self.went_down(down),
             FeedEvent::Changed(_) | FeedEvent::Broadcast(..) => {}
@@ -313,24 +339,44 @@ impl Driver {
                 info!(reason = %why, "a Realtime event cannot be told apart; reading the table");
             }
         }
+        let (way, what, id) = happened(event);
+        let at = self.agent.db_time(self.clock.now());
+        let event_seen = RealtimeEvent { at, way, what, id };
+        self.windows.voice.recent().event(event_seen);
         news_of(event)
     }
 
     fn went_down(&mut self, down: &Down) {
+        let since = self.clock.now();
         let told = self.realtime.of_mut(down.way);
         let before = told.down.replace((down.class, down.reason.clone()));
-        if down.class != Trouble::Asked && before != told.down {
-            warn!(
-                way = down.way.as_str(),
-                "Realtime is not live: {down}; pacing does not need it, edits are seen by the sync"
-            );
+        let is_news = before != told.down;
+        let since = match &told.state {
+            Some(state) if !state.live => state.since,
+            Some(_) | None => since,
+        };
+        let (words, live) = (down.to_string(), false);
+        let followed = self.following.by(down.way);
+        told.state = followed.then_some(WayState { words, live, since });
+        if down.class == Trouble::Asked {
+            return;
         }
-        told.state = self.following.by(down.way).then(|| down.to_string());
+        self.count(down.class);
+        if is_news {
+            let text = format!(
+                "Realtime is not live, by {}: {down}; pacing does not need it, edits are seen by the sync",
+                down.way.as_str()
+            );
+            self.say(Said::warning("Realtime is not live", text));
+        }
     }
 
     /// `live`, or how each way stands that is not.
     fn realtime(&self) -> String {
-        let states = self.realtime.both().map(|told| told.state.as_deref());
+        let states = self.realtime.both().map(|told| {
+            let state = told.state.as_ref();
+            state.map(|state| state.words.as_str())
+        });
         match states {
             [None, None] => "connecting".to_owned(),
             [Some(one), None] | [None, Some(one)] => one.to_owned(),
@@ -349,28 +395,25 @@ impl Driver {
         self.next_snapshot = now.plus(SNAPSHOT_EVERY);
         let mut snapshot = Snapshot {
             at: Some(now),
+            db_time: self.agent.db_time(now),
             counters: self.agent.counters(),
             health: self.agent.health(),
             paused: self.agent.paused(),
             realtime: self.realtime(),
+            ways: Ways {
+                changes: self.realtime.changes.state.clone(),
+                broadcast: self.realtime.broadcast.state.clone(),
+            },
+            troubles: self.troubles.clone(),
+            agents: self.agent.agents(),
             rows: self.agent.rows(),
             rows_owned: self.agent.rows_owned(),
             ..Snapshot::default()
         };
-        snapshot.count(&self.agent.look_at_all(now));
-        if now >= self.next_summary {
-            self.next_summary = now.plus(SUMMARY_EVERY);
-            info!(
-                visits = snapshot.counters.visits - self.summed_up.visits,
-                rows = snapshot.rows_owned,
-                running = self.agent.running(),
-                backlog = snapshot.backlog,
-                realtime = %snapshot.realtime,
-                "the last minute{}",
-                stalled(&snapshot.stalled)
-            );
-            self.summed_up = snapshot.counters;
-        }
+        snapshot.count(self.agent.look_at_all(now));
+        self.windows.voice.turn_the_minute(now);
+        self.summary
+            .of_the_minute(&snapshot, &self.windows.metrics, now);
         // Nobody need look.
         let _seen = self.windows.snapshot.send(snapshot).is_ok();
     }
@@ -381,7 +424,9 @@ impl Driver {
         self.lanes = None;
         let ending = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(STOP_WITHIN, ending).await.is_err() {
-            warn!("not everybody said goodbye in time; leaving anyway");
+            warn!(
+                "not everybody said goodbye in time; leaving anyway; the other agents, and the database, notice by themselves"
+            );
             self.tasks.shutdown().await;
         }
     }
@@ -420,14 +465,41 @@ fn broadcasted(broadcast: Broadcast, replayed: bool) -> Option<News> {
     }
 }
 
-/// What keeps rows behind, in words; nothing where none is.
-fn stalled(rows: &[(&str, usize)]) -> String {
-    if rows.is_empty() {
-        return String::new();
+/// What an answer of the database says to have gone wrong.
+fn trouble_of(input: &Input) -> Option<Trouble> {
+    match input {
+        Input::Read(Err(fault))
+        | Input::Kept(Err(fault))
+        | Input::Stored(Stored::Failed(fault) | Stored::Unsent(fault), _) => Some(fault.trouble),
+        Input::Tick
+        | Input::News(_)
+        | Input::Read(Ok(_))
+        | Input::Kept(Ok(_))
+        | Input::Stored(Stored::Rows(_), _)
+        | Input::Stop => None,
     }
-    let each: Vec<String> = rows
-        .iter()
-        .map(|(reason, rows)| format!("{rows} by {reason}"))
-        .collect();
-    format!("; rows kept behind: {}", each.join(", "))
+}
+
+/// An event of the feed for people: its way, what it tells, of which row.
+fn happened(event: &FeedEvent) -> (Option<Way>, String, Option<Uuid>) {
+    let version = |version: Option<i64>| {
+        version.map_or_else(String::new, |version| format!(", version {version}"))
+    };
+    match event {
+        FeedEvent::Live(way) => (Some(*way), LIVE.to_owned(), None),
+        FeedEvent::Down(down) => (Some(down.way), format!("not live: {down}"), None),
+        FeedEvent::Changed(change) => {
+            let what = format!("{}{}", change.table.name, version(change.config_version));
+            (Some(Way::Changes), what, change.id)
+        }
+        FeedEvent::Broadcast(Broadcast::Row { id, config_version }, replayed) => {
+            let again = if *replayed { ", told again" } else { "" };
+            let what = format!("{DISTRIBUTIONS}{}{again}", version(*config_version));
+            (Some(Way::Broadcast), what, Some(*id))
+        }
+        FeedEvent::Broadcast(Broadcast::Canary { .. }, _) => {
+            (Some(Way::Broadcast), "canary".to_owned(), None)
+        }
+        FeedEvent::Lost(why) => (None, format!("unclear: {why}"), None),
+    }
 }

@@ -21,6 +21,8 @@ use crate::postgres::fault::Fault;
 use crate::postgres::link::{Link, within};
 use crate::postgres::rows;
 
+/// Connections of an agent at work: one a lane.
+pub const LANES: usize = 3;
 /// The catalogue of page paths is read again after this time.
 const CATALOGUE_EVERY: Duration = Duration::from_secs(60);
 

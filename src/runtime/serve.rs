@@ -9,15 +9,19 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 use uuid::Uuid;
 
 use super::clock::Clock;
 use super::driver::{self, Config, Windows, bindings};
+use super::readings::readings;
 use super::snapshot::Snapshot;
+use super::words::{Said, Voice};
 use crate::domain::policy::PacedRetry;
 use crate::domain::way::{Following, ListenBy};
-use crate::observe::{Metrics, Readings};
+use crate::observe::recent::Recent;
+use crate::observe::text::{Format, render};
+use crate::observe::{Metrics, RowsAsked, process};
 use crate::postgres::chores::Identity;
 use crate::postgres::fault::Fault;
 use crate::postgres::link::{Database, within};
@@ -35,6 +39,8 @@ pub struct Service {
     pub listen_by: ListenBy,
     /// The bound of the whole agent.
     pub max_visits_per_second: u32,
+    /// Rows that have series of their own in every scrape.
+    pub metrics_rows: RowsAsked,
     /// Where `/healthz`, `/readyz` and `/metrics` are.
     pub listener: TcpListener,
     /// Where the state is shown.
@@ -67,15 +73,30 @@ pub async fn serve(service: Service, shutdown: CancellationToken) -> anyhow::Res
     let clock = Clock::start();
     let waiting_for = Arc::new(Mutex::new("starting".to_owned()));
     let seen = service.snapshot.subscribe();
-    let metrics = Metrics::new(readings(seen.clone(), clock));
-    let pages = pages(seen, clock, metrics.clone(), Arc::clone(&waiting_for));
+    let metrics = Metrics::default();
+    let mut voice = Voice::new(Recent::default());
+    let scrape = Scrape {
+        seen: seen.clone(),
+        clock,
+        metrics: metrics.clone(),
+        database: service.database.clone(),
+        always: service.metrics_rows,
+    };
+    let pages = pages(seen, clock, scrape, Arc::clone(&waiting_for));
     let mut web = JoinSet::new();
     let web_shutdown = CancellationToken::new();
     web.spawn(web::serve(service.listener, pages, web_shutdown.clone()));
 
-    let fit = Box::pin(preflight(service.database, &waiting_for, &shutdown));
+    let fit = Box::pin(preflight(
+        service.database,
+        &waiting_for,
+        (&mut voice, clock),
+        &shutdown,
+    ));
     if let Some(database) = fit.await? {
-        warn_of_weakness(&database);
+        for weakness in weaknesses(&database) {
+            voice.say(weakness, None, clock.now());
+        }
         let following = Following::at_first(service.listen_by);
         let config = Config {
             listen_by: service.listen_by,
@@ -94,6 +115,7 @@ pub async fn serve(service: Service, shutdown: CancellationToken) -> anyhow::Res
             Windows {
                 snapshot: service.snapshot,
                 metrics,
+                voice,
             },
             shutdown,
         )
@@ -106,26 +128,31 @@ pub async fn serve(service: Service, shutdown: CancellationToken) -> anyhow::Res
 }
 
 /// What works, and could be better.
-fn warn_of_weakness(database: &Database) {
+fn weaknesses(database: &Database) -> Vec<Said> {
     let place = database.place();
-    if database.is_unverified() {
-        warn!(
+    let unverified = database.is_unverified().then(|| {
+        format!(
             "nobody checks who answers at {place}, and whoever stands between can read the password; \
              add ?sslmode=verify-full (and sslrootcert=FILE for an authority of your own) to DATABASE_URL"
-        );
-    }
-    if database.is_pooled() {
-        warn!(
-            "{place} is a transaction pooler: each call takes four round trips instead of one; the session pooler is better: {}",
+        )
+    });
+    let pooled = database.is_pooled().then(|| {
+        format!(
+            "{place} is a transaction pooler: each call takes four round trips instead of one; use the session pooler: {}",
             database.session_url()
-        );
-    }
+        )
+    });
+    let weaknesses = unverified.into_iter().chain(pooled);
+    weaknesses
+        .map(|text| Said::warning("connection", text))
+        .collect()
 }
 
 /// Waits for the database, and refuses one that cannot be worked with; `None` where it is asked to stop meanwhile.
 async fn preflight(
     database: Database,
     waiting_for: &Mutex<String>,
+    (voice, clock): (&mut Voice, Clock),
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Option<Database>> {
     let mut retry = PacedRetry::default();
@@ -137,7 +164,15 @@ async fn preflight(
             Err(Look::Away(fault)) => fault,
         };
         if !told {
-            warn!(reason = %fault, "cannot work with {} yet; trying again", database.place());
+            let text = format!(
+                "cannot work with {} yet; trying again; see that it runs, and that DATABASE_URL names it",
+                database.place()
+            );
+            voice.say(
+                Said::warning("database away", text).because(&fault),
+                None,
+                clock.now(),
+            );
             told = true;
         }
         *waiting_for.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -192,14 +227,33 @@ fn identity() -> Identity {
     }
 }
 
-fn readings(seen: watch::Receiver<Snapshot>, clock: Clock) -> impl Fn() -> Readings + Send + Sync {
-    move || seen.borrow().readings(clock.now())
+/// What `/metrics` is made of, each time that somebody asks.
+struct Scrape {
+    seen: watch::Receiver<Snapshot>,
+    clock: Clock,
+    metrics: Metrics,
+    database: Database,
+    always: RowsAsked,
+}
+
+impl Scrape {
+    fn text(&self, rows: &RowsAsked, format: Format) -> String {
+        let rows = if rows.0.is_empty() {
+            &self.always
+        } else {
+            rows
+        };
+        let snapshot = self.seen.borrow().clone();
+        let mut families = readings(&snapshot, self.clock.now(), self.database.open(), rows);
+        families.extend(self.metrics.families());
+        render(families, process::families(), format)
+    }
 }
 
 fn pages(
     seen: watch::Receiver<Snapshot>,
     clock: Clock,
-    metrics: Metrics,
+    scrape: Scrape,
     waiting_for: Arc<Mutex<String>>,
 ) -> Pages {
     let turned = seen.clone();
@@ -217,7 +271,7 @@ fn pages(
             }
             snapshot.unready(clock.now())
         }),
-        metrics,
+        metrics: Arc::new(move |rows, format| scrape.text(rows, format)),
     }
 }
 

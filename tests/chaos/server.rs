@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, PgPool, Postgres};
 use visit_pacer::demo::server::{PostgresServer, StopMode};
 
-use crate::chaos::{DRAINS_WITHIN, Rows, count};
+use crate::chaos::{DRAINS_WITHIN, Rows, UNKNOWN, count};
 use crate::harness::proxy::Proxy;
 use crate::harness::{Agent, PATIENCE, Place, long, server, wait_until};
 
@@ -170,7 +170,7 @@ async fn commits_that_hang_for_want_of_a_standby_are_waited_for_and_counted_once
     wait_until(
         "a batch's answer does not come",
         DRAINS_WITHIN,
-        async || count(&agent, "visit_pacer_batches_unknown_total").await > 0,
+        async || count(&agent, UNKNOWN).await > 0,
     )
     .await;
     let most: i64 = place.ask(hanging).await;

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::chaos::{DRAINS_WITHIN, Rows, count};
+use crate::chaos::{DRAINS_WITHIN, Rows, UNKNOWN, count};
 use crate::harness::pooler::{Via, directly_and_pooled};
 use crate::harness::proxy::{Line, Proxy, Way};
 use crate::harness::{Agent, Place, long, port, wait_until};
@@ -43,7 +43,7 @@ async fn connections_that_are_cut_in_the_middle_of_statements_and_answers_lose_a
     proxy.cut_within(Some(6_000));
     reaches("cuts", &proxy.happened().cuts, cuts).await;
     wait_until("cuts have met batches", DRAINS_WITHIN, async || {
-        count(&agent, "visit_pacer_batches_unknown_total").await >= unknown
+        count(&agent, UNKNOWN).await >= unknown
     })
     .await;
     proxy.cut_within(None);
@@ -60,7 +60,7 @@ async fn a_batch_whose_answer_is_lost_after_its_commit_is_read_back_and_not_stor
         proxy.lose_answers(1);
         reaches("lost answers", &proxy.happened().answers_lost, round).await;
         rows.go_on(&place).await;
-        assert!(count(&agent, "visit_pacer_batches_unknown_total").await >= round);
+        assert!(count(&agent, UNKNOWN).await >= round);
     }
     rows.came_once(&place, &agent, "answers lost after commit")
         .await;
@@ -73,7 +73,7 @@ async fn half_open(way: Way, seed: u64, what: &str) {
     wait_until(
         "a batch's answer does not come",
         DRAINS_WITHIN,
-        async || count(&agent, "visit_pacer_batches_unknown_total").await > 0,
+        async || count(&agent, UNKNOWN).await > 0,
     )
     .await;
     proxy.line(Line::Passes);

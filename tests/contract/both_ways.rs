@@ -9,9 +9,10 @@ use visit_pacer::domain::way::Way;
 
 use crate::harness::{Agent, PATIENCE, Place, server, wait_until};
 
-const EVENTS: &str = "visit_pacer_realtime_events_total";
-const BROADCASTS: &str = "visit_pacer_realtime_broadcasts_total";
-const SILENT: &str = "visit_pacer_realtime_broadcast_silent_total";
+const EVENTS: &str = r#"visit_pacer_realtime_events_total{way="postgres_changes"}"#;
+const BROADCASTS: &str = r#"visit_pacer_realtime_events_total{way="broadcast"}"#;
+const SILENT: &str = r#"visit_pacer_realtime_silent_total{way="broadcast"}"#;
+const SILENT_CHANGES: &str = r#"visit_pacer_realtime_silent_total{way="postgres_changes"}"#;
 const REMOVE: &str = include_str!("../../deploy/supabase/broadcast_remove.sql");
 const BROADCAST: &str = include_str!("../../deploy/supabase/broadcast.sql");
 const UNINSTALL: &str = include_str!("../../deploy/supabase/uninstall.sql");
@@ -157,7 +158,7 @@ async fn a_dead_broadcast_channel_is_found_by_its_canary_and_told_apart() {
         count(&agent, SILENT).await >= 1.0
     })
     .await;
-    assert!(count(&agent, "visit_pacer_realtime_silent_total").await < 1.0);
+    assert!(count(&agent, SILENT_CHANGES).await < 1.0);
     agent.ready().await;
     place.realtime.faults().withhold(Way::Broadcast, false);
     let row = place.insert(1_000, "10 a second", "null").await;

@@ -79,6 +79,7 @@ impl Agent {
             .args(arguments)
             .current_dir(folder.path())
             .env_clear()
+            .env("VISIT_PACER_LOG_FORMAT", "human")
             .envs(environment.iter().map(|(name, value)| (name, value)))
             .env(
                 "PATH",
@@ -173,13 +174,17 @@ impl Agent {
         (status, body)
     }
 
-    /// The value of one of its metrics, such as `visit_pacer_realtime_live`.
+    /// The value of one of its metrics, such as `visit_pacer_realtime_live`: of one series where the name has labels, of all
+    /// together where it has none.
     pub async fn metric(&self, name: &str) -> Option<f64> {
         let (_, text) = self.get("/metrics").await;
-        let line = text
+        let values: Vec<f64> = text
             .lines()
-            .find(|line| line.split([' ', '{']).next() == Some(name))?;
-        line.rsplit(' ').next()?.parse().ok()
+            .filter_map(|line| line.rsplit_once(' '))
+            .filter(|(series, _)| *series == name || series.split('{').next() == Some(name))
+            .map(|(_, value)| value.parse().expect("a number"))
+            .collect();
+        (!values.is_empty()).then(|| values.iter().sum())
     }
 
     /// `kill -9`, and waits for the end.

@@ -410,6 +410,7 @@ impl World {
             Notice::Initialised(_) => "a row is anchored by the agent",
             Notice::Synced(_)
             | Notice::Silent(..)
+            | Notice::Echoed(..)
             | Notice::Broadcasts(_)
             | Notice::NothingBroadcasts
             | Notice::Hindered(_)

@@ -19,8 +19,12 @@ impl Agent {
         }
         if let Some(chore) = self.next_chore(now) {
             match &chore {
-                Chore::WriteBack(ids) => ids.iter().for_each(|id| self.proof.changes.writing(*id)),
-                Chore::Canary(way) => self.proof.of_mut(*way).writing(CANARY),
+                Chore::WriteBack(ids) => {
+                    for id in ids {
+                        self.proof.changes.writing(*id, now);
+                    }
+                }
+                Chore::Canary(way) => self.proof.of_mut(*way).writing(CANARY, now),
                 Chore::Beat { .. }
                 | Chore::Initialise
                 | Chore::Reconcile(_)

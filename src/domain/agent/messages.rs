@@ -11,7 +11,7 @@ use crate::domain::proof::Verdict;
 use crate::domain::share::Peer;
 use crate::domain::time::{DbTime, Mono};
 use crate::domain::timetable::{Control, RowRead};
-use crate::domain::way::{Following, Way};
+use crate::domain::way::{Following, Way, Ways};
 
 /// What Realtime tells.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -208,6 +208,8 @@ pub enum Notice {
     Repaired(usize),
     /// Realtime's channel kept silent.
     Silent(Way, Verdict),
+    /// What we wrote came back as an event after so long.
+    Echoed(Way, Duration),
     /// The database's clock stepped.
     ClockStepped,
     /// The database does not answer, or refuses to work.
@@ -241,36 +243,56 @@ pub struct Counters {
     pub visits: u64,
     /// Batches committed.
     pub batches: u64,
-    /// Rows refused by the database at a batch.
-    pub refused: u64,
+    /// Rows refused by the database at a batch, by the reason.
+    pub refused: Refusals,
     /// Batches whose answer was lost.
     pub unknown: u64,
     /// Batches that failed.
     pub failed: u64,
+    /// Batches that were not sent, since no connection could be had.
+    pub unsent: u64,
     /// Syncs: what had changed was read, or every row.
     pub syncs: u64,
     /// Of these, those that read every row.
     pub full_syncs: u64,
     /// Rows read by id.
     pub rows_read: u64,
-    /// Events of `postgres_changes`.
-    pub events: u64,
-    /// Broadcasts of rows.
-    pub broadcasts: u64,
+    /// Events of rows.
+    pub events: Ways<u64>,
     /// Events and broadcasts that told nothing new.
     pub events_known: u64,
     /// Changes that only a sync found.
     pub repaired: u64,
     /// Times that the channel was found to keep silent.
-    pub silent: u64,
-    /// … and the broadcast channel.
-    pub silent_broadcast: u64,
+    pub silent: Ways<u64>,
     /// Of these, times that it was joined again on the same socket.
     pub rejoins: u64,
     /// Of these, times that a new socket was opened.
     pub reopens: u64,
     /// Rows written back.
     pub written_back: u64,
+}
+
+/// Why rows were left out of batches that were committed: as the next read found them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Refusals {
+    /// As they were: somebody held the row or its partner.
+    pub locked: u64,
+    /// Edited.
+    pub changed: u64,
+    /// Paused, by themselves or by the control row.
+    pub paused: u64,
+    /// Stored by somebody else meanwhile.
+    pub moved: u64,
+    /// Deleted.
+    pub deleted: u64,
+}
+
+impl Refusals {
+    /// Whatever the reason.
+    pub fn total(&self) -> u64 {
+        self.locked + self.changed + self.paused + self.moved + self.deleted
+    }
 }
 
 /// Whether the agent does its work.

@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::{Action, Agent, Chore, Found, Horizon, Notice, Trip, What};
 use crate::domain::limits::{ROWS_PER_READ, SYNC_EVERY, SYNC_EVERY_BLIND, SYNC_FULL_EVERY};
 use crate::domain::policy::Fault;
-use crate::domain::time::Mono;
-use crate::domain::timetable::{Applied, Stamp};
+use crate::domain::time::{DbTime, Mono};
+use crate::domain::timetable::{Applied, Stamp, Status};
 
 /// A read that is under way.
 #[derive(Debug)]
@@ -111,6 +111,7 @@ impl Agent {
             if self.timetable.apply(id, Some(row), reading.began, db_now) != Applied::Nothing {
                 changed.push(id);
             }
+            self.count_refusal(id, db_now);
             self.take_note(id, db_now, now);
         }
         let absent = match &reading.what {
@@ -124,6 +125,7 @@ impl Agent {
         };
         for id in absent {
             if self.timetable.apply(id, None, reading.began, db_now) == Applied::Removed {
+                self.counters.refused.deleted += u64::from(self.refused.contains_key(&id));
                 self.forget(id, now);
                 changed.push(id);
             }
@@ -147,6 +149,28 @@ impl Agent {
                 self.counters.rows_read += u64::try_from(ids.len()).unwrap_or(u64::MAX);
             }
         }
+    }
+
+    /// Why a row was left out of a batch, now that it was read since.
+    fn count_refusal(&mut self, id: Uuid, db_now: DbTime) {
+        if self.timetable.is_doubtful(id) {
+            return;
+        }
+        let Some(version) = self.refused.remove(&id) else {
+            return;
+        };
+        let status = self.timetable.look(id, db_now).map(|look| look.status);
+        let refused = &mut self.counters.refused;
+        let reason = if self.timetable.control().paused || status == Some(Status::Paused) {
+            &mut refused.paused
+        } else if self.timetable.version(id) != Some(version) {
+            &mut refused.changed
+        } else if self.timetable.is_held(id) {
+            &mut refused.locked
+        } else {
+            &mut refused.moved
+        };
+        *reason += 1;
     }
 
     /// Changes that a periodic sync had to find, though Realtime, if it was live, should have told of them.

@@ -315,7 +315,7 @@ fn a_write_back_whose_echo_is_not_heard_in_ten_seconds_leads_to_a_rejoin() {
             }
         }
         assert_eq!(
-            bench.agent.counters().silent,
+            bench.agent.counters().silent.changes,
             u64::from(!heard),
             "an echo that is quicker than the answer counts"
         );

@@ -54,7 +54,11 @@ impl Agent {
                 self.writer.succeeded();
                 self.count_stored(&batch, &ids, now);
                 let refused = self.timetable.answered(&batch, &ids, stamp, db_now);
-                self.counters.refused += u64::try_from(refused.len()).unwrap_or(u64::MAX);
+                for row in &batch.rows {
+                    if self.timetable.is_doubtful(row.id) {
+                        self.refused.insert(row.id, row.version);
+                    }
+                }
                 self.want(refused, now);
                 for id in ids {
                     self.suspects.acquit(id);
@@ -64,6 +68,7 @@ impl Agent {
             }
             Stored::Failed(fault) => self.not_stored(&batch, fault, db_now, now),
             Stored::Unsent(fault) => {
+                self.counters.unsent += 1;
                 self.timetable.not_now(&batch, db_now);
                 self.writer_failed(fault, now);
             }

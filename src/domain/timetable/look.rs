@@ -58,6 +58,18 @@ pub enum Status {
 }
 
 impl Status {
+    /// All that there are.
+    pub const ALL: [Self; 8] = [
+        Self::Scheduled,
+        Self::Active,
+        Self::Behind,
+        Self::Paused,
+        Self::Draining,
+        Self::Completed,
+        Self::Ended,
+        Self::Invalid,
+    ];
+
     /// As the view `visit_distribution_status` spells it.
     pub fn as_str(self) -> &'static str {
         match self {
