@@ -42,6 +42,17 @@ const BY_TEXT: &[(&str, Trouble)] = &[
     ("Tenant or user not found", Trouble::Login),
 ];
 
+/// The code of whatever pgbouncer says by itself.
+const PGBOUNCER: &str = "08P01";
+/// What it then says of a login or a database that it refuses, as opposed to a server that it cannot reach.
+const BY_TEXT_OF_PGBOUNCER: &[(&str, Trouble)] = &[
+    ("authentication failed", Trouble::Login),
+    ("no such user", Trouble::Login),
+    ("no such database", Trouble::Login),
+    ("does not exist", Trouble::Login),
+    ("no more connections allowed", Trouble::Connections),
+];
+
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
         if let Error::Database(database) = &error {
@@ -65,7 +76,8 @@ const UNUSABLE_SETTINGS: &str = "the connection settings are not usable; expecte
 
 /// An error that the server, or a pooler before it, reports.
 fn reported(code: &str, message: &str) -> Fault {
-    let by_text = BY_TEXT.iter().find(|(text, _)| message.contains(text));
+    let texts = (BY_TEXT_OF_PGBOUNCER.iter().filter(|_| code == PGBOUNCER)).chain(BY_TEXT);
+    let by_text = texts.into_iter().find(|(text, _)| message.contains(text));
     let by_code = || BY_CODE.iter().find(|(class, _)| code.starts_with(class));
     let trouble = by_text
         .or_else(by_code)
@@ -145,6 +157,29 @@ mod tests {
         ] {
             assert_eq!(reported("XX000", text).trouble, trouble, "{text}");
         }
+        for (text, trouble) in [
+            ("SASL authentication failed", Trouble::Login),
+            ("no such user: me", Trouble::Login),
+            ("no such database: nowhere", Trouble::Login),
+            (
+                "server login failed: FATAL database \"nowhere\" does not exist",
+                Trouble::Login,
+            ),
+            (
+                "server login failed: FATAL the database system is starting up",
+                Trouble::Lost,
+            ),
+            (
+                "no more connections allowed (max_client_conn)",
+                Trouble::Connections,
+            ),
+            ("server conn crashed?", Trouble::Lost),
+            ("pgbouncer cannot connect to server", Trouble::Lost),
+        ] {
+            assert_eq!(reported("08P01", text).trouble, trouble, "{text}");
+        }
+        let of_the_users_own = reported("P0001", "no such user: of a trigger");
+        assert_eq!(of_the_users_own.trouble, Trouble::Data);
     }
 
     #[test]

@@ -90,6 +90,8 @@ impl Database {
             || marks.iter().any(|(_, value)| value == "true");
         let options = options
             .application_name("visit-pacer")
+            // Not needed since PostgreSQL 12, and a pgbouncer that is not told to overlook it refuses it.
+            .extra_float_digits(None)
             .disable_statement_logging();
         Ok(Self {
             options,

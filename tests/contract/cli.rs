@@ -3,6 +3,7 @@
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use visit_pacer::postgres::migrations::MIGRATIONS;
 
+use crate::harness::pooler::{Via, directly_and_pooled};
 use crate::harness::{Agent, Outcome, PATIENCE, Place, agent, server, wait_until};
 
 const USAGE: Option<i32> = Some(2);
@@ -85,17 +86,17 @@ async fn a_mistyped_parameter_of_the_database_url_is_not_repeated_at_any_level()
     assert!(!outcome.said.contains("hunter2"), "{outcome:?}");
 }
 
-#[tokio::test]
-async fn a_login_or_database_that_is_refused_at_the_first_connect_ends_with_78() {
-    let place = Place::new().await;
-    let mut wrong = url::Url::parse(&place.url).expect("a URL");
+directly_and_pooled!(a_login_or_database_that_is_refused_at_the_first_connect_ends_with_78);
+async fn a_login_or_database_that_is_refused_at_the_first_connect_ends_with_78(via: Via) {
+    let place = via.place().await;
+    let mut wrong = url::Url::parse(&place.agents_url()).expect("a URL");
     wrong
         .set_password(Some("not-the-password"))
         .expect("a host");
     let refused = run_with(&place, "DATABASE_URL", wrong.as_str()).await;
     says_in_one_line(&refused, CONFIG, &["refuses the login", "password"]);
     assert!(!refused.said.contains("not-the-password"));
-    let mut elsewhere = url::Url::parse(&place.url).expect("a URL");
+    let mut elsewhere = url::Url::parse(&place.agents_url()).expect("a URL");
     elsewhere.set_path("/no_such_database");
     let refused = run_with(&place, "DATABASE_URL", elsewhere.as_str()).await;
     says_in_one_line(&refused, CONFIG, &["no_such_database"]);

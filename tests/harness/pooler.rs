@@ -96,13 +96,16 @@ impl Pooler {
         let port = listener.local_addr().expect("it is bound").port();
         drop(listener);
         let (user, password) = (url.username(), url.password().unwrap_or_default());
+        let users = folder.path().join("users");
+        std::fs::write(&users, format!("\"{user}\" \"{password}\"\n")).expect("written");
         let settings = format!(
-            "[databases]\n* = host=127.0.0.1 port={} user={user} password='{password}'\n\
-             [pgbouncer]\nlisten_addr=127.0.0.1\nlisten_port={port}\nunix_socket_dir=\nauth_type=any\n\
+            "[databases]\n* = host=127.0.0.1 port={}\n\
+             [pgbouncer]\nlisten_addr=127.0.0.1\nlisten_port={port}\nunix_socket_dir=\n\
+             auth_type=scram-sha-256\nauth_file={}\nserver_login_retry=1\n\
              pool_mode={mode}\ndefault_pool_size={backends}\nmax_client_conn=200\n\
-             server_reset_query=DISCARD ALL\nserver_login_retry=1\n\
-             ignore_startup_parameters=extra_float_digits\n",
+             server_reset_query=DISCARD ALL\n",
             place.port(),
+            users.display(),
         );
         let path = folder.path().join("pgbouncer.ini");
         std::fs::write(&path, settings).expect("written");
