@@ -72,6 +72,9 @@ begin
       create policy visit_pacer_agent on realtime.messages for select to visit_pacer using (topic = 'visit_pacer');
       grant usage on schema realtime to visit_pacer;
       grant select on realtime.messages to visit_pacer;
+      if not has_schema_privilege('visit_pacer', 'realtime', 'usage') then  -- a grant of what one may not pass on only warns
+        raise insufficient_privilege using message = 'the schema realtime is another owner''s';
+      end if;
     exception when insufficient_privilege or undefined_column then
       raise notice 'visit-pacer: the role visit_pacer may not read the topic (%); the secret key may', sqlerrm;
     end;

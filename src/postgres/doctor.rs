@@ -5,7 +5,7 @@
 
 use sqlx::{Connection as _, Row as _};
 
-use self::checks::{ACCESS, Check, PUBLICATION, RIGHTS, ROWS, SCHEMA, SERVER, TABLES};
+use self::checks::{ACCESS, BROADCAST, Check, PUBLICATION, RIGHTS, ROWS, SCHEMA, SERVER, TABLES};
 use super::connection::Connection;
 use super::{migrations, rows};
 use crate::domain::agent::What;
@@ -41,6 +41,7 @@ pub async fn examine(connection: &mut Connection) -> Result<Vec<Finding>, sqlx::
     let whole = schema.is_empty();
     findings.extend(schema);
     findings.extend(run(connection, PUBLICATION).await);
+    findings.extend(run(connection, BROADCAST).await);
     if whole {
         findings.extend(run(connection, TABLES).await);
         findings.extend(run(connection, ROWS).await);
@@ -70,6 +71,17 @@ pub fn clock_offset(host: DbTime, db: DbTime) -> Option<Finding> {
             by_hand: Some("have the host's clock set by NTP".to_owned()),
         },
     })
+}
+
+/// The SQL that lets a role read our private topic, as broadcast.sql does for `visit_pacer`.
+pub fn let_read_the_topic(role: &str) -> String {
+    let quoted = format!("\"{}\"", role.replace('"', "\"\""));
+    format!(
+        "drop policy if exists visit_pacer_agent on realtime.messages;
+create policy visit_pacer_agent on realtime.messages for select to {quoted} using (topic = 'visit_pacer');
+grant usage on schema realtime to {quoted};
+grant select on realtime.messages to {quoted};"
+    )
 }
 
 /// Running rows that cannot be paced, or whose inserts fail. A row without an anchor has a check of its own.

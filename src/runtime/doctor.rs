@@ -1,6 +1,6 @@
 //! Looks everything over that the agent stands on: the database, the key, Realtime, and that an edit really comes back.
 //!
-//! Owns the look at Realtime: it follows the tables as the agent does, touches the canary, and waits for the event of that.
+//! Owns the look at Realtime: it listens in each way as the agent does, touches the canary, and waits for what tells of that.
 //! What is asked of the database is in [`crate::postgres::doctor`].
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,16 +10,18 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::driver::{CANARY, bindings};
+use super::driver::{bindings, news_of};
+use crate::domain::agent::{News, Published};
 use crate::domain::finding::{Finding, Mend, Severity};
+use crate::domain::policy::Trouble;
 use crate::domain::time::{DbTime, micros_of};
-use crate::domain::way::{Following, ListenBy};
+use crate::domain::way::{Following, ListenBy, Way};
 use crate::postgres::chores::{self, Identity};
 use crate::postgres::connection::Connection;
 use crate::postgres::fault::Fault;
 use crate::postgres::link::Database;
 use crate::postgres::{doctor, rows};
-use crate::realtime::{Change, Down, Endpoint, FeedConfig, FeedEvent, Key, feed};
+use crate::realtime::{Down, Endpoint, FeedConfig, FeedEvent, Key, feed};
 use crate::settings::SettingError;
 
 /// How long Realtime may take to be live; a cold one needs 15 s to reach its database.
@@ -60,7 +62,7 @@ pub async fn examine(
         Err(error) => findings.push(unset(&error)),
         Ok(endpoint) => {
             findings.extend(the_key(&endpoint.key(), host_time()));
-            findings.extend(the_feed(endpoint, connection.as_mut()).await);
+            findings.extend(the_feeds(&endpoint, connection.as_mut()).await);
         }
     }
     findings
@@ -151,76 +153,159 @@ fn the_key(key: &Key, now: DbTime) -> Option<Finding> {
     Some(stops("key", what, WHY, MEND))
 }
 
-/// Follows the tables, and has an edit come back.
-async fn the_feed(endpoint: Endpoint, connection: Option<&mut Connection>) -> Option<Finding> {
-    let place = endpoint.to_string();
-    let (connection, canary) = match connection {
-        None => (None, false),
-        Some(connection) => {
-            let published = chores::published(connection).await;
-            let canary = published.is_ok_and(|published| published.canary);
-            (canary.then_some(connection), canary)
-        }
+/// Follows each way that the database has, and has a canary come back by it.
+async fn the_feeds(endpoint: &Endpoint, mut connection: Option<&mut Connection>) -> Vec<Finding> {
+    let published = match &mut connection {
+        Some(connection) => chores::published(connection).await.unwrap_or_default(),
+        None => Published::default(),
+    };
+    let changes = Following::with(ListenBy::PostgresChanges, published.canary, false);
+    let heard = connection.as_deref_mut().filter(|_| published.canary);
+    let mut findings = Vec::from_iter(the_feed(endpoint, changes, heard).await);
+    if published.broadcasts {
+        let broadcasts = Following::with(ListenBy::Broadcast, false, true);
+        findings.extend(the_feed(endpoint, broadcasts, connection).await);
+    }
+    findings
+}
+
+async fn the_feed(
+    endpoint: &Endpoint,
+    following: Following,
+    connection: Option<&mut Connection>,
+) -> Option<Finding> {
+    let look = Look {
+        way: if following.changes {
+            Way::Changes
+        } else {
+            Way::Broadcast
+        },
+        place: endpoint.to_string(),
+        role: role(&endpoint.key()),
     };
     let config = FeedConfig {
-        endpoint,
-        bindings: bindings(Following::with(ListenBy::PostgresChanges, canary, false)),
-        broadcasts: false,
+        endpoint: endpoint.clone(),
+        bindings: bindings(following),
+        broadcasts: following.broadcast,
     };
     let (_commands_out, commands) = mpsc::channel(1);
     let (events_in, mut events) = mpsc::channel(EVENTS);
     let shutdown = CancellationToken::new();
-    let following = Box::pin(feed::run(config, commands, events_in, shutdown.clone()));
+    let feed = Box::pin(feed::run(config, commands, events_in, shutdown.clone()));
     let watching = async {
-        let found = watch(&mut events, connection, &place).await;
+        let found = look.watch(&mut events, connection).await;
         events.close();
         shutdown.cancel();
         found
     };
-    let ((), found) = tokio::join!(following, watching);
+    let ((), found) = tokio::join!(feed, watching);
     found
 }
 
-async fn watch(
-    events: &mut mpsc::Receiver<FeedEvent>,
-    connection: Option<&mut Connection>,
-    place: &str,
-) -> Option<Finding> {
-    const WHY: &str = "edits are seen by the periodic sync alone until Realtime tells them";
-    if let Err(down) = live(events).await {
-        let (reason, advice) = down.map_or_else(
-            || (format!("not live within {} s", LIVE_WITHIN.as_secs()), None),
-            |down| (down.reason, down.class.advice()),
-        );
-        let advice = advice.unwrap_or("check that this host reaches the address of SUPABASE_URL or REALTIME_URL, and that the project is not paused");
-        return Some(stops("realtime", format!("{place}: {reason}"), WHY, advice));
-    }
-    let connection = connection?;
-    let identity = Identity {
-        id: Uuid::from_u128(rand::random()),
-        name: "doctor".to_owned(),
-    };
-    for _ in 0..TOUCHES {
-        if let Err(error) = chores::touch_canary(connection, &identity).await {
-            let what = format!(
-                "visit_pacer_canary cannot be touched: {}",
-                Fault::from(error)
-            );
-            return Some(stops("echo", what, WHY, "see the other findings"));
+/// A look at one way.
+struct Look {
+    way: Way,
+    place: String,
+    /// Who the key makes us.
+    role: String,
+}
+
+impl Look {
+    async fn watch(
+        &self,
+        events: &mut mpsc::Receiver<FeedEvent>,
+        connection: Option<&mut Connection>,
+    ) -> Option<Finding> {
+        if let Err(down) = live(events).await {
+            return Some(self.not_live(down));
         }
-        if timeout(ECHO_WITHIN, canary_event(events)).await.is_ok() {
-            return None;
+        let connection = connection?;
+        for _ in 0..TOUCHES {
+            if let Err(error) = self.touch(connection).await {
+                let fault = Fault::from(error);
+                let what = format!(
+                    "the canary of {} cannot be touched: {fault}",
+                    self.way.as_str()
+                );
+                return Some(self.finding("echo", what, by_hand("see the other findings")));
+            }
+            let canary = canary_event(events, self.way);
+            if timeout(ECHO_WITHIN, canary).await.is_ok() {
+                return None;
+            }
+        }
+        let waited = ECHO_WITHIN.as_secs() * u64::from(TOUCHES);
+        let what = match self.way {
+            Way::Changes => format!("an edit was made, and no event of it came within {waited} s"),
+            Way::Broadcast => format!("a canary was sent, and no broadcast came within {waited} s"),
+        };
+        Some(self.finding("echo", what, by_hand("check that DATABASE_URL and SUPABASE_URL are of one project, then the key's role and the publication; restart the project where all of it is in order")))
+    }
+
+    fn not_live(&self, down: Option<Down>) -> Finding {
+        let unanswered = || format!("not live within {} s", LIVE_WITHIN.as_secs());
+        let reason = down
+            .as_ref()
+            .map_or_else(unanswered, |down| down.reason.clone());
+        let class = down.map(|down| down.class);
+        let advice = class.and_then(Trouble::advice).unwrap_or("check that this host reaches the address of SUPABASE_URL or REALTIME_URL, and that the project is not paused");
+        let mend = Mend {
+            sql: (class == Some(Trouble::Topic)).then(|| doctor::let_read_the_topic(&self.role)),
+            by_hand: Some(advice.to_owned()),
+        };
+        self.finding("realtime", format!("{}: {reason}", self.place), mend)
+    }
+
+    async fn touch(&self, connection: &mut Connection) -> Result<(), sqlx::Error> {
+        let identity = Identity {
+            id: Uuid::from_u128(rand::random()),
+            name: "doctor".to_owned(),
+        };
+        match self.way {
+            Way::Changes => chores::touch_canary(connection, &identity).await,
+            Way::Broadcast => chores::broadcast_canary(connection).await,
         }
     }
-    Some(stops(
-        "echo",
-        format!(
-            "an edit was made, and no event of it came within {} s",
-            ECHO_WITHIN.as_secs() * u64::from(TOUCHES)
-        ),
-        WHY,
-        "check that DATABASE_URL and SUPABASE_URL are of one project, then the key's role and the publication; restart the project where all of it is in order",
-    ))
+
+    /// Without broadcasts the agent hears of edits all the same.
+    fn finding(&self, check: &'static str, what: String, mend: Mend) -> Finding {
+        let (check, severity, why) = match self.way {
+            Way::Changes => (
+                check,
+                Severity::Stops,
+                "edits are seen by the periodic sync alone until Realtime tells them",
+            ),
+            Way::Broadcast => (
+                if check == "echo" {
+                    "broadcast-echo"
+                } else {
+                    "broadcast"
+                },
+                Severity::Hampers,
+                "edits are broadcast, but not heard: postgres_changes alone tells of them",
+            ),
+        };
+        Finding {
+            check,
+            severity,
+            what,
+            why,
+            mend,
+        }
+    }
+}
+
+/// The Postgres role that Realtime takes the key's holder for.
+fn role(key: &Key) -> String {
+    match key {
+        Key::Minted { role }
+        | Key::Jwt {
+            role: Some(role), ..
+        } => role.clone(),
+        Key::Secret | Key::Publishable | Key::Jwt { role: None, .. } | Key::Unknown => {
+            "service_role".to_owned()
+        }
+    }
 }
 
 /// Waits until the subscription is confirmed. What needs a person ends it at once, anything else after some attempts.
@@ -250,10 +335,9 @@ async fn live(events: &mut mpsc::Receiver<FeedEvent>) -> Result<(), Option<Down>
     }
 }
 
-async fn canary_event(events: &mut mpsc::Receiver<FeedEvent>) {
-    let is_canary = |change: &Change| change.table.name == CANARY;
+async fn canary_event(events: &mut mpsc::Receiver<FeedEvent>, way: Way) {
     while let Some(event) = events.recv().await {
-        if matches!(&event, FeedEvent::Changed(change) if is_canary(change)) {
+        if news_of(&event) == Some(News::Canary(way)) {
             return;
         }
     }

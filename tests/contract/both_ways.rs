@@ -15,6 +15,7 @@ const SILENT: &str = r#"visit_pacer_realtime_silent_total{way="broadcast"}"#;
 const SILENT_CHANGES: &str = r#"visit_pacer_realtime_silent_total{way="postgres_changes"}"#;
 const REMOVE: &str = include_str!("../../deploy/supabase/broadcast_remove.sql");
 const BROADCAST: &str = include_str!("../../deploy/supabase/broadcast.sql");
+const ROLE: &str = include_str!("../../deploy/supabase/role.sql");
 const UNINSTALL: &str = include_str!("../../deploy/supabase/uninstall.sql");
 /// What broadcast.sql makes.
 const MADE: &str = "
@@ -164,6 +165,64 @@ async fn a_dead_broadcast_channel_is_found_by_its_canary_and_told_apart() {
     let row = place.insert(1_000, "10 a second", "null").await;
     rises(&agent, BROADCASTS, 0.0).await;
     place.finishes(row).await;
+}
+
+#[tokio::test]
+async fn under_its_own_role_the_agent_hears_broadcasts_once_a_policy_lets_that_role() {
+    let place = Place::apart().await;
+    let mut owner = PgConnection::connect(&place.url)
+        .await
+        .expect("a connection");
+    stack::broadcasts(&mut owner)
+        .await
+        .expect("broadcast.sql runs");
+    let mut realtime = stack::realtime(&place.url, 0, place.jwt_secret.clone())
+        .await
+        .expect("a server that reads messages");
+    let password = format!("{:032x}", rand::random::<u128>());
+    place
+        .edit(format!("set visit_pacer.password = '{password}'; {ROLE}"))
+        .await;
+    let mut url = url::Url::parse(&place.url).expect("a URL");
+    url.set_username("visit_pacer").expect("a host");
+    url.set_password(Some(&password)).expect("a host");
+    let mut environment = place.environment();
+    environment.retain(|(name, _)| name != "DATABASE_URL" && name != "SUPABASE_URL");
+    for (name, value) in [
+        ("DATABASE_URL", url.to_string()),
+        ("SUPABASE_URL", realtime.supabase_url()),
+        ("SUPABASE_JWT_SECRET", place.jwt_secret.expose().to_owned()),
+        ("SUPABASE_JWT_ROLE", "visit_pacer".to_owned()),
+    ] {
+        environment.push((name.to_owned(), value));
+    }
+    let agent = Agent::start(&place.folder, &["run"], &environment).await;
+    agent.says("You do not have permissions to read").await;
+    place.edit(BROADCAST).await;
+    agent.says(LIVE_BY_BROADCAST).await;
+    realtime.faults().withhold(Way::Changes, true);
+    let row = place.insert(1_000_000, "10 a second", "null").await;
+    rises(&agent, BROADCASTS, 0.0).await;
+    place.has_stored(row, 10).await;
+    let mut as_agent = PgConnection::connect(url.as_str()).await.expect("a login");
+    sqlx::query("select visit_pacer_broadcast_canary()")
+        .execute(&mut as_agent)
+        .await
+        .expect("its canary");
+    sqlx::query(
+        "insert into realtime.messages (topic, extension) values ('visit_pacer', 'broadcast')",
+    )
+    .execute(&mut as_agent)
+    .await
+    .expect_err("nothing else");
+    assert!(
+        !agent.log().contains("permission denied"),
+        "{}",
+        agent.log()
+    );
+    place.finishes(row).await;
+    drop(agent);
+    realtime.stop().await;
 }
 
 #[tokio::test]

@@ -1,8 +1,14 @@
 //! The doctor names each fault of a broken database, and its SQL mends it.
 
 use serde_json::Value;
+use sqlx::{Connection as _, PgConnection};
+use visit_pacer::demo::stack;
+use visit_pacer::domain::way::Way;
 
-use crate::harness::{Outcome, Place, agent};
+use crate::harness::{Outcome, Place, agent, server};
+
+const BROADCAST: &str = include_str!("../../deploy/supabase/broadcast.sql");
+const REMOVE: &str = include_str!("../../deploy/supabase/broadcast_remove.sql");
 
 /// What a doctor said.
 struct Diagnosis {
@@ -50,6 +56,16 @@ impl Diagnosis {
             "after {after}: {serious:#?}"
         );
     }
+}
+
+/// A place whose edits are broadcast.
+async fn broadcasting() -> Place {
+    let url = server::shared().migrated().await;
+    let mut connection = PgConnection::connect(&url).await.expect("a connection");
+    stack::broadcasts(&mut connection)
+        .await
+        .expect("broadcast.sql runs");
+    Place::over(url).await
 }
 
 async fn doctor(place: &Place) -> Diagnosis {
@@ -207,6 +223,83 @@ async fn what_keeps_edits_from_realtime_is_named_and_its_sql_mends_it() {
         ),
     ])
     .await;
+}
+
+#[tokio::test]
+async fn what_keeps_edits_from_being_broadcast_is_named_and_mended() {
+    let place = broadcasting().await;
+    doctor(&place).await.is_well("broadcast.sql");
+    let mendable = [
+        (
+            "alter table visit_distribution disable trigger zzz_visit_pacer_broadcast_new",
+            "broadcast-parts",
+            "zzz_visit_pacer_broadcast_new is disabled",
+        ),
+        (
+            "alter table visit_distribution disable trigger zzz_visit_pacer_broadcast_edited",
+            "broadcast-parts",
+            "zzz_visit_pacer_broadcast_edited is disabled",
+        ),
+    ];
+    for (sql, check, words) in mendable {
+        place.edit(sql).await;
+        let diagnosis = doctor(&place).await;
+        let finding = diagnosis.the(check);
+        assert!(finding["what"].to_string().contains(words), "{finding}");
+        assert_eq!(finding["severity"], "hampers");
+        mend(&place, &diagnosis, check).await;
+        doctor(&place).await.is_well(sql);
+    }
+    let missing = [
+        "drop trigger zzz_visit_pacer_broadcast_new on visit_distribution",
+        "drop function visit_pacer_broadcast_canary()",
+    ];
+    for sql in missing {
+        place.edit(sql).await;
+        let diagnosis = doctor(&place).await;
+        let mend = &diagnosis.the("broadcast-parts")["mend"]["by_hand"];
+        assert!(
+            mend.to_string()
+                .contains("run deploy/supabase/broadcast.sql again")
+        );
+        place.edit(BROADCAST).await;
+        doctor(&place).await.is_well(sql);
+    }
+    place.realtime.faults().withhold(Way::Broadcast, true);
+    let dead = doctor(&place).await;
+    assert_eq!(dead.the("broadcast-echo")["severity"], "hampers");
+    assert!(dead.named("echo").is_empty() && dead.code == Some(0));
+    place.realtime.faults().withhold(Way::Broadcast, false);
+    place.edit(REMOVE).await;
+    let without = doctor(&place).await;
+    assert_eq!(without.the("broadcast-offer")["severity"], "note");
+    without.is_well("broadcast_remove.sql");
+}
+
+#[tokio::test]
+async fn a_role_that_may_not_read_the_topic_is_told_and_its_sql_lets_it() {
+    let place = broadcasting().await;
+    let role = format!("listener_{}", place.partner.simple());
+    place
+        .edit(format!(
+            "create role {role}; grant usage on schema public to {role};
+             grant select on visit_distribution, visit_pacer_canary to {role};
+             create policy listener on visit_pacer_canary for select to {role} using (true)"
+        ))
+        .await;
+    let mut environment = place.environment();
+    let jwt_secret = place.jwt_secret.expose().to_owned();
+    environment.push(("SUPABASE_JWT_SECRET".to_owned(), jwt_secret));
+    environment.push(("SUPABASE_JWT_ROLE".to_owned(), role));
+    let look = async || {
+        Diagnosis::of(&agent::command(&place.folder, &["doctor", "--json"], &environment).await)
+    };
+    let diagnosis = look().await;
+    let what = diagnosis.the("broadcast")["what"].to_string();
+    assert!(what.contains("do not have permissions to read"), "{what}");
+    mend(&place, &diagnosis, "broadcast").await;
+    assert!(look().await.named("broadcast").is_empty());
+    assert!(look().await.named("broadcast-echo").is_empty());
 }
 
 #[tokio::test]

@@ -310,6 +310,53 @@ pub const PUBLICATION: &[Check] = &[
     },
 ];
 
+/// Edits as broadcasts: all of what broadcast.sql made, or nothing.
+pub const BROADCAST: &[Check] = &[
+    Check {
+        name: "broadcast-offer",
+        severity: Severity::Note,
+        why: "a broadcast comes within milliseconds and is kept for replay; postgres_changes polls, and loses edits in an outage",
+        sql: "
+  select 'edits are not broadcast, though this project can' as what, null as sql, 'run deploy/supabase/broadcast.sql' as by_hand
+   where to_regclass('realtime.messages') is not null
+     and exists (select from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname = 'realtime' and p.proname = 'send')
+     and not exists (select from pg_trigger t where t.tgname like 'zzz\\_visit\\_pacer\\_broadcast%')
+     and to_regproc('public.visit_pacer_broadcast_canary') is null",
+    },
+    Check {
+        name: "broadcast-parts",
+        severity: Severity::Hampers,
+        why: "not every edit is broadcast; the agent hears of the others by postgres_changes alone",
+        sql: "
+  with wanted (part, made, works) as (
+    select format('the trigger %s', w.name), t.oid is not null, coalesce(t.tgenabled in ('O', 'A'), false)
+      from unnest(array['zzz_visit_pacer_broadcast_new', 'zzz_visit_pacer_broadcast_edited']) as w (name)
+      left join pg_trigger t on t.tgrelid = to_regclass('public.visit_distribution') and t.tgname = w.name
+    union all
+    select 'the function visit_pacer_broadcast_canary()', f.there, f.there
+      from (select to_regproc('public.visit_pacer_broadcast_canary') is not null as there) f
+    union all
+    -- By names alone: our role may have no rights in the schema realtime.
+    select 'the function realtime.send()', false, exists (select from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+                                                           where n.nspname = 'realtime' and p.proname = 'send')
+  )
+  select format('%s is %s', part, case when made then 'disabled' else 'missing' end) as what,
+         case when made then format('alter table public.visit_distribution enable %s;', substr(part, 5)) end as sql,
+         case when not made then 'run deploy/supabase/broadcast.sql again, or broadcast_remove.sql, which takes all of it away' end as by_hand
+    from wanted where not works and exists (select from wanted where made)",
+    },
+    Check {
+        name: "broadcast-grant",
+        severity: Severity::Hampers,
+        why: "the agent sends a canary each minute to notice a broadcast channel that is dead but looks alive",
+        sql: "
+  select format('%s may not call %s', current_user, p.oid::regprocedure) as what,
+         format('grant execute on function %s to %I;', p.oid::regprocedure, current_user) as sql, null as by_hand
+    from pg_proc p
+   where p.oid = to_regproc('public.visit_pacer_broadcast_canary') and not has_function_privilege(p.oid, 'execute')",
+    },
+];
+
 /// The server and its limits.
 pub const SERVER: &[Check] = &[
     Check {
