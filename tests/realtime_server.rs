@@ -4,6 +4,7 @@
 //! server; the frames' exact text is tested beside the code.
 
 mod bench;
+mod broadcast;
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 -- What broadcasts from the database need of a project's Realtime, as the real server's migrations make it, but for the
--- partitions: there a day's messages are a partition, and one older than three days is dropped.
+-- partitions: there a day's messages are a partition, and one older than three days is dropped; here the server deletes them.
 create schema if not exists realtime;
 create table if not exists realtime.messages (
   topic text not null, extension text not null, payload jsonb, event text, private boolean default false,

@@ -88,6 +88,8 @@ pub struct Limits {
     pub publication_check: Duration,
     /// How long a connection with an opaque key may last; 24 h on Supabase.
     pub opaque_key_life: Duration,
+    /// How often messages that are older than three days are deleted; the real server drops a day's partition.
+    pub cleaning: Duration,
 }
 
 impl Options {
@@ -113,6 +115,7 @@ impl Default for Limits {
             join_refusal_delay: Duration::ZERO,
             publication_check: Duration::from_mins(1),
             opaque_key_life: Duration::from_hours(24),
+            cleaning: Duration::from_hours(24),
         }
     }
 }

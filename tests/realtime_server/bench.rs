@@ -14,6 +14,7 @@ use visit_pacer::{
     demo::{
         jwt,
         realtime_server::{Options, RealtimeServer},
+        stack,
     },
     domain::secret::Secret,
 };
@@ -54,6 +55,19 @@ impl Bench {
     }
 
     pub async fn start_with(adjust: impl FnOnce(&mut Options)) -> Self {
+        Self::over(Self::tables().await, adjust).await
+    }
+
+    /// A bench whose database can broadcast.
+    pub async fn with_messages(adjust: impl FnOnce(&mut Options)) -> Self {
+        let (database_url, mut postgres) = Self::tables().await;
+        stack::messages(&mut postgres)
+            .await
+            .expect("what broadcasts need");
+        Self::over((database_url, postgres), adjust).await
+    }
+
+    async fn tables() -> (String, PgConnection) {
         let database_url = database().await;
         let mut postgres = PgConnection::connect(&database_url)
             .await
@@ -68,6 +82,13 @@ impl Bench {
                 .await
                 .expect(statement);
         }
+        (database_url, postgres)
+    }
+
+    async fn over(
+        (database_url, postgres): (String, PgConnection),
+        adjust: impl FnOnce(&mut Options),
+    ) -> Self {
         let mut options = options(&database_url);
         adjust(&mut options);
         let server = RealtimeServer::start(options)
@@ -120,6 +141,10 @@ impl Client {
     pub async fn connect_with(server: &RealtimeServer, key: &str) -> Self {
         let url = format!("{}?vsn=2.0.0&apikey={key}", server.url());
         let (socket, _) = connect_async(url).await.expect("the server lets us in");
+        Self::over(socket)
+    }
+
+    pub fn over(socket: WebSocketStream<MaybeTlsStream<TcpStream>>) -> Self {
         Self { socket, joins: 0 }
     }
 

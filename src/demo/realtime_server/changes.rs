@@ -57,8 +57,8 @@ pub enum Request {
         role: String,
         answer: oneshot::Sender<Verdict>,
     },
-    /// Let a channel hear a topic.
-    Listen(Listening, Outbox),
+    /// Let a channel hear a topic, and say when it does.
+    Listen(Listening, Outbox, oneshot::Sender<()>),
     /// Forget a channel.
     Unsubscribe(u64),
 }
@@ -167,9 +167,12 @@ impl Changes {
                 None => return false,
                 Some(Request::Unsubscribe(generation)) => self.forget(generation),
                 // Who asked may be gone.
-                Some(Request::Authorize { answer, .. }) => drop(answer.send(Verdict::Unknown)),
-                Some(Request::Listen(listening, outbox)) => {
+                Some(Request::Authorize { answer, .. }) => {
+                    let _hears = answer.send(Verdict::Unknown).is_ok();
+                }
+                Some(Request::Listen(listening, outbox, heard)) => {
                     self.listeners.push(Listener { listening, outbox });
+                    let _hears = heard.send(()).is_ok();
                 }
                 Some(Request::Subscribe(wanted, outbox)) => {
                     self.forget(wanted.generation);
@@ -194,6 +197,7 @@ impl Changes {
         let mut tables = Tables::default();
         let mut published = slot.published().await?;
         let mut next_check = Instant::now() + self.options.limits.publication_check;
+        let mut next_cleaning = Instant::now();
         let mut pause = Duration::ZERO;
         loop {
             match timeout(pause, self.requests.recv()).await {
@@ -208,6 +212,10 @@ impl Changes {
                     published = now_published;
                     self.subscribe_all_again(&mut slot).await?;
                 }
+            }
+            if Instant::now() >= next_cleaning {
+                next_cleaning = Instant::now() + self.options.limits.cleaning;
+                slot.clean().await;
             }
             let asked_at = Instant::now();
             let messages = slot.read().await?;
@@ -237,8 +245,13 @@ impl Changes {
                 topic,
                 role,
                 answer,
-            } => drop(answer.send(slot.may_read(&topic, &role).await)),
-            Request::Listen(listening, outbox) => self.listen(listening, outbox, slot).await?,
+            } => {
+                let _hears = answer.send(slot.may_read(&topic, &role).await).is_ok();
+            }
+            Request::Listen(listening, outbox, heard) => {
+                self.listen(listening, outbox, slot).await?;
+                let _hears = heard.send(()).is_ok();
+            }
         }
         Ok(())
     }

@@ -26,6 +26,7 @@ use tokio_tungstenite::{
 
 use super::{
     Options,
+    broadcast::Listening,
     changes::Request,
     faults::{Faults, Refusal, Severance},
     handshake::{self, Accepted},
@@ -208,7 +209,7 @@ impl Client<'_> {
                 return Ok(Vec::new());
             }
             Step::Authorize(asked) => return self.authorize(asked).await,
-            Step::Listen(listening) => Request::Listen(listening, self.outbox.clone()),
+            Step::Listen(listening) => return self.listen(listening).await,
             Step::Subscribe(wanted) => Request::Subscribe(wanted, self.outbox.clone()),
             Step::Unsubscribe(generation) => Request::Unsubscribe(generation),
         };
@@ -232,6 +233,19 @@ impl Client<'_> {
         Ok(self
             .session
             .authorized(&asked, verdict, now, next_generation))
+    }
+
+    /// Who listens to a private topic is let in once it is heard. A public join waits for nothing: it may well be one for
+    /// changes, which are confirmed by themselves.
+    async fn listen(&mut self, listening: Listening) -> Result<Vec<Step>, End> {
+        let private = listening.topic.private;
+        let (heard, hears) = oneshot::channel();
+        let request = Request::Listen(listening, self.outbox.clone(), heard);
+        self.request(request).await?;
+        if private {
+            hears.await.map_err(|_| End::Abrupt)?;
+        }
+        Ok(Vec::new())
     }
 
     async fn request(&mut self, request: Request) -> Result<(), End> {

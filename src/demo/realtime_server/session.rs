@@ -68,7 +68,7 @@ pub enum Step {
     SendBinary(Vec<u8>),
     /// Ask whether the role may read the private topic; the answer goes to [`Session::authorized`].
     Authorize(Authorization),
-    /// Listen to a topic.
+    /// Listen to a topic, and go on once it is.
     Listen(Listening),
     /// Ask for the changes of these targets.
     Subscribe(Wanted),
@@ -323,22 +323,26 @@ impl Session {
             r#"{{"status":"ok","response":{{"postgres_changes":[{}]}}}}"#,
             listed.join(",")
         );
-        let mut steps = vec![Step::Send(self.version.write(&Outgoing {
+        // Whoever has the reply hears all that is committed from then on.
+        let generation = next_generation();
+        let private = topic.private;
+        let listening = Listening::of(generation, topic, frame.payload.get("config"));
+        let reply = self.version.write(&Outgoing {
             join_ref: frame.join_ref.clone(),
             reference: frame.reference.clone(),
             topic: frame.topic.clone(),
             event: "phx_reply",
             payload,
-        }))];
+        });
+        let mut steps = vec![Step::Listen(listening), Step::Send(reply)];
         if let Some(old) = self.channels.remove(&frame.topic) {
             steps.push(Step::Send(self.closed(&frame.topic, &old)));
             steps.push(Step::Unsubscribe(old.generation));
         }
         let targets: Result<Vec<Target>, String> = bindings.iter().map(Binding::target).collect();
-        let generation = next_generation();
         let channel = Channel {
             generation,
-            private: topic.private,
+            private,
             join_ref: frame.join_ref.clone(),
             grant,
             token,
@@ -360,8 +364,6 @@ impl Session {
                 Err(&message),
             )));
         }
-        let config = frame.payload.get("config");
-        steps.push(Step::Listen(Listening::of(generation, topic, config)));
         steps.extend(channel.wanted().map(Step::Subscribe));
         self.channels.insert(frame.topic.clone(), channel);
         steps

@@ -37,6 +37,9 @@ const MAX_CHANGES: i32 = 1_000;
 /// Tables that one binding may match.
 const MAX_TABLES: i64 = 1_000;
 
+/// Messages are kept so long, as on the real server.
+const MESSAGES_KEPT_DAYS: i32 = 3;
+
 /// A role that Supabase has; its rights are taken for granted where the database does not know it.
 const SERVICE_ROLE: &str = "service_role";
 
@@ -201,6 +204,26 @@ impl Slot {
             // A role that does not exist, or has no right in the schema: nothing lets it read.
             Ok(false) | Err(SlotError::Database(sqlx::Error::Database(_))) => Verdict::MayNot,
             Err(_) => Verdict::Unknown,
+        }
+    }
+
+    /// Deletes the messages that are too old to be told again. Nobody waits for it: what fails is tried again.
+    pub async fn clean(&self) {
+        if !self.messages {
+            return;
+        }
+        let deleting = async {
+            let mut aside = PgConnection::connect_with(&self.options).await?;
+            sqlx::query(
+                "delete from realtime.messages
+                 where inserted_at < now() at time zone 'UTC' - make_interval(days => $1)",
+            )
+            .bind(MESSAGES_KEPT_DAYS)
+            .execute(&mut aside)
+            .await
+        };
+        if let Err(error) = answer(deleting).await {
+            tracing::debug!(%error, "realtime stand-in: old messages stay for now");
         }
     }
 

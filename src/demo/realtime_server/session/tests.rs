@@ -107,7 +107,7 @@ fn a_join_is_replied_to_and_then_its_subscription_asked_for() {
     let reply = format!(
         r#"{{"ref":"1","event":"phx_reply","topic":"{TOPIC}","payload":{{"status":"ok","response":{{"postgres_changes":[{{"id":{id},"event":"*","schema":"public","table":"visit_distribution"}}]}}}}}}"#
     );
-    let [Step::Send(sent), Step::Listen(_), Step::Subscribe(wanted)] = steps.as_slice() else {
+    let [Step::Listen(_), Step::Send(sent), Step::Subscribe(wanted)] = steps.as_slice() else {
         panic!("{steps:?}")
     };
     assert_eq!(*sent, reply);
@@ -163,10 +163,10 @@ fn the_same_topic_joined_twice_closes_the_old_join_after_the_new_reply() {
     socket.receive(&join_v1("1", &payload("")));
     let steps = socket.receive(&join_v1("2", &payload("")));
     let [
+        Step::Listen(_),
         Step::Send(reply),
         Step::Send(close),
         Step::Unsubscribe(1),
-        Step::Listen(_),
         Step::Subscribe(wanted),
     ] = steps.as_slice()
     else {
@@ -286,7 +286,7 @@ const PRIVATE: &str = r#"{"config":{"broadcast":{"replay":{"since":7,"limit":3}}
 fn a_private_topic_is_listened_to_by_service_role_without_a_question() {
     let mut socket = Socket::new(Version::V1);
     let steps = socket.receive(&join_v1("1", PRIVATE));
-    let [Step::Send(_), Step::Listen(listening)] = steps.as_slice() else {
+    let [Step::Listen(listening), Step::Send(_)] = steps.as_slice() else {
         panic!("{steps:?}")
     };
     let topic = Topic {
@@ -325,7 +325,7 @@ fn who_else_joins_a_private_topic_waits_for_what_the_policies_say() {
             ([Step::SendDelayed(reply)], Some(reason)) => {
                 assert!(reply.contains(reason), "{reply}");
             }
-            ([Step::Send(_), Step::Listen(_)], None) => {}
+            ([Step::Listen(_), Step::Send(_)], None) => {}
             other => panic!("{other:?}"),
         }
     }
@@ -356,7 +356,7 @@ fn a_join_without_a_usable_token_has_the_rights_of_the_key() {
         assert!(
             matches!(
                 steps.as_slice(),
-                [Step::Send(_), Step::Listen(_), Step::Subscribe(_)]
+                [Step::Listen(_), Step::Send(_), Step::Subscribe(_)]
             ),
             "{more}"
         );
@@ -395,7 +395,7 @@ fn a_join_of_nothing_subscribes_to_nothing() {
             "1",
             &format!(r#"{{"config":{{"postgres_changes":{list}}}}}"#),
         ));
-        let Some(Step::Send(reply)) = steps.first() else {
+        let Some(Step::Send(reply)) = steps.get(1) else {
             panic!("{steps:?}")
         };
         assert!(reply.contains(r#""postgres_changes":[]"#));
@@ -408,7 +408,7 @@ fn a_join_without_config_takes_the_topic_as_schema_table_and_filter() {
     let mut socket = Socket::new(Version::V1);
     let join = r#"{"topic":"realtime:public:t:id=eq.1","event":"phx_join","payload":{},"ref":"1"}"#;
     let steps = socket.receive(join);
-    let [Step::Send(_), Step::Listen(_), Step::Subscribe(wanted)] = steps.as_slice() else {
+    let [Step::Listen(_), Step::Send(_), Step::Subscribe(wanted)] = steps.as_slice() else {
         panic!("{steps:?}")
     };
     assert_eq!(
