@@ -26,6 +26,7 @@ use crate::postgres::fault::Fault;
 use crate::postgres::link::{Database, NeedsSession};
 use crate::runtime::serve::Unfit;
 use crate::settings::{Environment, SettingError};
+use crate::web::guard::Exposed;
 
 /// Stores planned visits at an exact pace, beside Supabase; edits of visit_distribution drive it.
 ///
@@ -110,7 +111,13 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     let refused = error
         .downcast_ref::<Fault>()
         .is_some_and(|fault| fault.policy().halts);
-    if error.is::<SettingError>() || error.is::<Unfit>() || error.is::<NeedsSession>() || refused {
+    let exposed = error.is::<Exposed>();
+    if error.is::<SettingError>()
+        || error.is::<Unfit>()
+        || error.is::<NeedsSession>()
+        || refused
+        || exposed
+    {
         EX_CONFIG
     } else {
         FAILED

@@ -17,6 +17,7 @@ pub mod distribution;
 pub mod echo;
 pub mod finding;
 pub mod limits;
+pub mod meter;
 pub mod moments;
 pub mod plan;
 pub mod policy;

@@ -13,6 +13,7 @@ pub mod text;
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -136,6 +137,7 @@ pub struct Metrics {
     lateness: Histogram,
     duration: Histogram,
     echoes: Ways<Histogram>,
+    last_echo: Arc<Mutex<Option<Duration>>>,
 }
 
 impl Default for Metrics {
@@ -147,6 +149,7 @@ impl Default for Metrics {
                 changes: Histogram::new(ECHO),
                 broadcast: Histogram::new(ECHO),
             },
+            last_echo: Arc::default(),
         }
     }
 }
@@ -162,6 +165,18 @@ impl Metrics {
     /// What we wrote came back as an event after so long.
     pub fn echoed(&self, way: Way, after: Duration) {
         self.echoes.of(way).observe(after.as_secs_f64());
+        *self
+            .last_echo
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(after);
+    }
+
+    /// How long the last echo took.
+    pub fn last_echo(&self) -> Option<Duration> {
+        *self
+            .last_echo
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How late batches were, since the start.

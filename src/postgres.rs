@@ -14,3 +14,4 @@ pub mod fault;
 pub mod link;
 pub mod migrations;
 pub mod rows;
+pub mod series;

@@ -1,14 +1,18 @@
 //! The shell around the core: the only layer that spawns tasks, reads clocks, sleeps and draws randomness.
 //!
 //! [`driver`] is the one loop; [`lanes`] are the three tasks that talk to the database; [`clock`] is where time comes from;
+//! [`board`] is what the dashboard shows and [`desk`] who answers it, [`reasons`] why a row is not on its curve;
 //! [`words`] says what happened, [`summary`] once a minute how it went; [`snapshot`] is what everybody else sees, [`readings`] the same as metrics; [`serve`] is one
 //! agent from start to stop; [`doctor`] asks database and Realtime at once.
 
+pub mod board;
 pub mod clock;
+pub mod desk;
 pub mod doctor;
 pub mod driver;
 pub mod lanes;
 pub mod readings;
+pub mod reasons;
 pub mod serve;
 pub mod snapshot;
 mod summary;

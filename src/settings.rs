@@ -58,6 +58,13 @@ const JWT_SECONDS: Names = Names {
     local: &[],
 };
 
+const TOKEN: Names = Names {
+    names: &["VISIT_PACER_TOKEN"],
+    local: &[],
+};
+
+/// The shortest token of the pages: as long as 64 random bits in hex.
+const TOKEN_MIN: usize = 16;
 /// The shortest life of a token of our own, in seconds: renewed after half of it.
 const JWT_SECONDS_MIN: u64 = 4;
 /// The longest file that is read as a secret.
@@ -239,6 +246,20 @@ impl Environment {
             }
         };
         endpoint.map_err(|error| SettingError(format!("REALTIME_URL or SUPABASE_URL: {error}")))
+    }
+
+    /// What the pages ask of who comes, where it was given.
+    pub fn token(&self) -> Result<Option<Secret>, SettingError> {
+        let Some(token) = self.one_of(&TOKEN)? else {
+            return Ok(None);
+        };
+        if token.len() < TOKEN_MIN {
+            return Err(SettingError(format!(
+                "VISIT_PACER_TOKEN has {} characters; expected {TOKEN_MIN} or more, such as `openssl rand -hex 16` gives",
+                token.len()
+            )));
+        }
+        Ok(Some(Secret::new(token)))
     }
 
     /// Who makes tokens, where the project's JWT secret was given.

@@ -1,6 +1,13 @@
-//! The agent's own HTTP: `/healthz`, `/readyz`, `/metrics`.
+//! The agent's own HTTP: `/healthz`, `/readyz`, `/metrics`, and the dashboard with what it asks for below `/api`.
 //!
-//! `/healthz` says that the loop turns; `/readyz` that the agent does its work, or why not.
+//! `/healthz` says that the loop turns; `/readyz` that the agent does its work, or why not. Everything else is behind
+//! [`guard`]. Bounds: connections, the time for a request's head, bodies, listeners; who comes beyond them waits or is
+//! refused, and pacing knows nothing of it.
+
+pub mod api;
+mod assets;
+pub mod guard;
+pub mod view;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,13 +15,21 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
-use axum::extract::{Query, State};
+use axum::extract::{DefaultBodyLimit, FromRef, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::api::Desk;
+use self::guard::Access;
 use crate::observe::RowsAsked;
 use crate::observe::text::Format;
 
@@ -30,10 +45,32 @@ pub struct Pages {
     pub unready: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
     /// The text of `/metrics`, with series of these rows.
     pub metrics: Arc<Scraping>,
+    /// What the dashboard asks.
+    pub desk: Desk,
+}
+
+impl FromRef<Pages> for Desk {
+    fn from_ref(pages: &Pages) -> Self {
+        pages.desk.clone()
+    }
+}
+
+impl FromRef<Pages> for Arc<Access> {
+    fn from_ref(pages: &Pages) -> Self {
+        Arc::clone(&pages.desk.access)
+    }
 }
 
 /// The loop shows itself every second; when it has not for so long, it hangs.
 const LOOP_HANGS_AFTER: Duration = Duration::from_secs(15);
+/// Connections at once. Further ones wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 256;
+/// A connection on which no request's head has come for so long is closed.
+const HEAD_WITHIN: Duration = Duration::from_secs(5);
+/// The longest body, in bytes.
+const BODY_MAX: usize = 4 * 1024;
+/// After an accept that failed (no file to be had) it is tried again so much later.
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// A listener, bound, so that its address is known.
 pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -44,21 +81,67 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     })
 }
 
+fn router(pages: Pages) -> Router {
+    let access = Arc::clone(&pages.desk.access);
+    Router::new()
+        .route("/", get(assets::index))
+        .route("/assets/{name}", get(assets::asset))
+        .route("/login", get(assets::login).post(guard::log_in))
+        .route("/logout", post(guard::log_out))
+        .route("/api/board", get(api::board))
+        .route("/api/events", get(api::events))
+        .route("/api/rows/{id}", get(api::row))
+        .route("/api/rows/{id}/pause", post(api::pause))
+        .route("/api/rows/{id}/resume", post(api::resume))
+        .route("/api/rows/{id}/rate", post(api::rate))
+        .route("/api/partners/{id}/distribute", post(api::distribute))
+        .route("/api/pause", post(api::pause_all))
+        .route("/api/resume", post(api::resume_all))
+        .route("/metrics", get(metrics))
+        .layer(from_fn_with_state(access, guard::guard))
+        // Whoever looks after the process knows neither names nor tokens.
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .with_state(pages)
+}
+
 /// Serves until it is told to stop.
 pub async fn serve(
     listener: TcpListener,
     pages: Pages,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let router = Router::new()
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .with_state(pages);
-    axum::serve(listener, router)
-        .with_graceful_shutdown(shutdown.cancelled_owned())
-        .await
-        .context("serve HTTP")
+    let router = router(pages);
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        let permit = tokio::select! {
+            () = shutdown.cancelled() => break,
+            permit = Arc::clone(&room).acquire_owned() => permit.context("room for a connection")?,
+            Some(_ended) = connections.join_next() => continue,
+        };
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((stream, _peer)) = accepted else {
+            tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
+            continue;
+        };
+        let service = TowerToHyperService::new(router.clone());
+        connections.spawn(async move {
+            let serving = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_WITHIN)
+                .serve_connection(TokioIo::new(stream), service);
+            // Whoever hangs up in the middle has harmed nobody else.
+            let _ended = serving.await.is_ok();
+            drop(permit);
+        });
+    }
+    connections.shutdown().await;
+    Ok(())
 }
 
 async fn healthz(State(pages): State<Pages>) -> Response {

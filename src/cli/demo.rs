@@ -25,6 +25,8 @@ use crate::postgres::link::Database;
 use crate::realtime::{Endpoint, websocket_url};
 use crate::runtime::serve::{Service, asked_to_stop, serve};
 use crate::runtime::snapshot::Snapshot;
+use crate::settings::Environment;
+use crate::web::guard::Access;
 
 const DB_PORT: u16 = 55_432;
 const REALTIME_PORT: u16 = 54_421;
@@ -211,6 +213,8 @@ fn service(
     listener: TcpListener,
     snapshot: watch::Sender<Snapshot>,
 ) -> anyhow::Result<Service> {
+    let access = Access::new(Environment::load()?.token()?, Vec::new(), false, false);
+    access.allows(listener.local_addr()?)?;
     let url = websocket_url(&stack.realtime.supabase_url())?;
     Ok(Service {
         database: Database::from_url(&Secret::new(stack.database_url()))?,
@@ -219,6 +223,7 @@ fn service(
         max_visits_per_second: MAX_VISITS_PER_SECOND,
         metrics_rows: RowsAsked::default(),
         listener,
+        access,
         snapshot,
     })
 }

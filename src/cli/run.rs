@@ -11,8 +11,9 @@ use crate::domain::way::ListenBy;
 use crate::observe::RowsAsked;
 use crate::runtime::serve::{Service, asked_to_stop, serve};
 use crate::runtime::snapshot::Snapshot;
-use crate::settings::Environment;
+use crate::settings::{Environment, SettingError};
 use crate::web;
+use crate::web::guard::Access;
 
 /// Where the agent answers unless told otherwise.
 pub const LISTEN: &str = "127.0.0.1:8787";
@@ -28,13 +29,14 @@ Environment (also read from NAME_FILE, systemd credentials and .env; then as `su
   SUPABASE_JWT_SECRET                                instead of, or beside, a key: joins with short-lived tokens that it signs
                                                      for SUPABASE_JWT_ROLE [default: service_role]
   REALTIME_URL                                       Realtime's websocket, where it is not below SUPABASE_URL
-  VISIT_PACER_LISTEN, VISIT_PACER_LISTEN_BY, VISIT_PACER_MAX_VISITS_PER_SECOND,
+  VISIT_PACER_TOKEN                                  asked for by the dashboard; needed where --listen is not a loopback address
+  VISIT_PACER_LISTEN, VISIT_PACER_READ_ONLY, VISIT_PACER_METRICS_OPEN, VISIT_PACER_ALLOWED_HOST, VISIT_PACER_LISTEN_BY, VISIT_PACER_MAX_VISITS_PER_SECOND,
   VISIT_PACER_METRICS_ROWS, VISIT_PACER_LOG, VISIT_PACER_LOG_FORMAT";
 
 /// Flags of `run`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Where /healthz, /readyz and /metrics are served [default: 127.0.0.1:8787]
+    /// Where the dashboard, /healthz, /readyz and /metrics are served [default: 127.0.0.1:8787]
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
     /// How edits are heard of: by `postgres_changes`, by `broadcast` (see deploy/supabase/broadcast.sql), or `auto`: by both
@@ -47,6 +49,16 @@ pub struct Args {
     /// Rows that have series of their own in /metrics, at most 100; /metrics?rows=ID,ID asks for others
     #[arg(long, value_name = "ID,ID…")]
     metrics_rows: Option<RowsAsked>,
+    /// The dashboard shows, and changes nothing
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    read_only: Option<bool>,
+    /// /metrics needs no token
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    metrics_open: Option<bool>,
+    /// A name under which the dashboard is reached, beside localhost and addresses, such as that of a proxy before it; with
+    /// commas between several
+    #[arg(long, value_name = "HOST,HOST…")]
+    allowed_host: Option<String>,
     /// How the log looks: `human`, `json`, or `auto`: human on a terminal, JSON elsewhere [default: auto]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
@@ -64,6 +76,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     )?;
     let listen_by = environment.flag(args.listen_by, "listen-by", ListenBy::Auto)?;
     let metrics_rows = environment.flag(args.metrics_rows, "metrics-rows", RowsAsked::default())?;
+    let access = access(
+        &environment,
+        (args.read_only, args.metrics_open, args.allowed_host),
+    )?;
+    access.allows(listen)?;
     let (database, endpoint) = (environment.database()?, environment.realtime()?);
     let listener = web::bind(listen).await?;
     info!(
@@ -79,6 +96,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         max_visits_per_second,
         metrics_rows,
         listener,
+        access,
         snapshot,
     };
     let serving = serve(service, shutdown.clone());
@@ -92,4 +110,22 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             serving.await
         }
     }
+}
+
+/// Who may see the pages, and edit there.
+fn access(
+    environment: &Environment,
+    (read_only, metrics_open, allowed_host): (Option<bool>, Option<bool>, Option<String>),
+) -> Result<Access, SettingError> {
+    let hosts: String = environment.flag(allowed_host, "allowed-host", String::new())?;
+    let hosts = hosts
+        .split(',')
+        .map(str::trim)
+        .filter(|host| !host.is_empty());
+    Ok(Access::new(
+        environment.token()?,
+        hosts.map(str::to_owned).collect(),
+        environment.flag(metrics_open, "metrics-open", false)?,
+        environment.flag(read_only, "read-only", false)?,
+    ))
 }

@@ -63,10 +63,54 @@ pub struct Distribution {
     pub active: bool,
     /// Units per microsecond while it is running: see [`Curve`].
     pub slope: i128,
+    /// `time_period`
+    pub period: Period,
+    /// `start_time`
+    pub start: Option<DbTime>,
     /// The curve, flat where the row is not active.
     pub curve: Curve,
     /// Thousandths; `None`: the control row's.
     pub catch_up_milli: Option<i64>,
+}
+
+/// `time_period`
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Period {
+    /// `second`
+    Second,
+    /// `minute`
+    Minute,
+    /// `hour`
+    Hour,
+    /// `day`
+    Day,
+}
+
+impl Period {
+    /// As the column has it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Second => "second",
+            Self::Minute => "minute",
+            Self::Hour => "hour",
+            Self::Day => "day",
+        }
+    }
+
+    /// Its length, in seconds.
+    pub const fn seconds(self) -> i128 {
+        match self {
+            Self::Second => 1,
+            Self::Minute => 60,
+            Self::Hour => 3_600,
+            Self::Day => 86_400,
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let all = [Self::Second, Self::Minute, Self::Hour, Self::Day];
+        all.into_iter().find(|period| period.as_str() == text)
+    }
 }
 
 /// Why a row cannot be paced.
@@ -84,7 +128,8 @@ impl Distribution {
     /// Parses a row.
     pub fn parse(row: &RawRow) -> Result<Self, Unpaced> {
         let total = parse_total(row.total_visits.as_deref())?;
-        let slope = parse_slope(row.visits_per_unit.as_deref(), row.time_period.as_deref())?;
+        let (slope, period) =
+            parse_slope(row.visits_per_unit.as_deref(), row.time_period.as_deref())?;
         let start = parse_moment("start_time", row.start_time.as_deref())?;
         let end = parse_moment("end_time", row.end_time.as_deref())?;
         if let (Some(start), Some(end)) = (start, end)
@@ -119,6 +164,8 @@ impl Distribution {
             version,
             active,
             slope,
+            period,
+            start,
             curve,
             catch_up_milli,
         })
@@ -154,19 +201,14 @@ fn parse_total(text: Option<&str>) -> Result<i64, Unpaced> {
 }
 
 /// Units per microsecond: `visits_per_unit × 86400 / unit`, in billionths.
-fn parse_slope(rate: Option<&str>, period: Option<&str>) -> Result<i128, Unpaced> {
-    let unit_seconds: i128 = match period {
-        Some("second") => 1,
-        Some("minute") => 60,
-        Some("hour") => 3_600,
-        Some("day") => 86_400,
-        Some(_) | None => {
-            let found = period.map_or_else(|| "null".to_owned(), |period| format!("'{period}'"));
-            return Err(Unpaced::Invalid(format!(
-                "time_period is {found}; use 'second', 'minute', 'hour' or 'day'"
-            )));
-        }
-    };
+fn parse_slope(rate: Option<&str>, period: Option<&str>) -> Result<(i128, Period), Unpaced> {
+    let found = || period.map_or_else(|| "null".to_owned(), |period| format!("'{period}'"));
+    let period = period.and_then(Period::parse).ok_or_else(|| {
+        let found = found();
+        Unpaced::Invalid(format!(
+            "time_period is {found}; use 'second', 'minute', 'hour' or 'day'"
+        ))
+    })?;
     let wanted = "use a number of visits, 0 or more";
     let text =
         rate.ok_or_else(|| Unpaced::Invalid(format!("visits_per_unit is null; {wanted}")))?;
@@ -189,10 +231,10 @@ fn parse_slope(rate: Option<&str>, period: Option<&str>) -> Result<i128, Unpaced
         }
         Err(DecimalError::TooLarge) => return Err(too_fast()),
     };
-    if nano > MAX_VISITS_PER_SECOND * unit_seconds * 1_000_000_000 {
+    if nano > MAX_VISITS_PER_SECOND * period.seconds() * 1_000_000_000 {
         return Err(too_fast());
     }
-    Ok(nano * (86_400 / unit_seconds))
+    Ok((nano * (86_400 / period.seconds()), period))
 }
 
 fn parse_moment(column: &str, text: Option<&str>) -> Result<Option<DbTime>, Unpaced> {

@@ -21,6 +21,18 @@ pub struct StatusRow {
     pub reason: Option<String>,
     /// `visits_per_unit` and `time_period`, in words.
     pub pace: Option<String>,
+    /// Visits a second.
+    pub asked: Option<f64>,
+    /// `visits_per_unit`
+    pub visits_per_unit: Option<String>,
+    /// `time_period`
+    pub time_period: Option<String>,
+    /// `start_time`, in UTC.
+    pub start_time: Option<String>,
+    /// `end_time`, in UTC.
+    pub end_time: Option<String>,
+    /// `is_active`
+    pub is_active: bool,
     /// `total_visits`
     pub total_visits: Option<i64>,
     /// `due`
@@ -49,6 +61,12 @@ pub async fn status(connection: &mut Connection) -> Result<Vec<StatusRow>, sqlx:
     const STATUS: &str = r#"
       select s.id, s.partner_id, to_jsonb(p) ->> 'name' as partner, s.status, s.reason,
              v.visits_per_unit::text || ' a ' || v.time_period::text as pace,
+             case when v.visits_per_unit::numeric between 0 and 1000000000000 then
+               (v.visits_per_unit::numeric / public.visit_pacer_unit_seconds(v.time_period::text))::float8 end as asked,
+             v.visits_per_unit::text as visits_per_unit, v.time_period::text as time_period,
+             to_char(public.visit_pacer_utc(v.start_time) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as start_time,
+             to_char(public.visit_pacer_utc(v.end_time) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as end_time,
+             coalesce(v.is_active, false) as is_active,
              case when s.total_visits between 0 and 1000000000000000 then trunc(s.total_visits)::bigint end as total_visits,
              s.due, s.distributed, s.backlog, s.purged, s.baseline, s.missing,
              to_char(s.last_visit_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as last_visit_at,
@@ -72,6 +90,12 @@ pub async fn status(connection: &mut Connection) -> Result<Vec<StatusRow>, sqlx:
                 status: row.try_get("status")?,
                 reason: row.try_get("reason")?,
                 pace: row.try_get("pace")?,
+                asked: row.try_get("asked")?,
+                visits_per_unit: row.try_get("visits_per_unit")?,
+                time_period: row.try_get("time_period")?,
+                start_time: row.try_get("start_time")?,
+                end_time: row.try_get("end_time")?,
+                is_active: row.try_get("is_active")?,
                 total_visits: row.try_get("total_visits")?,
                 due: row.try_get("due")?,
                 distributed: row.try_get("distributed")?,
@@ -148,6 +172,28 @@ pub async fn set_active(
     .bind(active)
     .fetch_all(connection)
     .await
+}
+
+/// Sets the rate of a row; false where there is no such row.
+pub async fn set_rate(
+    connection: &mut Connection,
+    id: Uuid,
+    visits_per_unit: &str,
+    time_period: &str,
+) -> Result<bool, sqlx::Error> {
+    // The columns' own types, whatever the user's are, take the text in.
+    let done = sqlx::query(
+        "update public.visit_distribution v set visits_per_unit = n.visits_per_unit, time_period = n.time_period
+           from jsonb_populate_record(null::public.visit_distribution,
+                  jsonb_build_object('visits_per_unit', $2::text, 'time_period', $3::text)) n
+          where v.id = $1",
+    )
+    .bind(id)
+    .bind(visits_per_unit)
+    .bind(time_period)
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected() > 0)
 }
 
 /// Sets the control row's `paused`; returns how many visits are owed by all rows together.

@@ -6,13 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Context as _;
 use rand::random;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use uuid::Uuid;
 
+use super::board::About;
 use super::clock::Clock;
+use super::desk;
 use super::driver::{self, Config, Windows, bindings};
 use super::readings::readings;
 use super::snapshot::Snapshot;
@@ -24,9 +26,11 @@ use crate::observe::text::{Format, render};
 use crate::observe::{Metrics, RowsAsked, process};
 use crate::postgres::chores::Identity;
 use crate::postgres::fault::Fault;
-use crate::postgres::link::{Database, within};
+use crate::postgres::link::{Database, Link, within};
 use crate::postgres::migrations;
 use crate::realtime::{Endpoint, FeedConfig};
+use crate::web::api::{ASKS_WAITING, Ask, Desk, LISTENERS_MAX};
+use crate::web::guard::Access;
 use crate::web::{self, Pages};
 
 /// What to serve.
@@ -41,8 +45,10 @@ pub struct Service {
     pub max_visits_per_second: u32,
     /// Rows that have series of their own in every scrape.
     pub metrics_rows: RowsAsked,
-    /// Where `/healthz`, `/readyz` and `/metrics` are.
+    /// Where the pages are.
     pub listener: TcpListener,
+    /// Who may see them.
+    pub access: Access,
     /// Where the state is shown.
     pub snapshot: watch::Sender<Snapshot>,
 }
@@ -74,6 +80,7 @@ pub async fn serve(service: Service, shutdown: CancellationToken) -> anyhow::Res
     let waiting_for = Arc::new(Mutex::new("starting".to_owned()));
     let seen = service.snapshot.subscribe();
     let metrics = Metrics::default();
+    let identity = identity();
     let mut voice = Voice::new(Recent::default());
     let scrape = Scrape {
         seen: seen.clone(),
@@ -82,9 +89,28 @@ pub async fn serve(service: Service, shutdown: CancellationToken) -> anyhow::Res
         database: service.database.clone(),
         always: service.metrics_rows,
     };
-    let pages = pages(seen, clock, scrape, Arc::clone(&waiting_for));
+    let (desk, asks) = desk(service.access);
+    let pages = pages(
+        seen.clone(),
+        clock,
+        scrape,
+        (Arc::clone(&waiting_for), desk),
+    );
+    let about = About {
+        identity: identity.clone(),
+        read_only: pages.desk.access.read_only,
+        metrics: metrics.clone(),
+        recent: voice.recent().clone(),
+        unready: Arc::clone(&pages.unready),
+    };
     let mut web = JoinSet::new();
     let web_shutdown = CancellationToken::new();
+    // It looks for no pooler: each of its calls is a transaction of its own.
+    let link = Link::new(service.database.clone().in_transactions());
+    web.spawn(async move {
+        desk::serve(about, link, clock, (seen, asks)).await;
+        Ok(())
+    });
     web.spawn(web::serve(service.listener, pages, web_shutdown.clone()));
 
     let fit = Box::pin(preflight(
@@ -107,7 +133,7 @@ pub async fn serve(service: Service, shutdown: CancellationToken) -> anyhow::Res
             },
             database,
             max_visits_per_second: service.max_visits_per_second,
-            identity: identity(),
+            identity,
             clock,
         };
         driver::run(
@@ -250,11 +276,22 @@ impl Scrape {
     }
 }
 
+/// What the pages ask, and where it arrives.
+fn desk(access: Access) -> (Desk, mpsc::Receiver<Ask>) {
+    let (asks, arriving) = mpsc::channel(ASKS_WAITING);
+    let desk = Desk {
+        asks,
+        listeners: Arc::new(Semaphore::new(LISTENERS_MAX)),
+        access: Arc::new(access),
+    };
+    (desk, arriving)
+}
+
 fn pages(
     seen: watch::Receiver<Snapshot>,
     clock: Clock,
     scrape: Scrape,
-    waiting_for: Arc<Mutex<String>>,
+    (waiting_for, desk): (Arc<Mutex<String>>, Desk),
 ) -> Pages {
     let turned = seen.clone();
     Pages {
@@ -272,6 +309,7 @@ fn pages(
             snapshot.unready(clock.now())
         }),
         metrics: Arc::new(move |rows, format| scrape.text(rows, format)),
+        desk,
     }
 }
 

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::{Control, Entry, Stall};
-use crate::domain::distribution::{Distribution, Unpaced};
+use crate::domain::distribution::{Distribution, Period, Unpaced};
 use crate::domain::time::DbTime;
 
 /// A slope of so many curve units per microsecond is a billionth of a visit a second.
@@ -34,6 +34,55 @@ pub struct Look {
     pub distributed: i64,
     /// What the row itself says, as last read or written.
     pub written: Option<i64>,
+    /// What it asks for; `None` for a row that is not paced.
+    pub pace: Option<Pace>,
+}
+
+/// What a row asks for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pace {
+    /// Curve units per microsecond, while it is active.
+    pub slope: i128,
+    /// `time_period`
+    pub period: Period,
+    /// `start_time`
+    pub start: Option<DbTime>,
+    /// `end_time`
+    pub end: Option<DbTime>,
+    /// `is_active`
+    pub active: bool,
+    /// When its last visit is due, if it goes on as it is.
+    pub completes_at: Option<DbTime>,
+}
+
+impl Pace {
+    fn of(row: &Distribution) -> Self {
+        Self {
+            slope: row.slope,
+            period: row.period,
+            start: row.start,
+            end: row.curve.to,
+            active: row.active,
+            completes_at: row
+                .curve
+                .due_at(row.curve.total)
+                .filter(|at| at.as_micros() != i64::MIN),
+        }
+    }
+
+    /// `visits_per_unit`, exactly.
+    pub fn visits_per_unit(&self) -> String {
+        let nano = self.slope / (86_400 / self.period.seconds());
+        let (whole, rest) = (nano / NANO, nano % NANO);
+        let decimals = format!("{whole}.{rest:09}");
+        let short = decimals.trim_end_matches('0').trim_end_matches('.');
+        short.to_owned()
+    }
+
+    /// `time_period`
+    pub fn time_period(&self) -> &'static str {
+        self.period.as_str()
+    }
 }
 
 /// See the section of the same name in the README.
@@ -97,6 +146,7 @@ impl Entry {
             due: 0,
             distributed: self.progress.distributed,
             written: self.written,
+            pace: None,
         };
         match &self.parsed {
             Ok(row) => {
@@ -110,6 +160,7 @@ impl Entry {
                         .filter(|_| matches!(status, Status::Behind | Status::Draining)),
                     total: row.curve.total,
                     due: row.curve.due(now),
+                    pace: Some(Pace::of(row)),
                     ..look
                 }
             }

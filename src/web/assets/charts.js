@@ -1,0 +1,86 @@
+// Two charts of a row: what is asked for against what is stored. A wrapper around uPlot (uplot.js), in the page's colours.
+import uPlot from "./uplot.js";
+import { colour } from "./theme.js";
+
+const HEIGHT = 190;
+
+const axis = (more = {}) => ({
+  stroke: colour("quiet"),
+  grid: { stroke: colour("line"), width: 1 },
+  ticks: { stroke: colour("line"), width: 1 },
+  font: "11px system-ui, sans-serif",
+  ...more,
+});
+
+const whole = (u, values) => values.map((v) => (Number.isInteger(v) ? v.toLocaleString("en") : ""));
+
+function series(name, tone, more) {
+  return { label: name, stroke: colour(tone), width: 2, points: { show: false }, ...more };
+}
+
+function marks(edits) {
+  return {
+    hooks: {
+      draw: [(u) => {
+        const { ctx, bbox } = u;
+        ctx.save();
+        ctx.strokeStyle = colour("warn");
+        ctx.setLineDash([4, 4]);
+        for (const edit of edits()) {
+          const x = u.valToPos(Date.parse(edit.at) / 1000, "x", true);
+          if (x < bbox.left || x > bbox.left + bbox.width) continue;
+          ctx.beginPath();
+          ctx.moveTo(x, bbox.top);
+          ctx.lineTo(x, bbox.top + bbox.height);
+          ctx.stroke();
+        }
+        ctx.restore();
+      }],
+    },
+  };
+}
+
+function chart(into, lines, data, edits) {
+  const plot = new uPlot({
+    width: Math.max(220, into.clientWidth),
+    height: HEIGHT,
+    cursor: { drag: { x: false, y: false } },
+    legend: { live: true },
+    scales: { y: { range: (u, min, max) => [0, Math.max(1, max * 1.1)] } },
+    axes: [axis(), axis({ size: 62, values: whole })],
+    series: [{ label: "Time" }, ...lines],
+    plugins: [marks(edits)],
+  }, data, into);
+  const fit = new ResizeObserver(() => plot.setSize({ width: Math.max(220, into.clientWidth), height: HEIGHT }));
+  fit.observe(into);
+  return { set: (next) => plot.setData(next), destroy: () => { fit.disconnect(); plot.destroy(); } };
+}
+
+// Per second, over the last two minutes.
+export function secondsChart(into, data, edits) {
+  const bars = uPlot.paths.bars({ size: [0.8, 12] });
+  const steps = uPlot.paths.stepped({ align: 1 });
+  return chart(into, [
+    series("Stored", "accent", { paths: bars, fill: colour("accent-soft"), width: 1 }),
+    series("Asked", "ink", { paths: steps, width: 1.5 }),
+  ], data, edits);
+}
+
+// Cumulative, over the whole window.
+export function windowChart(into, data, edits) {
+  const steps = uPlot.paths.stepped({ align: 1 });
+  return chart(into, [
+    series("Stored", "accent", { paths: steps, fill: colour("accent-soft") }),
+    series("Asked", "ink", { dash: [6, 4], width: 1.5, spanGaps: true }),
+  ], data, edits);
+}
+
+export function secondsData(seconds) {
+  const times = [...seconds.keys()].sort((a, b) => a - b);
+  return [times, times.map((t) => seconds.get(t).stored), times.map((t) => seconds.get(t).asked)];
+}
+
+export function windowData({ asked, stored }) {
+  const table = (points) => [points.map(([at]) => Date.parse(at) / 1000), points.map(([, n]) => n)];
+  return uPlot.join([table(stored), table(asked)]);
+}

@@ -1,0 +1,237 @@
+// One row from near: why it is where it is, its curves, and the edits of it. A panel; on a phone the whole screen.
+import { state, rowFromNear, keepSeconds, edits } from "./api.js";
+import * as f from "./format.js";
+import { secondsChart, windowChart, secondsData, windowData } from "./charts.js";
+
+const WINDOW_EVERY = 10000;
+
+const panel = () => document.getElementById("row");
+let open = null;
+
+const HTML = `
+  <div class="row-head">
+    <div>
+      <p class="eyebrow" data-of="id"></p>
+      <h2 id="row-title" tabindex="-1"></h2>
+    </div>
+    <button type="button" class="quiet icon" data-of="close" aria-label="Close">✕</button>
+  </div>
+  <p class="why-line"><span class="status"><span class="shape" aria-hidden="true"></span><span class="word"></span></span>
+    <span data-of="why"></span></p>
+  <dl class="facts" data-of="facts"></dl>
+  <h3>Per second, the last two minutes</h3>
+  <div class="chart" data-of="seconds" role="img" aria-label="Visits stored and asked for in each second of the last two minutes"></div>
+  <p class="note" data-of="seconds-words"></p>
+  <h3>Over the whole window</h3>
+  <div class="chart" data-of="window" role="img" aria-label="Visits stored and asked for, added up over the whole window"></div>
+  <p class="note" data-of="window-words"></p>
+  <section class="edit" data-of="edit" aria-labelledby="edit-title">
+    <h3 id="edit-title">Change it</h3>
+    <p class="note">Each of these is an edit of the table, as in Studio.</p>
+    <div class="edit-line"><button type="button" data-of="toggle"></button><span class="note" data-of="toggle-words"></span></div>
+    <form class="edit-line" data-of="rate">
+      <label>Rate <input name="visits" inputmode="decimal" required pattern="[0-9]+([.][0-9]{1,9})?" title="A number, with up to nine decimals" autocomplete="off"></label>
+      <label>visits a <select name="period"><option>second</option><option>minute</option><option>hour</option><option>day</option></select></label>
+      <button type="submit">Set rate</button>
+      <span class="note">Holds from that moment on; the past stays as it was.</span>
+    </form>
+    <form class="edit-line" data-of="distribute">
+      <label>Store <input name="visits" type="number" min="1" max="10000" value="50" required> visits now</label>
+      <button type="submit">Store now</button>
+      <span class="note">For this partner, over its active rows; the rows then wait until their curves have caught up.</span>
+    </form>
+    <p class="problem" role="alert" data-of="problem" hidden></p>
+    <p class="done" role="status" data-of="done"></p>
+  </section>
+  <p class="note" data-of="read-only" hidden>This page is read-only here: edit the table in Studio or with psql.</p>
+  <h3 data-of="history-title" hidden>Edits</h3>
+  <ol class="log" data-of="history"></ol>`;
+
+const part = (name) => panel().querySelector(`[data-of="${name}"]`);
+
+export function openRow(id, leave) {
+  closeRow();
+  open = { id, edits: [], window: null, charts: null, loaded: null, gone: false, draft: false };
+  panel().innerHTML = HTML;
+  panel().hidden = false;
+  document.body.classList.add("has-row");
+  part("close").addEventListener("click", leave);
+  part("toggle").addEventListener("click", toggle);
+  part("rate").addEventListener("submit", setRate);
+  part("rate").addEventListener("input", () => { open.draft = true; });
+  part("distribute").addEventListener("submit", distribute);
+  drawRow({ rows: true, head: true });
+  document.getElementById("row-title").focus({ preventScroll: true });
+  load();
+  open.timer = setInterval(load, WINDOW_EVERY);
+}
+
+export function closeRow() {
+  if (!open) return;
+  clearInterval(open.timer);
+  open.charts?.forEach((chart) => chart.destroy());
+  open = null;
+  panel().hidden = true;
+  panel().replaceChildren();
+  document.body.classList.remove("has-row");
+}
+
+export function redrawCharts() {
+  if (!open?.charts) return;
+  open.charts.forEach((chart) => chart.destroy());
+  open.charts = null;
+  drawCharts();
+}
+
+async function load() {
+  const asked = open;
+  try {
+    const near = await rowFromNear(asked.id);
+    if (open !== asked) return;
+    keepSeconds(near.seconds);
+    open.window = near.curve;
+    open.edits = near.edits;
+    if (near.row && !state.rows.has(asked.id)) state.rows.set(asked.id, near.row);
+    drawRow({ rows: true, row: true });
+    drawHistory();
+  } catch (error) {
+    if (open === asked) say(error.message);
+  }
+}
+
+export function drawRow(changed) {
+  const row = state.rows.get(open.id);
+  if (!row) {
+    document.getElementById("row-title").textContent = state.head ? "This row is not there (any more)" : "Asking the agent…";
+    part("why").textContent = "It may have been deleted; its visits stay, with their label.";
+    part("edit").hidden = true;
+    return;
+  }
+  if (changed.rows || changed.head) drawFacts(row);
+  if (changed.row || changed.rows) drawCharts();
+}
+
+function drawFacts(row) {
+  const status = f.STATUS[row.status] ?? { shape: "•", tone: "calm", words: "" };
+  part("id").textContent = row.id;
+  document.getElementById("row-title").textContent = f.partner(row);
+  const badge = panel().querySelector(".why-line .status");
+  badge.className = `status ${status.tone}`;
+  badge.querySelector(".shape").textContent = status.shape;
+  badge.querySelector(".word").textContent = row.status;
+  part("why").textContent = row.reason ?? `It is ${status.words}.`;
+  const now = state.head?.now;
+  facts([
+    ["Asked", f.pace(row)],
+    ["Measured", row.measured == null ? "–" : `${f.measured(row)} / ${row.time_period}`],
+    ["Stored", `${f.count(row.distributed)} of ${f.count(row.total)}`],
+    ["Due by now", f.count(row.due)],
+    ["Owed", f.count(row.backlog)],
+    ["Window", `${f.moment(row.start_time)} to ${row.end_time ? f.moment(row.end_time) : "no end"}`],
+    ["Last visit due", row.completes_at ? `${f.moment(row.completes_at)}, ${f.relative(row.completes_at, now)}` : "–"],
+    ["Stored by", row.agent ?? "another agent"],
+  ]);
+  const readOnly = state.head?.read_only ?? false;
+  part("edit").hidden = readOnly;
+  part("read-only").hidden = !readOnly;
+  part("toggle").textContent = row.is_active ? "Pause this row" : "Resume this row";
+  part("toggle-words").textContent = row.is_active
+    ? "Stops at that commit; the time until it is resumed is not made up."
+    : "Goes on from where it is, without a burst.";
+  const form = part("rate");
+  if (!open.draft && !form.contains(document.activeElement)) {
+    form.elements.visits.value = row.visits_per_unit ?? "";
+    form.elements.period.value = row.time_period ?? "second";
+  }
+  part("distribute").hidden = row.partner_id == null;
+}
+
+function facts(pairs) {
+  const list = part("facts");
+  if (list.children.length !== pairs.length) {
+    list.replaceChildren(...pairs.map(() => {
+      const pair = document.createElement("div");
+      pair.append(document.createElement("dt"), document.createElement("dd"));
+      return pair;
+    }));
+  }
+  pairs.forEach(([name, value], n) => {
+    const [dt, dd] = list.children[n].children;
+    if (dt.textContent !== name) dt.textContent = name;
+    if (dd.textContent !== value) dd.textContent = value;
+  });
+}
+
+function drawCharts() {
+  if (!open.window || state.seconds.size === 0) return;
+  const seconds = secondsData(state.seconds);
+  const curve = windowData(open.window);
+  if (open.charts) {
+    open.charts[0].set(seconds);
+    open.charts[1].set(curve);
+  } else {
+    const marks = () => open?.edits ?? [];
+    open.charts = [secondsChart(part("seconds"), seconds, marks), windowChart(part("window"), curve, marks)];
+  }
+  const known = [...state.seconds.values()].filter((second) => second.asked != null);
+  const sum = (of) => known.reduce((all, second) => all + second[of], 0);
+  part("seconds-words").textContent = known.length
+    ? `In these ${known.length} seconds ${f.count(sum("asked"))} visits fell due, and ${f.count(sum("stored"))} are dated in them.`
+    : "The pace of these seconds is not known any more; from the last edit on it is.";
+  part("window-words").textContent = open.window.stored.length
+    ? "Solid: stored. Dashed: the curve as the row asks for it now. An edit is a dotted line."
+    : "Nothing is stored yet.";
+}
+
+function drawHistory() {
+  part("history-title").hidden = open.edits.length === 0;
+  part("history").replaceChildren(...[...open.edits].reverse().map((edit) => {
+    const item = document.createElement("li");
+    const at = document.createElement("time");
+    at.textContent = `${f.moment(edit.at)} ${f.time(edit.at)}`;
+    item.append(at, ` ${edit.what}${edit.by ? `, by ${edit.by}` : ""}`);
+    return item;
+  }));
+}
+
+function say(problem, done = "") {
+  part("problem").textContent = problem;
+  part("problem").hidden = !problem;
+  part("done").textContent = done;
+}
+
+async function attempt(button, edit, done) {
+  say("");
+  button.disabled = true;
+  try {
+    const answer = await edit();
+    say("", done(answer));
+    load();
+  } catch (error) {
+    say(error.message);
+  } finally {
+    button.disabled = false;
+  }
+}
+
+function toggle(event) {
+  const row = state.rows.get(open.id);
+  const pause = row.is_active;
+  attempt(event.target, () => (pause ? edits.pause(row.id) : edits.resume(row.id)), () => (pause ? "Paused." : "Resumed."));
+}
+
+function setRate(event) {
+  event.preventDefault();
+  const { visits, period } = event.target.elements;
+  attempt(event.submitter, () => edits.rate(open.id, visits.value.trim(), period.value), () => {
+    open.draft = false;
+    return `The rate is ${visits.value.trim()} a ${period.value} from now on.`;
+  });
+}
+
+function distribute(event) {
+  event.preventDefault();
+  const row = state.rows.get(open.id);
+  const visits = event.target.elements.visits.valueAsNumber;
+  attempt(event.submitter, () => edits.distribute(row.partner_id, visits), (answer) => `${f.count(answer.added)} visits were stored. ${answer.message ?? ""}`);
+}

@@ -1,0 +1,267 @@
+// The rows as a grid: ten thousand of them, of which only those that are seen are in the document.
+import { state } from "./api.js";
+import * as f from "./format.js";
+
+const ROW_HEIGHT = 44;
+const CARD_HEIGHT = 104;
+const BEYOND = 6;
+
+// Rows that need somebody first.
+const ORDER = ["behind", "invalid", "draining", "paused", "active", "scheduled", "ended", "completed"];
+const rank = (row) => ORDER.indexOf(row.status);
+const text = (a, b) => a.localeCompare(b);
+const late = (at) => (at == null ? Infinity : Date.parse(at));
+
+const COLUMNS = [
+  { key: "partner", name: "Partner", less: (a, b) => text(f.partner(a), f.partner(b)) },
+  { key: "status", name: "Status", less: (a, b) => rank(a) - rank(b) },
+  { key: "asked", name: "Asked", number: true, less: (a, b) => (a.asked ?? -1) - (b.asked ?? -1) },
+  { key: "measured", name: "Measured", number: true, less: (a, b) => (a.measured ?? -1) - (b.measured ?? -1) },
+  { key: "progress", name: "Progress", less: (a, b) => a.distributed / (a.total || 1) - b.distributed / (b.total || 1) },
+  { key: "backlog", name: "Owed", number: true, less: (a, b) => a.backlog - b.backlog },
+  { key: "end", name: "Last visit due", less: (a, b) => late(a.completes_at ?? a.end_time) - late(b.completes_at ?? b.end_time) },
+];
+
+const view = { sort: "status", down: false, statuses: new Set(), words: "", cursor: 0, sorted: [], open: null };
+const pool = [];
+
+const byId = (id) => document.getElementById(id);
+const narrow = matchMedia("(max-width: 720px)");
+const rowHeight = () => (narrow.matches ? CARD_HEIGHT : ROW_HEIGHT);
+
+function element(tag, className, words) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  if (words != null) made.textContent = words;
+  return made;
+}
+
+export function wireTable(open) {
+  view.open = open;
+  const head = element("div", "grid-row");
+  head.setAttribute("role", "row");
+  head.setAttribute("aria-rowindex", "1");
+  for (const column of COLUMNS) {
+    const cell = element("div", `cell ${column.key}${column.number ? " number" : ""}`);
+    cell.setAttribute("role", "columnheader");
+    const button = element("button", "sort", column.name);
+    button.type = "button";
+    button.addEventListener("click", () => sortBy(column.key));
+    cell.append(button);
+    head.append(cell);
+  }
+  byId("grid-head").append(head);
+  byId("grid-body").addEventListener("scroll", draw, { passive: true });
+  byId("rows-search").addEventListener("input", (event) => {
+    view.words = event.target.value.trim().toLowerCase();
+    view.cursor = 0;
+    drawTable();
+  });
+  byId("grid").addEventListener("keydown", onKey);
+  narrow.addEventListener("change", drawTable);
+  addEventListener("resize", draw);
+  sortBy("status");
+}
+
+function sortBy(key) {
+  view.down = view.sort === key ? !view.down : false;
+  view.sort = key;
+  const cells = byId("grid-head").querySelectorAll("[role=columnheader]");
+  COLUMNS.forEach((column, n) => {
+    const sorted = column.key === view.sort;
+    cells[n].setAttribute("aria-sort", sorted ? (view.down ? "descending" : "ascending") : "none");
+  });
+  drawTable();
+}
+
+function onKey(event) {
+  if (event.target.closest("button")) return;
+  const page = Math.max(1, Math.floor(byId("grid-body").clientHeight / rowHeight()) - 1);
+  const to = {
+    ArrowDown: view.cursor + 1,
+    ArrowUp: view.cursor - 1,
+    PageDown: view.cursor + page,
+    PageUp: view.cursor - page,
+    Home: 0,
+    End: view.sorted.length - 1,
+  }[event.key];
+  if (to != null) {
+    event.preventDefault();
+    view.cursor = Math.max(0, Math.min(view.sorted.length - 1, to));
+    reveal();
+    draw();
+  } else if (event.key === "Enter" && view.sorted[view.cursor]) {
+    view.open(view.sorted[view.cursor].id);
+  }
+}
+
+function reveal() {
+  const body = byId("grid-body");
+  const top = view.cursor * rowHeight();
+  if (top < body.scrollTop) body.scrollTop = top;
+  const bottom = top + rowHeight() - body.clientHeight;
+  if (bottom > body.scrollTop) body.scrollTop = bottom;
+}
+
+// Back to where somebody came from.
+export function focusTable(id) {
+  const at = view.sorted.findIndex((row) => row.id === id);
+  if (at >= 0) view.cursor = at;
+  byId("grid").focus({ preventScroll: true });
+  draw();
+}
+
+function matches(row) {
+  if (view.statuses.size && !view.statuses.has(row.status)) return false;
+  if (!view.words) return true;
+  return f.partner(row).toLowerCase().includes(view.words) || row.id.includes(view.words)
+    || (row.partner_id ?? "").includes(view.words);
+}
+
+export function drawTable() {
+  const column = COLUMNS.find((c) => c.key === view.sort);
+  const sign = view.down ? -1 : 1;
+  const cursorId = view.sorted[view.cursor]?.id;
+  view.sorted = [...state.rows.values()].filter(matches);
+  view.sorted.sort((a, b) => sign * column.less(a, b) || text(f.partner(a), f.partner(b)) || text(a.id, b.id));
+  const kept = view.sorted.findIndex((row) => row.id === cursorId);
+  view.cursor = kept >= 0 ? kept : Math.max(0, Math.min(view.cursor, view.sorted.length - 1));
+  drawChips();
+  const all = state.rows.size;
+  byId("rows-count").textContent = view.sorted.length === all ? f.count(all) : `${f.count(view.sorted.length)} of ${f.count(all)}`;
+  byId("grid").setAttribute("aria-rowcount", String(view.sorted.length + 1));
+  byId("grid-space").style.height = `${view.sorted.length * rowHeight()}px`;
+  const empty = byId("grid-empty");
+  empty.hidden = view.sorted.length > 0;
+  byId("grid").hidden = all === 0;
+  empty.textContent = all === 0
+    ? (state.head == null ? "Asking the agent…" : "There are no rows in visit_distribution. Insert one in Studio or with psql, and it appears here.")
+    : "No row is like that. Clear the search, or choose other statuses.";
+  draw();
+}
+
+function drawChips() {
+  const counts = new Map();
+  for (const row of state.rows.values()) counts.set(row.status, (counts.get(row.status) ?? 0) + 1);
+  const chips = byId("chips");
+  const shown = ORDER.filter((status) => counts.has(status) || view.statuses.has(status));
+  const signature = shown.join();
+  if (chips.dataset.of !== signature) {
+    chips.dataset.of = signature;
+    chips.replaceChildren(...shown.map(chip));
+  }
+  for (const button of chips.children) {
+    const status = button.dataset.status;
+    button.lastChild.textContent = f.count(counts.get(status) ?? 0);
+    button.setAttribute("aria-pressed", String(view.statuses.has(status)));
+  }
+}
+
+function chip(status) {
+  const button = element("button", `chip ${f.STATUS[status]?.tone ?? "calm"}`);
+  button.type = "button";
+  button.dataset.status = status;
+  button.title = f.STATUS[status]?.words ?? "";
+  const shape = element("span", "shape", f.STATUS[status]?.shape ?? "•");
+  shape.setAttribute("aria-hidden", "true");
+  button.append(shape, ` ${status} `, element("span", "count", ""));
+  button.addEventListener("click", () => {
+    if (!view.statuses.delete(status)) view.statuses.add(status);
+    view.cursor = 0;
+    drawTable();
+  });
+  return button;
+}
+
+// One row of the document, used for whichever row is seen in its place.
+function line() {
+  const row = element("div", "grid-row body");
+  row.setAttribute("role", "row");
+  const cells = {};
+  for (const column of COLUMNS) {
+    const cell = element("div", `cell ${column.key}${column.number ? " number" : ""}`);
+    cell.setAttribute("role", "gridcell");
+    cells[column.key] = cell;
+    row.append(cell);
+  }
+  const name = element("span", "name");
+  const id = element("span", "id");
+  cells.partner.append(name, id);
+  const status = element("span", "status");
+  const shape = element("span", "shape");
+  shape.setAttribute("aria-hidden", "true");
+  const word = element("span", "word");
+  const why = element("span", "why");
+  status.append(shape, word);
+  cells.status.append(status, why);
+  const bar = element("span", "bar-track");
+  const fill = element("span", "bar-fill");
+  const mark = element("span", "bar-due");
+  bar.append(fill, mark);
+  const progress = element("span", "progress-words");
+  cells.progress.append(bar, progress);
+  row.addEventListener("click", () => view.open(row.dataset.id));
+  return { row, cells, name, id, status, shape, word, why, fill, mark, progress };
+}
+
+function put(node, words) {
+  if (node.textContent !== words) node.textContent = words;
+}
+
+function fillLine(line, row, at) {
+  const status = f.STATUS[row.status] ?? { shape: "•", tone: "calm" };
+  line.row.dataset.id = row.id;
+  line.row.setAttribute("aria-rowindex", String(at + 2));
+  line.row.classList.toggle("cursor", at === view.cursor);
+  line.row.id = `row-${at}`;
+  put(line.name, f.partner(row));
+  put(line.id, row.id.slice(0, 8));
+  line.status.className = `status ${status.tone}`;
+  put(line.shape, status.shape);
+  put(line.word, row.status);
+  put(line.why, row.status === "active" ? "" : row.reason ?? "");
+  put(line.cells.asked, f.pace(row));
+  put(line.cells.measured, f.measured(row));
+  const whole = Math.max(1, row.total);
+  line.fill.style.width = `${Math.min(100, (100 * row.distributed) / whole)}%`;
+  line.mark.style.left = `${Math.min(100, (100 * row.due) / whole)}%`;
+  put(line.progress, `${f.count(row.distributed)} of ${f.count(row.total)} · ${f.percent(row.distributed, row.total)}`);
+  put(line.cells.backlog, f.count(row.backlog));
+  line.cells.backlog.classList.toggle("owed", row.status === "behind" || row.status === "draining");
+  put(line.cells.end, end(row));
+}
+
+function end(row) {
+  if (["completed", "ended"].includes(row.status)) return row.status === "completed" ? "done" : "over";
+  if (row.status === "paused" || row.status === "invalid") return "–";
+  const now = state.head?.now;
+  if (row.completes_at && (!row.end_time || late(row.completes_at) <= late(row.end_time))) return f.relative(row.completes_at, now);
+  return row.end_time ? `window ends ${f.relative(row.end_time, now)}` : "never";
+}
+
+function draw() {
+  const body = byId("grid-body");
+  const height = rowHeight();
+  const first = Math.max(0, Math.floor(body.scrollTop / height) - BEYOND);
+  const room = Math.ceil((body.clientHeight || 800) / height) + 2 * BEYOND;
+  const last = Math.min(view.sorted.length, first + room);
+  while (pool.length < last - first) {
+    const made = line();
+    pool.push(made);
+    byId("grid-space").append(made.row);
+  }
+  pool.forEach((made, n) => {
+    const at = first + n;
+    const seen = at < last;
+    made.row.hidden = !seen;
+    if (!seen) {
+      made.row.removeAttribute("id");
+      return;
+    }
+    made.row.style.transform = `translateY(${at * height}px)`;
+    fillLine(made, view.sorted[at], at);
+  });
+  const grid = byId("grid");
+  if (view.sorted.length) grid.setAttribute("aria-activedescendant", `row-${view.cursor}`);
+  else grid.removeAttribute("aria-activedescendant");
+}
