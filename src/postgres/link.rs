@@ -3,6 +3,7 @@
 //! Every call has a deadline of ours, longer than the server's own `statement_timeout`; a call that passes it has an unknown
 //! outcome, and its connection is never used again.
 
+use std::collections::BTreeSet;
 use std::str::FromStr as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -216,8 +217,8 @@ impl Database {
     /// The same, knowing whether a transaction pooler stands in between, which hands a connection's backend to another client
     /// between two statements.
     ///
-    /// One connection rests, another holds a transaction open: if both have been served by one and the same backend, or one
-    /// of them by two, there is a transaction pooler.
+    /// One connection rests, another holds a transaction open, several times: if both have been served by one and the same
+    /// backend, or one of them by two, there is a transaction pooler.
     pub async fn recognised(mut self) -> Result<Self, Fault> {
         if self.pooled {
             return Ok(self);
@@ -225,18 +226,18 @@ impl Database {
         let options = &self.options;
         let dial = || self.opened(PgConnection::connect_with(options));
         let (mut resting, mut holding) = (dial().await?, dial().await?);
-        let mut pooled = false;
+        let (mut of_resting, mut of_holding) = (BTreeSet::new(), BTreeSet::new());
         for _ in 0..LOOKS {
-            let first = backend(&mut resting).await?;
+            of_resting.insert(backend(&mut resting).await?);
             simple(&mut holding, "begin").await?;
-            let second = backend(&mut holding).await?;
-            let again = backend(&mut resting).await?;
+            of_holding.insert(backend(&mut holding).await?);
+            of_resting.insert(backend(&mut resting).await?);
             simple(&mut holding, "rollback").await?;
-            pooled |= first == second || again != first;
         }
         // A failed goodbye changes nothing about what was found.
         let _gone = (resting.close().await.is_ok(), holding.close().await.is_ok());
-        self.pooled = pooled;
+        self.pooled =
+            of_resting.len() > 1 || of_holding.len() > 1 || !of_resting.is_disjoint(&of_holding);
         Ok(self)
     }
 }

@@ -3,6 +3,13 @@
 //! The promises themselves are held through a transaction pooler where they are held on a direct connection: see
 //! [`directly_and_pooled`](crate::harness::pooler::directly_and_pooled). Here is what only a pooler brings.
 
+use std::str::FromStr as _;
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection as _, PgConnection};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
 use crate::harness::pooler::{Pooler, Via};
 use crate::harness::{Place, agent};
 
@@ -47,12 +54,69 @@ async fn fifteen_backends_of_a_session_pooler_serve_two_agents_and_whoever_else_
     );
 }
 
+/// Other clients of the same pooler, so many that hardly two statements in a row are of the same one.
+struct Crowd {
+    enough: CancellationToken,
+    clients: JoinSet<u32>,
+}
+
+impl Crowd {
+    const CLIENTS: usize = 8;
+
+    async fn before(place: &Place) -> Self {
+        let options = PgConnectOptions::from_str(&place.agents_url()).expect("a URL");
+        let options = options.extra_float_digits(None);
+        let enough = CancellationToken::new();
+        let mut clients = JoinSet::new();
+        for _ in 0..Self::CLIENTS {
+            let client = PgConnection::connect_with(&options)
+                .await
+                .expect("a way in");
+            clients.spawn(Self::ask(client, enough.clone()));
+        }
+        Self { enough, clients }
+    }
+
+    /// Asks until it is enough; leaves a statement of its own on whichever backend it was given. Says how often.
+    async fn ask(mut client: PgConnection, enough: CancellationToken) -> u32 {
+        let mut asked = 0;
+        while !enough.is_cancelled() {
+            sqlx::raw_sql("begin")
+                .execute(&mut client)
+                .await
+                .expect("a beginning");
+            let question: i64 = rand::random();
+            let answer: i64 = sqlx::query_scalar("select $1::bigint")
+                .bind(question)
+                .persistent(false)
+                .fetch_one(&mut client)
+                .await
+                .expect("an answer");
+            assert_eq!(answer, question, "somebody else's answer");
+            sqlx::raw_sql("commit")
+                .execute(&mut client)
+                .await
+                .expect("an end");
+            asked += 1;
+        }
+        asked
+    }
+
+    /// Ends; none of them has been given an answer that was not its own.
+    async fn disperses(self) {
+        self.enough.cancel();
+        let asked: u32 = self.clients.join_all().await.into_iter().sum();
+        println!("{asked} transactions of {} other clients", Self::CLIENTS);
+    }
+}
+
 #[tokio::test]
-async fn commands_are_right_through_a_transaction_pooler_that_nothing_tells_of_while_others_work_there()
+async fn in_a_crowd_before_a_transaction_pooler_that_nothing_tells_of_agents_and_commands_get_their_own_answers()
  {
     let place = Via::TransactionPooler.place().await;
     let row = place.insert(1_000_000, "50 a second", "null").await;
     let agent = place.agent().await;
+    let crowd = Crowd::before(&place).await;
     place.has_stored(row, 50).await;
     let (partner, row_id) = (place.partner.to_string(), row.to_string());
     let commands: [(&[&str], &str); 9] = [
@@ -79,12 +143,15 @@ async fn commands_are_right_through_a_transaction_pooler_that_nothing_tells_of_w
         );
     }
     place.finishes(row).await;
+    let log = agent.log();
+    assert!(!log.contains("does not answer"), "{log}");
     drop(agent);
     let purged = place
         .command(&["purge", "--distribution", &row_id, "--yes"])
         .await;
     assert_eq!(purged.code, Some(0), "{purged:?}");
     assert_eq!(place.stored(row).await, 0);
+    crowd.disperses().await;
 }
 
 #[tokio::test]
