@@ -2,8 +2,9 @@
 //!
 //! [`driver`] is the one loop; [`lanes`] are the three tasks that talk to the database; [`clock`] is where time comes from;
 //! [`board`] is what the dashboard shows and [`desk`] who answers it, [`reasons`] why a row is not on its curve;
-//! [`words`] says what happened, [`summary`] once a minute how it went; [`snapshot`] is what everybody else sees, [`readings`] the same as metrics; [`serve`] is one
-//! agent from start to stop; [`doctor`] asks database and Realtime at once.
+//! [`words`] says what happened, [`summary`] once a minute how it went; [`snapshot`] is what everybody else sees, [`readings`]
+//! the same as metrics; [`progress`] tells work from hanging, and [`notify`] tells systemd; [`serve`] is one agent from start to
+//! stop; [`doctor`] asks database and Realtime at once.
 
 pub mod board;
 pub mod clock;
@@ -11,6 +12,8 @@ pub mod desk;
 pub mod doctor;
 pub mod driver;
 pub mod lanes;
+pub mod notify;
+pub mod progress;
 pub mod readings;
 pub mod reasons;
 pub mod serve;

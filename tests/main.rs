@@ -3,7 +3,7 @@
 //! One binary, so that one PostgreSQL serves the whole run; `harness` has it. Each file below `contract` shows one promise,
 //! and each test's name is a sentence of it; `realtime_server` and `peers` hold the stand-in for Realtime to the real one's
 //! words and to the official clients, `traffic` it and our own client to recordings of the real one.
-//! `VISIT_PACER_TEST_LONG=1` runs the long forms.
+//! `deploy` checks the deployment kit with the tools of its trade. `VISIT_PACER_TEST_LONG=1` runs the long forms.
 
 #![expect(
     clippy::indexing_slicing,
@@ -14,6 +14,7 @@
 
 mod chaos;
 mod contract;
+mod deploy;
 mod fuzz;
 mod guide;
 mod harness;

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::clock::Clock;
 use super::lanes::{self, Answers};
+use super::progress::{Lane, Progress};
 use super::snapshot::{Snapshot, WayState};
 use super::summary::Summary;
 use super::words::{Said, Voice, said};
@@ -109,6 +110,7 @@ struct Driver {
     tasks: JoinSet<&'static str>,
     following: Following,
     realtime: Ways<Told>,
+    progress: Progress,
     next_snapshot: Mono,
     troubles: BTreeMap<Trouble, u64>,
     summary: Summary,
@@ -195,6 +197,7 @@ impl Driver {
             tasks,
             following: Following::at_first(config.listen_by),
             realtime: Ways::default(),
+            progress: Progress::new(now),
             next_snapshot: now,
             troubles: BTreeMap::new(),
             summary: Summary::new(now),
@@ -254,6 +257,9 @@ impl Driver {
             let took = trip.received.since(trip.sent);
             self.windows.metrics.stored(late.unwrap_or(0), took);
         }
+        if let Some(lane) = Lane::answering(&input) {
+            self.progress.answered(lane);
+        }
         self.agent.handle(input, now);
     }
 
@@ -265,6 +271,9 @@ impl Driver {
     fn carry_out(&mut self) {
         while let Some(action) = self.agent.poll_action() {
             let Some(lanes) = &self.lanes else { return };
+            if let Some(lane) = Lane::doing(&action) {
+                self.progress.given(lane, self.clock.now());
+            }
             let taken = match action {
                 Action::Store(batch) => lanes.batches.try_send(batch).is_ok(),
                 Action::Read(what) => lanes.reads.try_send(what).is_ok(),
@@ -393,9 +402,16 @@ impl Driver {
             return;
         }
         self.next_snapshot = now.plus(SNAPSHOT_EVERY);
+        let deadline = self.agent.next_deadline(now);
+        if let Some(hang) = self.progress.look(deadline, now) {
+            let text = "the agent hangs, a defect of visit-pacer; restart it (systemd's watchdog and a liveness probe of \
+                        /healthz do), and report it";
+            self.say(Said::warning("hangs", text).because(&hang));
+        }
         let mut snapshot = Snapshot {
             at: Some(now),
             db_time: self.agent.db_time(now),
+            progressed_at: Some(self.progress.made_at()),
             counters: self.agent.counters(),
             health: self.agent.health(),
             paused: self.agent.paused(),

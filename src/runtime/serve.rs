@@ -1,7 +1,7 @@
 //! One agent from start to stop: the web pages first, so that it can be asked why it is not ready; then a look at the
 //! database, which is waited for where it does not answer; then the loop.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use rand::random;
@@ -16,6 +16,7 @@ use super::board::About;
 use super::clock::Clock;
 use super::desk;
 use super::driver::{self, Config, Windows, bindings};
+use super::notify;
 use super::readings::readings;
 use super::snapshot::Snapshot;
 use super::words::{Said, Voice};
@@ -77,7 +78,7 @@ pub enum Unfit {
 /// Runs an agent until `shutdown` is cancelled.
 pub async fn serve(service: Service, shutdown: CancellationToken) -> anyhow::Result<()> {
     let clock = Clock::start();
-    let waiting_for = Arc::new(Mutex::new("starting".to_owned()));
+    let (waiting_for, waits_for) = watch::channel("starting".to_owned());
     let seen = service.snapshot.subscribe();
     let metrics = Metrics::default();
     let identity = identity();
@@ -90,12 +91,7 @@ pub async fn serve(service: Service, shutdown: CancellationToken) -> anyhow::Res
         always: service.metrics_rows,
     };
     let (desk, asks) = desk(service.access);
-    let pages = pages(
-        seen.clone(),
-        clock,
-        scrape,
-        (Arc::clone(&waiting_for), desk),
-    );
+    let pages = pages(seen.clone(), clock, scrape, (waits_for.clone(), desk));
     let about = About {
         identity: identity.clone(),
         read_only: pages.desk.access.read_only,
@@ -107,11 +103,14 @@ pub async fn serve(service: Service, shutdown: CancellationToken) -> anyhow::Res
     let web_shutdown = CancellationToken::new();
     // It looks for no pooler: each of its calls is a transaction of its own.
     let link = Link::new(service.database.clone().in_transactions());
+    let shown = seen.clone();
     web.spawn(async move {
-        desk::serve(about, link, clock, (seen, asks)).await;
+        desk::serve(about, link, clock, (shown, asks)).await;
         Ok(())
     });
     web.spawn(web::serve(service.listener, pages, web_shutdown.clone()));
+    let mut notifier = JoinSet::new();
+    notifier.spawn(notify::run(waits_for, seen, clock, shutdown.clone()));
 
     let fit = Box::pin(preflight(
         service.database,
@@ -148,6 +147,8 @@ pub async fn serve(service: Service, shutdown: CancellationToken) -> anyhow::Res
         .await?;
         info!("stopped");
     }
+    // Systemd is told of the stop.
+    while notifier.join_next().await.is_some() {}
     web_shutdown.cancel();
     web.shutdown().await;
     Ok(())
@@ -177,7 +178,7 @@ fn weaknesses(database: &Database) -> Vec<Said> {
 /// Waits for the database, and refuses one that cannot be worked with; `None` where it is asked to stop meanwhile.
 async fn preflight(
     database: Database,
-    waiting_for: &Mutex<String>,
+    waiting_for: &watch::Sender<String>,
     (voice, clock): (&mut Voice, Clock),
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Option<Database>> {
@@ -201,8 +202,7 @@ async fn preflight(
             );
             told = true;
         }
-        *waiting_for.lock().unwrap_or_else(PoisonError::into_inner) =
-            format!("waiting for the database: {fault}");
+        waiting_for.send_replace(format!("waiting for the database: {fault}"));
         tokio::select! {
             () = shutdown.cancelled() => return Ok(None),
             () = tokio::time::sleep(retry.next(fault.policy().pace, random())) => {}
@@ -291,20 +291,20 @@ fn pages(
     seen: watch::Receiver<Snapshot>,
     clock: Clock,
     scrape: Scrape,
-    (waiting_for, desk): (Arc<Mutex<String>>, Desk),
+    (waits_for, desk): (watch::Receiver<String>, Desk),
 ) -> Pages {
     let turned = seen.clone();
     Pages {
-        loop_age: Arc::new(move || turned.borrow().at.map(|at| clock.now().since(at))),
+        loop_age: Arc::new(move || {
+            turned
+                .borrow()
+                .progressed_at
+                .map(|at| clock.now().since(at))
+        }),
         unready: Arc::new(move || {
             let snapshot = seen.borrow();
             if snapshot.at.is_none() {
-                return vec![
-                    waiting_for
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .clone(),
-                ];
+                return vec![waits_for.borrow().clone()];
             }
             snapshot.unready(clock.now())
         }),

@@ -18,6 +18,8 @@ pub struct Snapshot {
     pub at: Option<Mono>,
     /// … by the database's clock, once that is known.
     pub db_time: Option<DbTime>,
+    /// When the agent last got on with its work: [`Self::at`], unless something hangs (see [`super::progress`]).
+    pub progressed_at: Option<Mono>,
     /// Counters since the start.
     pub counters: Counters,
     /// Whether the agent does its work.
