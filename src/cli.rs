@@ -7,6 +7,7 @@ pub mod admin;
 pub mod demo;
 pub mod distribute;
 pub mod doctor;
+pub mod health;
 pub mod lines;
 pub mod log;
 pub mod measured;
@@ -53,6 +54,8 @@ enum Command {
     Plan(plan::Args),
     /// Compare the database, and Realtime, with what is needed; print what mends each finding
     Doctor(doctor::Args),
+    /// Ask the agent of this machine whether it is well: exit code 0 or 1, for health checks
+    Health(health::Args),
     /// Make the counters agree with the visits that are stored
     Sync(admin::SyncArgs),
     /// Pause distributions, or everything
@@ -83,6 +86,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Resume(args) => admin::resume(args).await,
         Command::Plan(args) => plan::run(args).await,
         Command::Doctor(args) => doctor::run(args).await,
+        Command::Health(args) => health::run(args).await,
         Command::Distribute(args) => distribute::distribute(args).await,
         Command::Adopt(args) => distribute::adopt(args).await,
         Command::Backfill(args) => distribute::backfill(args).await,

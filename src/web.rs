@@ -1,8 +1,8 @@
 //! The agent's own HTTP: `/healthz`, `/readyz`, `/metrics`, and the dashboard with what it asks for below `/api`.
 //!
-//! `/healthz` says that the loop turns; `/readyz` that the agent does its work, or why not. Everything else is behind
-//! [`guard`]. Bounds: connections, the time for a request's head, bodies, listeners; who comes beyond them waits or is
-//! refused, and pacing knows nothing of it.
+//! `/healthz` says that the agent gets on, whatever the database answers; `/readyz` that the agent does its work, or why not.
+//! Everything else is behind [`guard`]. Bounds: connections, the time for a request's head, bodies, listeners; who comes beyond
+//! them waits or is refused, and pacing knows nothing of it.
 
 pub mod api;
 mod assets;
@@ -39,7 +39,7 @@ pub type Scraping = dyn Fn(&RowsAsked, Format) -> String + Send + Sync;
 /// What the pages ask. Each answer is computed when it is asked for.
 #[derive(Clone)]
 pub struct Pages {
-    /// How long ago the loop last showed itself; `None`: not yet.
+    /// How long ago the agent last got on with its work; `None`: its loop has not begun.
     pub loop_age: Arc<dyn Fn() -> Option<Duration> + Send + Sync>,
     /// Why the agent is not ready; empty when it is.
     pub unready: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
@@ -61,7 +61,7 @@ impl FromRef<Pages> for Arc<Access> {
     }
 }
 
-/// The loop shows itself every second; when it has not for so long, it hangs.
+/// An agent gets on every second; one that has not for so long hangs.
 const LOOP_HANGS_AFTER: Duration = Duration::from_secs(15);
 /// Connections at once. Further ones wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 256;
@@ -148,7 +148,7 @@ async fn healthz(State(pages): State<Pages>) -> Response {
     match (pages.loop_age)() {
         Some(age) if age > LOOP_HANGS_AFTER => (
             StatusCode::SERVICE_UNAVAILABLE,
-            format!("the loop has not turned for {} s\n", age.as_secs()),
+            format!("the agent has not got on for {} s\n", age.as_secs()),
         )
             .into_response(),
         Some(_) | None => "ok\n".into_response(),

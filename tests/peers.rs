@@ -97,22 +97,27 @@ async fn javascript() -> Command {
     client
 }
 
-/// `realtime` for Python, in an environment of its own below `target`.
+/// `realtime` for Python.
 async fn python() -> Command {
     let directory = directory().join("python");
-    let environment = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python-peer");
-    let requirements = directory.join("requirements.txt");
+    let programs = python_environment("python-peer", &directory.join("requirements.txt")).await;
+    let mut client = Command::new(programs.join("python"));
+    client.arg(directory.join("subscribe.py"));
+    client
+}
+
+/// The programs of these packages of `PyPI`, in an environment of their own below `target`.
+pub async fn python_environment(name: &str, requirements: &Path) -> PathBuf {
+    let environment = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let mut create = Command::new("python3");
     create.args(["-m", "venv", "--clear"]).arg(&environment);
     let mut install = Command::new(environment.join("bin/python"));
     install
         .args(["-m", "pip", "install", "--quiet", "--no-deps", "-r"])
-        .arg(&requirements);
+        .arg(requirements);
     let stamp = environment.join("installed.txt");
-    installed(&requirements, &stamp, &mut [create, install]).await;
-    let mut client = Command::new(environment.join("bin/python"));
-    client.arg(directory.join("subscribe.py"));
-    client
+    installed(requirements, &stamp, &mut [create, install]).await;
+    environment.join("bin")
 }
 
 /// Fetches the packages of npm that the folder's lock file names.

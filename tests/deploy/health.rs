@@ -1,0 +1,50 @@
+//! `visit-pacer health`, as a container's health check runs it.
+
+use nix::sys::signal::Signal;
+
+use crate::harness::proxy::Proxy;
+use crate::harness::{Agent, Outcome, Place};
+
+async fn health(place: &Place, agent: &Agent, more: &[&str]) -> Outcome {
+    let address = agent.address().to_string();
+    let mut arguments = vec!["health", "--listen", &address];
+    arguments.extend(more);
+    place.command(&arguments).await
+}
+
+#[tokio::test]
+async fn a_health_check_tells_a_loop_that_turns_from_an_agent_that_is_ready() {
+    let place = Place::new().await;
+    let proxy = Proxy::to(place.port(), 2).await;
+    proxy.admit(false);
+    let mut agent = place.start_agent_at(&proxy.url(&place.url)).await;
+
+    let alive = health(&place, &agent, &[]).await;
+    assert_eq!(
+        alive.code,
+        Some(0),
+        "no database is no ill health: {alive:?}"
+    );
+    let unready = health(&place, &agent, &["--ready"]).await;
+    assert_eq!(unready.code, Some(1), "{unready:?}");
+    assert!(
+        unready.said.contains("503") && unready.said.contains("waiting for the database"),
+        "{unready:?}"
+    );
+    proxy.admit(true);
+    agent.ready().await;
+    assert_eq!(health(&place, &agent, &["--ready"]).await.code, Some(0));
+
+    agent.signal(Signal::SIGSTOP);
+    let frozen = health(&place, &agent, &[]).await;
+    agent.signal(Signal::SIGCONT);
+    assert_eq!(frozen.code, Some(1), "{frozen:?}");
+
+    assert!(agent.terminate().await.success());
+    let gone = health(&place, &agent, &[]).await;
+    assert_eq!(gone.code, Some(1), "{gone:?}");
+    assert!(
+        gone.said.contains("nobody answers at http://127.0.0.1:"),
+        "{gone:?}"
+    );
+}
