@@ -12,6 +12,17 @@ const axis = (more = {}) => ({
   ...more,
 });
 
+const clock = (withSeconds) => new Intl.DateTimeFormat("en-GB", {
+  hour: "2-digit", minute: "2-digit", ...(withSeconds && { second: "2-digit" }),
+});
+const day = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
+
+// Times on the axis: of a long window, days.
+function times(u, values, _axis, _space, step) {
+  const format = step >= 86400 ? day : clock(step < 60);
+  return values.map((v) => format.format(new Date(v * 1000)));
+}
+
 const whole = (u, values) => values.map((v) => (Number.isInteger(v) ? v.toLocaleString("en") : ""));
 
 function series(name, tone, more) {
@@ -47,8 +58,8 @@ function chart(into, lines, data, edits) {
     cursor: { drag: { x: false, y: false } },
     legend: { live: true },
     scales: { y: { range: (u, min, max) => [0, Math.max(1, max * 1.1)] } },
-    axes: [axis(), axis({ size: 62, values: whole })],
-    series: [{ label: "Time" }, ...lines],
+    axes: [axis({ values: times, space: 80 }), axis({ size: 62, values: whole })],
+    series: [{ label: "Time", value: (u, v) => (v == null ? "–" : clock(true).format(new Date(v * 1000))) }, ...lines],
     plugins: [marks(edits)],
   }, data, into);
   const fit = new ResizeObserver(() => plot.setSize({ width: Math.max(220, into.clientWidth), height: HEIGHT }));
@@ -59,10 +70,10 @@ function chart(into, lines, data, edits) {
 // Per second, over the last two minutes.
 export function secondsChart(into, data, edits) {
   const bars = uPlot.paths.bars({ size: [0.8, 12] });
-  const steps = uPlot.paths.stepped({ align: 1 });
+  const dots = { show: true, size: 5, fill: colour("ink"), stroke: colour("ink") };
   return chart(into, [
     series("Stored", "accent", { paths: bars, fill: colour("accent-soft"), width: 1 }),
-    series("Asked", "ink", { paths: steps, width: 1.5 }),
+    series("Asked", "ink", { paths: () => null, points: dots }),
   ], data, edits);
 }
 

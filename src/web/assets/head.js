@@ -123,6 +123,7 @@ function idLink(id) {
 }
 
 export function drawHealth() {
+  if (!state.head) return;
   const { lateness, realtime, agents, notes, totals, health } = state.head;
   drawBars(lateness);
   byId("ways").replaceChildren(list([

@@ -176,7 +176,7 @@ function drawCharts() {
   const known = [...state.seconds.values()].filter((second) => second.asked != null);
   const sum = (of) => known.reduce((all, second) => all + second[of], 0);
   part("seconds-words").textContent = known.length
-    ? `In these ${known.length} seconds ${f.count(sum("asked"))} visits fell due, and ${f.count(sum("stored"))} are dated in them.`
+    ? `A bar is what is stored, a dot what the curve asks for. In these ${known.length} seconds ${f.count(sum("asked"))} visits fell due, and ${f.count(sum("stored"))} are dated in them.`
     : "The pace of these seconds is not known any more; from the last edit on it is.";
   part("window-words").textContent = open.window.stored.length
     ? "Solid: stored. Dashed: the curve as the row asks for it now. An edit is a dotted line."

@@ -51,7 +51,7 @@ export function wireTable(open) {
     head.append(cell);
   }
   byId("grid-head").append(head);
-  byId("grid-body").addEventListener("scroll", draw, { passive: true });
+  byId("grid").addEventListener("scroll", draw, { passive: true });
   byId("rows-search").addEventListener("input", (event) => {
     view.words = event.target.value.trim().toLowerCase();
     view.cursor = 0;
@@ -76,7 +76,7 @@ function sortBy(key) {
 
 function onKey(event) {
   if (event.target.closest("button")) return;
-  const page = Math.max(1, Math.floor(byId("grid-body").clientHeight / rowHeight()) - 1);
+  const page = Math.max(1, Math.floor(seenHeight() / rowHeight()) - 1);
   const to = {
     ArrowDown: view.cursor + 1,
     ArrowUp: view.cursor - 1,
@@ -95,12 +95,15 @@ function onKey(event) {
   }
 }
 
+// The head stays on top of what is scrolled.
+const seenHeight = () => (byId("grid").clientHeight || 800) - byId("grid-head").offsetHeight;
+
 function reveal() {
-  const body = byId("grid-body");
+  const grid = byId("grid");
   const top = view.cursor * rowHeight();
-  if (top < body.scrollTop) body.scrollTop = top;
-  const bottom = top + rowHeight() - body.clientHeight;
-  if (bottom > body.scrollTop) body.scrollTop = bottom;
+  if (top < grid.scrollTop) grid.scrollTop = top;
+  const bottom = top + rowHeight() - seenHeight();
+  if (bottom > grid.scrollTop) grid.scrollTop = bottom;
 }
 
 // Back to where somebody came from.
@@ -240,10 +243,9 @@ function end(row) {
 }
 
 function draw() {
-  const body = byId("grid-body");
   const height = rowHeight();
-  const first = Math.max(0, Math.floor(body.scrollTop / height) - BEYOND);
-  const room = Math.ceil((body.clientHeight || 800) / height) + 2 * BEYOND;
+  const first = Math.max(0, Math.floor(byId("grid").scrollTop / height) - BEYOND);
+  const room = Math.ceil(seenHeight() / height) + 2 * BEYOND;
   const last = Math.min(view.sorted.length, first + room);
   while (pool.length < last - first) {
     const made = line();
