@@ -378,7 +378,7 @@ impl Place {
             .await;
         wait_until(
             format!("{seconds} s of an agent's work"),
-            PATIENCE,
+            PATIENCE + Duration::from_secs(seconds.into()),
             async || {
                 self.ask(format!(
                     "select exists (select from visit_pacer_agents where seen_at > '{until}')"

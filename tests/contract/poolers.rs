@@ -86,13 +86,15 @@ impl Crowd {
                 .await
                 .expect("a beginning");
             let question: i64 = rand::random();
-            let answer: i64 = sqlx::query_scalar("select $1::bigint")
+            let sql = "select $1::bigint, current_setting('statement_timeout')";
+            let (answer, bound): (i64, String) = sqlx::query_as(sql)
                 .bind(question)
                 .persistent(false)
                 .fetch_one(&mut client)
                 .await
                 .expect("an answer");
             assert_eq!(answer, question, "somebody else's answer");
+            assert_eq!(bound, "0", "a setting that somebody has left behind");
             sqlx::raw_sql("commit")
                 .execute(&mut client)
                 .await
@@ -102,7 +104,7 @@ impl Crowd {
         asked
     }
 
-    /// Ends; none of them has been given an answer that was not its own.
+    /// Ends; none of them has been given an answer that was not its own, nor met a setting of somebody else's.
     async fn disperses(self) {
         self.enough.cancel();
         let asked: u32 = self.clients.join_all().await.into_iter().sum();
