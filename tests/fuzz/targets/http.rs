@@ -5,7 +5,10 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
+use visit_pacer::web::api::{ASKS_WAITING, Desk, LISTENERS_MAX};
+use visit_pacer::web::guard::Access;
 use visit_pacer::web::{Pages, bind, serve};
 
 /// How long an answer may take.
@@ -25,6 +28,17 @@ pub fn run(data: &[u8]) {
     let request = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     let healthy = exchange(request, false);
     assert!(healthy.starts_with(b"HTTP/1.1 200 "), "it serves on");
+}
+
+/// A desk that nobody sits at.
+fn nobody() -> Desk {
+    let (asks, _never) = mpsc::channel(ASKS_WAITING);
+    let hosts = vec!["x".to_owned()];
+    Desk {
+        asks,
+        listeners: Arc::new(Semaphore::new(LISTENERS_MAX)),
+        access: Arc::new(Access::new(None, hosts, true, false)),
+    }
 }
 
 /// `ends`: nothing more can follow, so that a request that lacks something ends too; it may then go without an answer.
@@ -68,6 +82,7 @@ fn server() -> SocketAddr {
                     loop_age: Arc::new(|| Some(Duration::ZERO)),
                     unready: Arc::new(|| vec!["not yet".to_owned()]),
                     metrics: Arc::new(|_, _| "visit_pacer_ready 1\n".to_owned()),
+                    desk: nobody(),
                 };
                 serve(listener, pages, CancellationToken::new()).await.ok();
             });
