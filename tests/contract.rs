@@ -6,6 +6,7 @@ mod both_ways;
 mod by_hand;
 mod cli;
 mod curve;
+mod dashboard;
 mod doctor;
 mod edits;
 mod exactly_once;

@@ -160,7 +160,7 @@ impl Agent {
         let asked = async {
             let mut stream = TcpStream::connect(self.address).await?;
             let request =
-                format!("GET {path} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n");
+                format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
             stream.write_all(request.as_bytes()).await?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await?;

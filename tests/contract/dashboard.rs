@@ -1,0 +1,499 @@
+//! The dashboard: what it shows is so, what it changes is an edit of the table, and whoever may not is refused while the rows
+//! stay on their curves.
+
+use std::time::Duration;
+
+use futures_util::stream;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use uuid::Uuid;
+
+use crate::harness::{Agent, PATIENCE, Place, find, wait_until};
+
+const TOKEN: &str = "a-token-of-our-own-0123456789";
+
+/// A browser, or who pretends to be one.
+struct Visitor {
+    client: reqwest::Client,
+    base: String,
+    headers: Vec<(&'static str, String)>,
+}
+
+impl Visitor {
+    fn of(agent: &Agent) -> Self {
+        // No TLS here, but the client asks for a provider of it; the first one stays.
+        rustls::crypto::ring::default_provider()
+            .install_default()
+            .ok();
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none());
+        Self {
+            client: client.build().expect("a client"),
+            base: format!("http://{}", agent.address()),
+            headers: Vec::new(),
+        }
+    }
+
+    fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: impl Into<reqwest::Body>,
+    ) -> (StatusCode, String) {
+        let mut request = self
+            .client
+            .request(method, format!("{}{path}", self.base))
+            .header("content-type", content_type)
+            .body(body);
+        for (name, value) in &self.headers {
+            request = request.header(*name, value);
+        }
+        let response = request.send().await.expect("an answer");
+        let status = response.status();
+        (status, response.text().await.unwrap_or_default())
+    }
+
+    async fn post(&self, path: &str, body: Value) -> (StatusCode, Value) {
+        let (status, text) = self
+            .send(Method::POST, path, "application/json", body.to_string())
+            .await;
+        (status, serde_json::from_str(&text).unwrap_or(Value::Null))
+    }
+
+    async fn get(&self, path: &str) -> (StatusCode, String) {
+        self.send(Method::GET, path, "text/plain", "").await
+    }
+
+    async fn board(&self) -> Value {
+        let (status, text) = self.get("/api/board").await;
+        assert_eq!(status, StatusCode::OK, "{text}");
+        serde_json::from_str(&text).expect("JSON")
+    }
+
+    /// A row as the board has it, once it is like that.
+    async fn sees(&self, id: Uuid, what: &str, like: impl Fn(&Value) -> bool) -> Value {
+        find(format!("the board shows: {what}"), PATIENCE, async || {
+            let board = self.board().await;
+            let rows = board["rows"].as_array()?.clone();
+            let row = rows.into_iter().find(|row| row["id"] == json!(id))?;
+            like(&row).then_some(row)
+        })
+        .await
+    }
+}
+
+async fn agent_with(place: &Place, settings: &[(&str, &str)]) -> Agent {
+    let mut environment = place.environment();
+    for (name, value) in settings {
+        environment.push(((*name).to_owned(), (*value).to_owned()));
+    }
+    let agent = Agent::start(&place.folder, &["run"], &environment).await;
+    agent.ready().await;
+    agent
+}
+
+#[tokio::test]
+async fn each_row_is_shown_with_what_it_asks_what_it_has_and_why_it_is_not_on_its_curve() {
+    let place = Place::new().await;
+    let agent = place.agent().await;
+    let visitor = Visitor::of(&agent);
+    let row = place.insert(1_000_000, "33.25 a second", "null").await;
+    let bad = place.insert(10, "1 a second", "null").await;
+    place
+        .edit(format!(
+            "alter table visit_distribution disable trigger all;
+             update visit_distribution set visits_per_unit = -1, config_version = config_version + 1 where id = '{bad}';
+             alter table visit_distribution enable trigger all;
+             update visit_distribution set is_active = is_active where id = '{bad}'"
+        ))
+        .await;
+    let shown = visitor
+        .sees(row, "visits", |row| row["distributed"].as_i64() > Some(30))
+        .await;
+    assert_eq!(shown["visits_per_unit"], "33.25");
+    assert_eq!(shown["time_period"], "second");
+    assert_eq!(shown["partner_id"], json!(place.partner));
+    assert_eq!(shown["status"], "active");
+    assert_eq!(shown["reason"], Value::Null);
+
+    let shown = visitor
+        .sees(bad, "invalid", |row| row["status"] == "invalid")
+        .await;
+    let why = shown["reason"].as_str().expect("a reason");
+    assert!(
+        why.contains("visits_per_unit is -1") && why.contains("Correct the row"),
+        "{why}"
+    );
+
+    place
+        .edit("update visit_pacer_control set paused = true")
+        .await;
+    let shown = visitor
+        .sees(row, "everything paused", |row| row["reason"] != Value::Null)
+        .await;
+    let why = shown["reason"].as_str().expect("a reason");
+    assert!(why.contains("visit_pacer_control"), "{why}");
+    place
+        .edit("update visit_pacer_control set paused = false")
+        .await;
+
+    let mut editor = place.db.acquire().await.expect("a connection");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
+        "begin; select from visit_distribution where id = '{row}' for update"
+    )))
+    .execute(&mut *editor)
+    .await
+    .expect("a lock");
+    let shown = visitor
+        .sees(row, "behind", |row| row["status"] == "behind")
+        .await;
+    let why = shown["reason"].as_str().expect("a reason");
+    assert!(why.contains("Another transaction holds this row"), "{why}");
+    let (status, answer) = visitor
+        .post(&format!("/api/rows/{row}/pause"), json!({}))
+        .await;
+    assert_eq!(status, StatusCode::CONFLICT);
+    assert!(
+        answer["error"].to_string().contains("another transaction"),
+        "{answer}"
+    );
+    sqlx::raw_sql("rollback")
+        .execute(&mut *editor)
+        .await
+        .expect("the end");
+    visitor
+        .sees(row, "active again", |row| row["status"] == "active")
+        .await;
+}
+
+#[tokio::test]
+async fn what_is_changed_on_the_page_is_an_edit_of_the_table() {
+    let place = Place::new().await;
+    let agent = place.agent().await;
+    let visitor = Visitor::of(&agent);
+    let row = place.insert(1_000_000, "50 a second", "null").await;
+    place.has_stored(row, 20).await;
+
+    let (status, _) = visitor
+        .post(&format!("/api/rows/{row}/pause"), json!({}))
+        .await;
+    assert_eq!(status, StatusCode::OK);
+    let at_the_answer = place.stored(row).await;
+    visitor
+        .sees(row, "paused", |row| row["status"] == "paused")
+        .await;
+    assert_eq!(place.stored(row).await, at_the_answer);
+
+    let rate = json!({ "visits_per_unit": "12.5", "time_period": "minute" });
+    let (status, _) = visitor.post(&format!("/api/rows/{row}/rate"), rate).await;
+    assert_eq!(status, StatusCode::OK);
+    let pace: String = place
+        .ask(format!("select visits_per_unit || ' a ' || time_period from visit_distribution where id = '{row}'"))
+        .await;
+    assert_eq!(pace, "12.5 a minute");
+
+    let bad = json!({ "visits_per_unit": "-1", "time_period": "minute" });
+    let (status, answer) = visitor.post(&format!("/api/rows/{row}/rate"), bad).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(
+        answer["error"]
+            .to_string()
+            .contains("visits_per_unit is -1"),
+        "{answer}"
+    );
+    let text = json!({ "visits_per_unit": "lots", "time_period": "minute" });
+    let (status, _) = visitor.post(&format!("/api/rows/{row}/rate"), text).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+
+    let (status, _) = visitor
+        .post(&format!("/api/rows/{row}/resume"), json!({}))
+        .await;
+    assert_eq!(status, StatusCode::OK);
+    visitor
+        .sees(row, "active", |row| row["status"] == "active")
+        .await;
+
+    let before = place.stored(row).await;
+    let path = format!("/api/partners/{}/distribute", place.partner);
+    let (status, answer) = visitor.post(&path, json!({ "visits": 40 })).await;
+    assert_eq!(
+        (status, &answer["added"]),
+        (StatusCode::OK, &json!(40)),
+        "{answer}"
+    );
+    assert!(place.stored(row).await >= before + 40);
+
+    let (status, answer) = visitor
+        .post(
+            &format!("/api/rows/{}/pause", Uuid::from_u128(1)),
+            json!({}),
+        )
+        .await;
+    assert_eq!(status, StatusCode::NOT_FOUND, "{answer}");
+    let (status, _) = visitor.post("/api/pause", json!({})).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(
+        place
+            .ask::<bool>("select paused from visit_pacer_control")
+            .await
+    );
+    let (status, _) = visitor.post("/api/resume", json!({})).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(
+        !place
+            .ask::<bool>("select paused from visit_pacer_control")
+            .await
+    );
+}
+
+#[tokio::test]
+async fn one_row_from_near_has_its_seconds_and_its_curve() {
+    let place = Place::new().await;
+    let agent = place.agent().await;
+    let visitor = Visitor::of(&agent);
+    let row = place.insert(1_000_000, "20 a second", "null").await;
+    place.has_stored(row, 120).await;
+    let near = find("three seconds that have settled", PATIENCE, async || {
+        let (status, text) = visitor.get(&format!("/api/rows/{row}")).await;
+        assert_eq!(status, StatusCode::OK, "{text}");
+        let near: Value = serde_json::from_str(&text).expect("JSON");
+        let seconds = near["seconds"].as_array()?.clone();
+        let full = seconds
+            .iter()
+            .filter(|second| second["asked"] == json!(20))
+            .count();
+        (full >= 3).then_some(near)
+    })
+    .await;
+    for second in near["seconds"].as_array().expect("seconds") {
+        if second["asked"] == json!(20) {
+            assert_eq!(second["stored"], json!(20), "{second}");
+        }
+    }
+    let stored = near["curve"]["stored"].as_array().expect("points");
+    assert!(stored.len() > 50 && stored.len() <= 200, "{}", stored.len());
+    assert_eq!(near["row"]["id"], json!(row));
+    let (status, _) = visitor
+        .get(&format!("/api/rows/{}", Uuid::from_u128(1)))
+        .await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn who_watches_is_told_each_second_what_has_changed_and_an_edit_in_sql_at_once() {
+    let place = Place::new().await;
+    let agent = place.agent().await;
+    let row = place.insert(1_000_000, "10 a second", "null").await;
+    let visitor = Visitor::of(&agent);
+    let url = format!("{}/api/events?row={row}", visitor.base);
+    let mut stream = visitor.client.get(url).send().await.expect("a stream");
+    let mut text = String::new();
+    let mut told = async |words: &str| {
+        let mut chunks = 0;
+        while !text.contains(words) && chunks < 1_000 {
+            chunks += 1;
+            let chunk = tokio::time::timeout(PATIENCE, stream.chunk()).await;
+            let chunk = chunk.expect("in time").expect("a line").expect("no end");
+            text.push_str(&String::from_utf8_lossy(&chunk));
+        }
+        assert!(text.contains(words), "{words}");
+    };
+    told("event: board").await;
+    told("event: head").await;
+    told("\"distributed\":").await;
+    told("event: row\n").await;
+    place.set(row, "visits_per_unit = 77").await;
+    told("\"visits_per_unit\":\"77\"").await;
+    place
+        .edit(format!("delete from visit_distribution where id = '{row}'"))
+        .await;
+    told(&format!("\"removed\":[\"{row}\"]")).await;
+}
+
+#[tokio::test]
+async fn a_read_only_page_shows_and_changes_nothing() {
+    let place = Place::new().await;
+    let agent = agent_with(&place, &[("VISIT_PACER_READ_ONLY", "true")]).await;
+    let row = place.insert(1_000_000, "10 a second", "null").await;
+    let visitor = Visitor::of(&agent);
+    visitor.sees(row, "it", |_| true).await;
+    assert_eq!(visitor.board().await["read_only"], json!(true));
+    let (status, answer) = visitor
+        .post(&format!("/api/rows/{row}/pause"), json!({}))
+        .await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "{answer}");
+    assert!(
+        place
+            .ask::<bool>(format!(
+                "select is_active from visit_distribution where id = '{row}'"
+            ))
+            .await
+    );
+}
+
+#[tokio::test]
+async fn an_address_that_others_reach_is_not_served_without_a_token() {
+    let place = Place::new().await;
+    let mut environment = place.environment();
+    environment.push(("VISIT_PACER_LISTEN".to_owned(), "0.0.0.0:0".to_owned()));
+    let refused = crate::harness::agent::command(&place.folder, &["run"], &environment).await;
+    assert_eq!(refused.code, Some(78), "{}", refused.said);
+    assert!(
+        refused.said.contains("VISIT_PACER_TOKEN"),
+        "{}",
+        refused.said
+    );
+    environment.push(("VISIT_PACER_TOKEN".to_owned(), "short".to_owned()));
+    let refused = crate::harness::agent::command(&place.folder, &["run"], &environment).await;
+    assert_eq!(refused.code, Some(78), "{}", refused.said);
+    assert!(refused.said.contains("16 or more"), "{}", refused.said);
+}
+
+#[tokio::test]
+async fn with_a_token_who_has_not_logged_in_sees_nothing_but_whether_it_lives() {
+    let place = Place::new().await;
+    let agent = agent_with(&place, &[("VISIT_PACER_TOKEN", TOKEN)]).await;
+    let stranger = Visitor::of(&agent);
+    for (path, status) in [
+        ("/", StatusCode::SEE_OTHER),
+        ("/api/board", StatusCode::UNAUTHORIZED),
+        ("/api/events", StatusCode::UNAUTHORIZED),
+        ("/metrics", StatusCode::UNAUTHORIZED),
+        ("/healthz", StatusCode::OK),
+        ("/readyz", StatusCode::OK),
+        ("/login", StatusCode::OK),
+        ("/assets/style.css", StatusCode::OK),
+    ] {
+        assert_eq!(stranger.get(path).await.0, status, "{path}");
+    }
+    let form = "application/x-www-form-urlencoded";
+    let (status, _) = stranger
+        .send(Method::POST, "/login", form, "token=another")
+        .await;
+    assert_eq!(status, StatusCode::SEE_OTHER);
+    let logged_in = stranger
+        .client
+        .post(format!("{}/login", stranger.base))
+        .header("content-type", form)
+        .body(format!("token={TOKEN}"))
+        .send()
+        .await
+        .expect("an answer");
+    let cookie = logged_in.headers()["set-cookie"]
+        .to_str()
+        .expect("text")
+        .to_owned();
+    assert!(
+        cookie.contains("SameSite=Strict") && cookie.contains("HttpOnly"),
+        "{cookie}"
+    );
+    assert!(!cookie.contains(TOKEN));
+    let cookie = cookie.split(';').next().expect("a pair").to_owned();
+    let visitor = Visitor::of(&agent).with("cookie", cookie);
+    assert_eq!(visitor.get("/").await.0, StatusCode::OK);
+    visitor.board().await;
+    let script = Visitor::of(&agent).with("authorization", format!("Bearer {TOKEN}"));
+    script.board().await;
+    for _ in 0..20 {
+        stranger
+            .send(Method::POST, "/login", form, "token=another")
+            .await;
+    }
+    let (status, _) = stranger
+        .send(Method::POST, "/login", form, format!("token={TOKEN}"))
+        .await;
+    assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+    visitor.board().await;
+}
+
+/// Connections that an attacker holds open, as far as this process may.
+const IDLE_CONNECTIONS: usize = 10_000;
+/// The body that an attacker sends, in chunks of a mebibyte.
+const CHUNKS: usize = 1_024;
+
+#[tokio::test]
+async fn an_attacker_is_refused_and_the_rows_stay_on_their_curves() {
+    let place = Place::new().await;
+    let agent = place.agent().await;
+    let row = place.insert(1_000_000, "40 a second", "null").await;
+    place.has_stored(row, 10).await;
+    let pause = format!("/api/rows/{row}/pause");
+    let other_origin = Visitor::of(&agent).with("origin", "http://evil.test");
+    assert_eq!(
+        other_origin.post(&pause, json!({})).await.0,
+        StatusCode::FORBIDDEN
+    );
+    let form = Visitor::of(&agent);
+    let (status, _) = form.send(Method::POST, &pause, "text/plain", "{}").await;
+    assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    let forged = Visitor::of(&agent).with("host", "evil.test");
+    assert_eq!(
+        forged.get("/api/board").await.0,
+        StatusCode::MISDIRECTED_REQUEST
+    );
+    let headers = form
+        .client
+        .get(&form.base)
+        .send()
+        .await
+        .expect("the page")
+        .headers()
+        .clone();
+    let policy = headers["content-security-policy"].to_str().expect("text");
+    assert!(
+        policy.contains("frame-ancestors 'none'") && !policy.contains("unsafe"),
+        "{policy}"
+    );
+
+    let chunk = bytes_of_spaces();
+    let flood = stream::iter((0..CHUNKS).map(move |_| Ok::<_, std::io::Error>(chunk.clone())));
+    let sent = form
+        .client
+        .post(format!("{}{pause}", form.base))
+        .header("content-type", "application/json")
+        .body(reqwest::Body::wrap_stream(flood))
+        .send()
+        .await;
+    let refused = sent.map_or(true, |answer| {
+        answer.status() == StatusCode::PAYLOAD_TOO_LARGE
+    });
+    assert!(refused, "a body of a gibibyte is not taken");
+
+    let mut idle = Vec::new();
+    while idle.len() < IDLE_CONNECTIONS {
+        let dialled = tokio::time::timeout(
+            Duration::from_millis(200),
+            TcpStream::connect(agent.address()),
+        );
+        match dialled.await {
+            Ok(Ok(connection)) => idle.push(connection),
+            Ok(Err(_)) | Err(_) => break,
+        }
+    }
+    println!("{} idle connections", idle.len());
+    assert!(idle.len() > 300, "only {} connections", idle.len());
+    wait_until("the agent still says how it is", PATIENCE, async || {
+        agent.get("/healthz").await.0 == 200
+    })
+    .await;
+    drop(idle);
+    wait_until("the page is there again", PATIENCE, async || {
+        agent.get("/").await.0 == 200
+    })
+    .await;
+    place.agents_work_for(3).await;
+    assert_eq!(place.seconds_off_the_curve(row).await, Vec::<String>::new());
+    place.ledger_is_sound(row).await;
+}
+
+fn bytes_of_spaces() -> Vec<u8> {
+    vec![b' '; 1 << 20]
+}
