@@ -49,8 +49,10 @@ language plpgsql security definer set search_path = '' as $$
 begin
   if tg_op = 'TRUNCATE' then
     insert into public.visit_pacer_gone (distribution_id) values (null);
+    delete from public.visit_pacer_edits;
   else
     insert into public.visit_pacer_gone (distribution_id) select d.id from deleted d;
+    delete from public.visit_pacer_edits e using deleted d where e.distribution_id = d.id;
   end if;
   -- Those that another transaction removes as well are left to it: nobody waits here.
   delete from public.visit_pacer_gone g
@@ -58,7 +60,7 @@ begin
                               for update skip locked));
   return null;
 end $$;
-comment on function public.visit_pacer_after_delete is 'visit-pacer: notes which rows are gone, for agents that were not told';
+comment on function public.visit_pacer_after_delete is 'visit-pacer: notes which rows are gone, for agents that were not told; their edits go with them';
 
 create or replace trigger zzz_visit_pacer_after_delete after delete on public.visit_distribution
   referencing old table as deleted for each statement execute function public.visit_pacer_after_delete();

@@ -1,6 +1,6 @@
 //! The command line: one file per subcommand, the exit codes, the log.
 //!
-//! Exit codes: 0 done, 1 failed, 2 usage, 78 (`EX_CONFIG`) a setting missing or malformed, the schema missing or old, or
+//! Exit codes (those of `status --check` are a monitor's: see `status`): 0 done, 1 failed, 2 usage, 78 (`EX_CONFIG`) a setting missing or malformed, the schema missing or old, or
 //! the login or the database refused.
 
 pub mod admin;
@@ -10,9 +10,11 @@ pub mod doctor;
 pub mod health;
 pub mod lines;
 pub mod log;
+pub mod manual;
 pub mod measured;
 pub mod migrate;
 pub mod plan;
+pub mod report;
 pub mod run;
 pub mod screen;
 pub mod status;
@@ -52,6 +54,8 @@ enum Command {
     Status(status::Args),
     /// Say what a row would do before it is made active: its pace, its end, the disk it takes
     Plan(plan::Args),
+    /// Draw one distribution over time, asked for against stored, as a picture or a page
+    Report(report::Args),
     /// Compare the database, and Realtime, with what is needed; print what mends each finding
     Doctor(doctor::Args),
     /// Ask the agent of this machine whether it is well: exit code 0 or 1, for health checks
@@ -72,6 +76,10 @@ enum Command {
     Purge(distribute::PurgeArgs),
     /// Take everything of visit-pacer out of the database
     Uninstall(distribute::UninstallArgs),
+    /// Print the completions of a shell: source them there
+    Completions(manual::CompletionsArgs),
+    /// Print the manual page, or write one for each command into a folder
+    Man(manual::ManArgs),
 }
 
 /// Runs what the command line asks for.
@@ -85,6 +93,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Pause(args) => admin::pause(args).await,
         Command::Resume(args) => admin::resume(args).await,
         Command::Plan(args) => plan::run(args).await,
+        Command::Report(args) => report::run(args).await,
         Command::Doctor(args) => doctor::run(args).await,
         Command::Health(args) => health::run(args).await,
         Command::Distribute(args) => distribute::distribute(args).await,
@@ -92,10 +101,17 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Backfill(args) => distribute::backfill(args).await,
         Command::Purge(args) => distribute::purge(args).await,
         Command::Uninstall(args) => distribute::uninstall(args).await,
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::man(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if nobody_reads(&error) => ExitCode::SUCCESS,
+        Err(error) if error.is::<status::Unwell>() => {
+            // Its line is on standard output already, where monitors read it.
+            let unwell = error.downcast_ref::<status::Unwell>();
+            ExitCode::from(unwell.map_or(status::UNKNOWN, |unwell| unwell.0))
+        }
         Err(error) => {
             log::failure(&format!("{error:#}"));
             ExitCode::from(exit_code(&error))

@@ -16,6 +16,7 @@ pub mod decimal;
 pub mod distribution;
 pub mod echo;
 pub mod finding;
+pub mod history;
 pub mod limits;
 pub mod meter;
 pub mod moments;

@@ -42,7 +42,7 @@ alter role visit_pacer set timezone = 'UTC';
 
 -- From nothing, so that what an earlier version needed does not stay.
 revoke all on public.visit_distribution, public.store_visits, public.visit_distribution_progress, public.visit_page_paths,
-  public.visit_pacer_control, public.visit_pacer_agents, public.visit_pacer_canary, public.visit_pacer_gone, public.visit_pacer_migrations from visit_pacer;
+  public.visit_pacer_control, public.visit_pacer_agents, public.visit_pacer_canary, public.visit_pacer_gone, public.visit_pacer_edits, public.visit_pacer_migrations from visit_pacer;
 grant usage on schema public to visit_pacer;
 
 -- At start: is the schema there?
@@ -53,6 +53,9 @@ grant select on public.visit_pacer_migrations to visit_pacer;
 -- Reading the rows. Locking them (FOR NO KEY UPDATE) takes UPDATE on some column; these two are what is written back.
 grant select, update (total_distributed, last_distribution) on public.visit_distribution to visit_pacer;
 grant select on public.visit_pacer_gone to visit_pacer;
+
+-- The dashboard and `visit-pacer report`.
+grant select on public.visit_pacer_edits to visit_pacer;
 
 -- visit_pacer_store(), the one write: progress and bucket move (and are compared), the visits are inserted.
 -- visit_pacer_reconcile_row(): `missing`; setting a failing row aside: `invalid_reason`, `invalid_at`.
@@ -89,7 +92,7 @@ declare
   rows text;
 begin
   foreach t in array array['visit_distribution', 'store_visits', 'visit_distribution_progress', 'visit_page_paths',
-    'visit_pacer_control', 'visit_pacer_agents', 'visit_pacer_canary', 'visit_pacer_gone', 'visit_pacer_migrations'] loop
+    'visit_pacer_control', 'visit_pacer_agents', 'visit_pacer_canary', 'visit_pacer_gone', 'visit_pacer_edits', 'visit_pacer_migrations'] loop
     rows := case t when 'store_visits' then 'distribution_id is not null' else 'true' end;
     execute format('drop policy if exists visit_pacer_agent on public.%I', t);
     execute format('create policy visit_pacer_agent on public.%I for all to visit_pacer using (%s) with check (%s)', t, rows, rows);

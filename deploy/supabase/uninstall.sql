@@ -128,5 +128,5 @@ begin
 end $$;
 
 drop table public.visit_distribution_progress, public.visit_page_paths, public.visit_pacer_control, public.visit_pacer_agents,
-  public.visit_pacer_canary, public.visit_pacer_gone, public.visit_pacer_replaced, public.visit_pacer_migrations;
+  public.visit_pacer_canary, public.visit_pacer_gone, public.visit_pacer_edits, public.visit_pacer_replaced, public.visit_pacer_migrations;
 commit;

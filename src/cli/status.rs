@@ -1,5 +1,7 @@
 //! `visit-pacer status`: where each distribution stands, once, as JSON, or live.
 //!
+//! With `--check` it is a plugin of a monitor (Nagios, Icinga, Sensu …): one line, and the exit codes of such plugins.
+//!
 //! Owns the look at the database that the demo's screen takes as well; the wording is `table`'s.
 
 use std::convert::Infallible;
@@ -28,6 +30,8 @@ use crate::postgres::fault::Fault;
 use crate::postgres::link::{Link, within};
 use crate::runtime::serve::asked_to_stop;
 
+/// An agent that was not seen for so many seconds is none.
+const AGENT_SEEN_WITHIN: f64 = 20.0;
 /// How often the database is asked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Flags of `status`.
@@ -39,10 +43,29 @@ pub struct Args {
     /// Live on a terminal, until q or Ctrl-C
     #[arg(long, conflicts_with = "json")]
     watch: bool,
+    /// For a monitor, one line; exit code 0: all is well, 1: rows are behind, 2: no agent, rows invalid, or everything
+    /// paused, 3: the database cannot be asked
+    #[arg(long, conflicts_with_all = ["json", "watch"])]
+    check: bool,
 }
+
+/// Not all is well: the exit code of `--check`, as monitors have it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("not all is well")]
+pub struct Unwell(pub u8);
+
+/// Rows are behind.
+pub const WARNING: u8 = 1;
+/// Nothing is stored, or never will be.
+pub const CRITICAL: u8 = 2;
+/// Nobody knows.
+pub const UNKNOWN: u8 = 3;
 
 /// Shows it.
 pub async fn run(args: Args) -> anyhow::Result<()> {
+    if args.check {
+        return check().await;
+    }
     let look = look(&mut connect().await?).await.map_err(Fault::from)?;
     if args.watch {
         return watch().await;
@@ -55,6 +78,69 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     };
     std::io::stdout().lock().write_all(text.as_bytes())?;
     Ok(())
+}
+
+async fn check() -> anyhow::Result<()> {
+    let looked = async {
+        let mut connection = connect().await?;
+        let look = look(&mut connection).await.map_err(Fault::from)?;
+        let paused = admin::paused(&mut connection).await.map_err(Fault::from)?;
+        anyhow::Ok((look, paused))
+    };
+    let (code, line) = match looked.await {
+        Ok((look, paused)) => verdict(&look, paused),
+        Err(error) => (UNKNOWN, format!("UNKNOWN - {error:#}")),
+    };
+    std::io::stdout()
+        .lock()
+        .write_all(format!("{line}\n").as_bytes())?;
+    if code == 0 {
+        return Ok(());
+    }
+    Err(Unwell(code).into())
+}
+
+/// The exit code, and the line with its performance data.
+fn verdict(look: &Look, paused: bool) -> (u8, String) {
+    let count = |status: &str| look.rows.iter().filter(|row| row.status == status).count();
+    let (behind, invalid, running) = (count("behind"), count("invalid"), count("active"));
+    let backlog: i64 = look.rows.iter().filter_map(|row| row.backlog).sum();
+    let serving = look
+        .agents
+        .iter()
+        .filter(|agent| agent.serving && agent.seen_seconds_ago < AGENT_SEEN_WITHIN)
+        .count();
+    let (code, word, words) = if paused {
+        (
+            CRITICAL,
+            "CRITICAL",
+            "everything is paused by visit_pacer_control".to_owned(),
+        )
+    } else if serving == 0 {
+        (
+            CRITICAL,
+            "CRITICAL",
+            "no agent serves; start visit-pacer run".to_owned(),
+        )
+    } else if invalid > 0 {
+        (
+            CRITICAL,
+            "CRITICAL",
+            format!("{invalid} rows are invalid; visit-pacer status says why"),
+        )
+    } else if behind > 0 {
+        (
+            WARNING,
+            "WARNING",
+            format!("{behind} rows are behind; visit-pacer status says why"),
+        )
+    } else {
+        (0, "OK", format!("{running} rows are on their curves"))
+    };
+    let line = format!(
+        "{word} - {words} | agents={serving} active={running} behind={behind} invalid={invalid} backlog={backlog}"
+    );
+    (code, line)
 }
 
 /// One look at everything.

@@ -196,6 +196,15 @@ pub async fn set_rate(
     Ok(done.rows_affected() > 0)
 }
 
+/// The control row's `paused`.
+pub async fn paused(connection: &mut Connection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "select coalesce((select paused from public.visit_pacer_control limit 1), false)",
+    )
+    .fetch_one(connection)
+    .await
+}
+
 /// Sets the control row's `paused`; returns how many visits are owed by all rows together.
 pub async fn set_paused(connection: &mut Connection, paused: bool) -> Result<i64, sqlx::Error> {
     sqlx::query(

@@ -36,6 +36,7 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!("20261122000600", "visit_pacer_functions"),
     migration!("20261122000700", "visit_pacer_access"),
     migration!("20261122000800", "visit_pacer_repairs"),
+    migration!("20261122000900", "visit_pacer_history"),
     migration!("20261122001000", "visit_pacer_since"),
 ];
 

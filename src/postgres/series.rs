@@ -4,13 +4,18 @@
 //! the latest seconds are the latest numbers.
 
 use sqlx::Row as _;
+use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::connection::Connection;
+use crate::domain::distribution::RawRow;
+use crate::domain::history::{Edit, History};
 use crate::domain::time::DbTime;
 
 /// Points of the curve of what is stored.
 pub const POINTS: i32 = 200;
+/// Edits that are read at the most.
+const EDITS_MAX: i64 = 400;
 /// Visits that are counted for the latest seconds at the most.
 const VISITS_MAX: i64 = 150_000;
 
@@ -102,17 +107,79 @@ pub async fn partners(connection: &mut Connection) -> Result<Vec<(Uuid, String)>
         .collect()
 }
 
-/// An edit of a row's pace.
-pub struct RowEdit {
-    /// When it took effect.
-    pub at: DbTime,
-    /// In words.
-    pub what: String,
-    /// Who.
-    pub by: Option<String>,
+/// The edits of a row's pace that are known.
+pub async fn history(connection: &mut Connection, id: Uuid) -> Result<History, sqlx::Error> {
+    const HISTORY: &str = "
+      select config_version, (extract(epoch from edited_at) * 1000000)::bigint as edited_at, edited_by, partner_id, is_active,
+             total_visits::text as total_visits, visits_per_unit::text as visits_per_unit, time_period,
+             case when isfinite(start_time) then trunc(extract(epoch from start_time) * 1000000)::text else start_time::text end as start_time,
+             case when isfinite(end_time) then trunc(extract(epoch from end_time) * 1000000)::text else end_time::text end as end_time,
+             anchor_units::text as anchor_units, trunc(extract(epoch from anchor_at) * 1000000)::text as anchor_at
+        from public.visit_pacer_edits where distribution_id = $1 order by config_version desc limit $2";
+    let rows = sqlx::query(HISTORY)
+        .bind(id)
+        .bind(EDITS_MAX)
+        .fetch_all(connection)
+        .await?;
+    let edits: Result<Vec<Edit>, sqlx::Error> = rows.iter().map(|row| edit(id, row)).collect();
+    Ok(History::new(edits?))
 }
 
-/// The edits of a row's pace that are known, oldest first.
-pub async fn edits(_connection: &mut Connection, _id: Uuid) -> Result<Vec<RowEdit>, sqlx::Error> {
-    Ok(Vec::new())
+fn edit(id: Uuid, row: &PgRow) -> Result<Edit, sqlx::Error> {
+    Ok(Edit {
+        at: DbTime::from_micros(row.try_get("edited_at")?),
+        by: row.try_get("edited_by")?,
+        row: RawRow {
+            id,
+            partner_id: row.try_get("partner_id")?,
+            config_version: row.try_get("config_version")?,
+            is_active: row.try_get("is_active")?,
+            total_visits: row.try_get("total_visits")?,
+            visits_per_unit: row.try_get("visits_per_unit")?,
+            time_period: row.try_get("time_period")?,
+            start_time: row.try_get("start_time")?,
+            end_time: row.try_get("end_time")?,
+            catch_up: None,
+            anchor_units: row.try_get("anchor_units")?,
+            anchor_at: row.try_get("anchor_at")?,
+        },
+    })
+}
+
+/// How many visits are dated in each of the steps from one moment to another, by the number of the step; steps without any
+/// are left out. Counts every visit of the row in that time, so it is for a person who asks, not for a loop.
+pub async fn steps(
+    connection: &mut Connection,
+    id: Uuid,
+    (from, to): (DbTime, DbTime),
+    step_us: i64,
+) -> Result<Vec<(i64, i64)>, sqlx::Error> {
+    const STEPS: &str = "
+      select ((extract(epoch from visited_at) * 1000000)::bigint - $2) / $4 as step, count(*) as visits
+        from public.store_visits
+       where distribution_id = $1 and visited_at >= to_timestamp($2::bigint / 1000000.0) and visited_at < to_timestamp($3::bigint / 1000000.0)
+       group by 1 order by 1";
+    let rows = sqlx::query(STEPS)
+        .bind(id)
+        .bind(from.as_micros())
+        .bind(to.as_micros())
+        .bind(step_us)
+        .fetch_all(connection)
+        .await?;
+    rows.iter()
+        .map(|row| Ok((row.try_get("step")?, row.try_get("visits")?)))
+        .collect()
+}
+
+/// Visits of a row, as `distributed` counts them, that are dated before a moment.
+pub async fn before(connection: &mut Connection, id: Uuid, at: DbTime) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(
+        "select coalesce((select p.distributed from public.visit_distribution_progress p where p.distribution_id = $1), 0)
+              - (select count(*) from public.store_visits
+                  where distribution_id = $1 and visited_at >= to_timestamp($2::bigint / 1000000.0))",
+    )
+    .bind(id)
+    .bind(at.as_micros())
+    .fetch_one(connection)
+    .await
 }

@@ -18,6 +18,7 @@ use super::snapshot::Snapshot;
 use crate::domain::agent::What;
 use crate::domain::curve::Curve;
 use crate::domain::distribution::Distribution;
+use crate::domain::history::History;
 use crate::domain::time::{DbTime, SECOND_US};
 use crate::postgres::connection::Connection;
 use crate::postgres::fault::{Fault, Trouble};
@@ -265,22 +266,21 @@ async fn tell(link: &mut Link, question: Question) {
     }
 }
 
-/// A row's curve as it is now, and since when it is so.
+/// A row's curve as it is now, and as it was.
 struct Course {
     curve: Option<Curve>,
-    since: Option<DbTime>,
+    history: History,
     now: DbTime,
 }
 
 async fn course(connection: &mut Connection, id: Uuid) -> Result<Option<Course>, sqlx::Error> {
     let read = rows::read(connection, &What::Rows(vec![id])).await?;
-    Ok(read.rows.first().map(|found| Course {
+    let Some(found) = read.rows.first() else {
+        return Ok(None);
+    };
+    Ok(Some(Course {
         curve: Distribution::parse(&found.row).ok().map(|row| row.curve),
-        since: found
-            .row
-            .anchor_at
-            .as_deref()
-            .and_then(|at| at.parse().ok().map(DbTime::from_micros)),
+        history: series::history(connection, id).await?,
         now: read.db,
     }))
 }
@@ -299,12 +299,11 @@ async fn from_near(link: &mut Link, id: Uuid, row: Option<Row>) -> Result<Box<Ro
         let (from, to) = span(course.now, None);
         let stored = series::stored(connection, id).await?;
         let counted = series::seconds(connection, id, from, to).await?;
-        let edits = series::edits(connection, id).await?;
-        Ok(Some((course, stored, counted, edits)))
+        Ok(Some((course, stored, counted)))
     })
     .await
     .map_err(refused)?;
-    let (course, stored, counted, edits) = found.ok_or_else(|| unknown(id))?;
+    let (course, stored, counted) = found.ok_or_else(|| unknown(id))?;
     let (from, to) = span(course.now, None);
     let points = |points: Vec<(DbTime, i64)>| points.into_iter().map(|(at, n)| (Time(at), n));
     let asked = asked(&course, stored.first().map(|(at, _)| *at));
@@ -315,12 +314,14 @@ async fn from_near(link: &mut Link, id: Uuid, row: Option<Row>) -> Result<Box<Ro
             stored: points(stored).collect(),
         },
         seconds: each_second(&course, &counted, from, to),
-        edits: edits
+        edits: course
+            .history
+            .told()
             .into_iter()
-            .map(|edit| EditView {
-                at: Time(edit.at),
-                what: edit.what,
-                by: edit.by,
+            .map(|(at, what, by)| EditView {
+                at: Time(at),
+                what,
+                by,
             })
             .collect(),
     }))
@@ -361,15 +362,16 @@ fn each_second(
     to: DbTime,
 ) -> Vec<Second> {
     let stored: BTreeMap<DbTime, i64> = counted.iter().copied().collect();
-    let known = |at: DbTime| course.since.is_none_or(|since| since <= at);
+    let due = |at: DbTime| course.history.due(at);
     let mut seconds = Vec::new();
     let mut at = from;
     while at < to {
         let next = at.plus_micros(SECOND_US);
-        let curve = course.curve.as_ref().filter(|_| known(at));
         seconds.push(Second {
             at: Time(at),
-            asked: curve.map(|curve| curve.due(next) - curve.due(at)),
+            asked: due(at)
+                .zip(due(next))
+                .map(|(before, after)| (after - before).max(0)),
             stored: stored.get(&at).copied().unwrap_or(0),
         });
         at = next;
@@ -377,12 +379,12 @@ fn each_second(
     seconds
 }
 
-/// The curve as it is now, from where it began to where it ends; at least a little beyond now.
+/// The curve as it was, and as it goes on from now, to where it ends.
 fn asked(course: &Course, first_stored: Option<DbTime>) -> Vec<(DbTime, i64)> {
     let Some(curve) = &course.curve else {
         return Vec::new();
     };
-    let Some(from) = curve.from else {
+    let Some(from) = course.history.begins().or(curve.from) else {
         return Vec::new();
     };
     let end = match (curve.to, curve.due_at(curve.total)) {
@@ -395,7 +397,7 @@ fn asked(course: &Course, first_stored: Option<DbTime>) -> Vec<(DbTime, i64)> {
     let step = to.micros_since(from) / POINTS;
     (0..=POINTS)
         .map(|n| from.plus_micros(n * step))
-        .map(|at| (at, curve.due(at)))
+        .map(|at| (at, course.history.due(at).unwrap_or_else(|| curve.due(at))))
         .collect()
 }
 

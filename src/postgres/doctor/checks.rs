@@ -50,7 +50,7 @@ pub const SCHEMA: &[Check] = &[
   select format('missing in public: %s', string_agg(w.name, ', ')) as what,
          'delete from public.visit_pacer_migrations;  -- each file can be applied again' as sql, 'visit-pacer migrate' as by_hand
     from unnest(array['partners', 'visit_distribution', 'store_visits', 'visit_distribution_progress', 'visit_page_paths',
-                      'visit_pacer_replaced', 'visit_pacer_gone', 'visit_pacer_control', 'visit_pacer_agents', 'visit_pacer_canary', 'visit_distribution_status',
+                      'visit_pacer_replaced', 'visit_pacer_gone', 'visit_pacer_edits', 'visit_pacer_control', 'visit_pacer_agents', 'visit_pacer_canary', 'visit_distribution_status',
                       'organic_store_visits', 'visit_pacer_store()', 'visit_pacer_may_store()', 'visit_pacer_lock_partners()',
                       'visit_pacer_initialise()', 'visit_pacer_first_progress()', 'visit_pacer_uncounted()', 'visit_pacer_reconcile_row()',
                       'visit_pacer_agent_alive()', 'visit_pacer_before_edit()', 'visit_pacer_after_insert()', 'visit_pacer_invalid()',

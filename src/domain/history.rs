@@ -1,0 +1,219 @@
+//! What a row asked for over time: its edits, each with the curve that held from it until the next.
+//!
+//! Pure. Before the first edit that is known nothing is, but for a row that began with it: there the curve is that one's.
+
+use std::fmt::Write as _;
+
+use super::curve::Curve;
+use super::distribution::{Distribution, RawRow};
+use super::time::DbTime;
+
+/// One edit of a row's pace.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Edit {
+    /// When it took effect.
+    pub at: DbTime,
+    /// Who: the database's session user, and the program.
+    pub by: Option<String>,
+    /// The row from then on.
+    pub row: RawRow,
+}
+
+/// All edits that are known, oldest first.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct History {
+    edits: Vec<(Edit, Option<Curve>)>,
+}
+
+impl History {
+    /// Of these edits, in any order.
+    pub fn new(mut edits: Vec<Edit>) -> Self {
+        edits.sort_by_key(|edit| (edit.at, edit.row.config_version));
+        let edits = edits.into_iter().map(|edit| {
+            let curve = Distribution::parse(&edit.row).ok().map(|row| row.curve);
+            (edit, curve)
+        });
+        Self {
+            edits: edits.collect(),
+        }
+    }
+
+    /// Visits that were due at a moment; `None` where that is not known.
+    pub fn due(&self, at: DbTime) -> Option<i64> {
+        let after = self.edits.partition_point(|(edit, _)| edit.at <= at);
+        let (_, curve) = self.edits.get(after.checked_sub(1)?)?;
+        curve.as_ref().map(|curve| curve.due(at))
+    }
+
+    /// Since when it is known.
+    pub fn begins(&self) -> Option<DbTime> {
+        self.edits.first().map(|(edit, _)| edit.at)
+    }
+
+    /// Each edit in words, with when and by whom.
+    pub fn told(&self) -> Vec<(DbTime, String, Option<String>)> {
+        let mut before: Option<&Edit> = None;
+        let mut told = Vec::new();
+        for (edit, _) in &self.edits {
+            let what = before.map_or_else(|| first(&edit.row), |old| changes(&old.row, &edit.row));
+            told.push((edit.at, what, edit.by.clone()));
+            before = Some(edit);
+        }
+        told
+    }
+
+    /// The stretches in which it was paused, from and to; the last may still last.
+    pub fn pauses(&self) -> Vec<(DbTime, Option<DbTime>)> {
+        let mut pauses = Vec::new();
+        let mut since = None;
+        for (edit, _) in &self.edits {
+            match (since, edit.row.is_active.unwrap_or(false)) {
+                (None, false) => since = Some(edit.at),
+                (Some(from), true) => {
+                    pauses.push((from, Some(edit.at)));
+                    since = None;
+                }
+                (None, true) | (Some(_), false) => {}
+            }
+        }
+        pauses.extend(since.map(|from| (from, None)));
+        pauses
+    }
+}
+
+fn pace(row: &RawRow) -> String {
+    let none = || "null".to_owned();
+    format!(
+        "{} a {}",
+        row.visits_per_unit.clone().unwrap_or_else(none),
+        row.time_period.clone().unwrap_or_else(none)
+    )
+}
+
+fn text(value: Option<&String>) -> &str {
+    value.map_or("null", String::as_str)
+}
+
+fn first(row: &RawRow) -> String {
+    let active = if row.is_active.unwrap_or(false) {
+        "active"
+    } else {
+        "paused"
+    };
+    format!(
+        "{active}: {} visits at {}",
+        text(row.total_visits.as_ref()),
+        pace(row)
+    )
+}
+
+fn changes(old: &RawRow, new: &RawRow) -> String {
+    let mut said = String::new();
+    let mut say = |words: std::fmt::Arguments<'_>| {
+        let comma = if said.is_empty() { "" } else { ", " };
+        // Writing into a String cannot fail.
+        let _written = write!(said, "{comma}{words}").is_ok();
+    };
+    match (
+        old.is_active.unwrap_or(false),
+        new.is_active.unwrap_or(false),
+    ) {
+        (true, false) => say(format_args!("paused")),
+        (false, true) => say(format_args!("resumed")),
+        (true, true) | (false, false) => {}
+    }
+    if pace(old) != pace(new) {
+        say(format_args!("rate {} → {}", pace(old), pace(new)));
+    }
+    if old.total_visits != new.total_visits {
+        let (from, to) = (
+            text(old.total_visits.as_ref()),
+            text(new.total_visits.as_ref()),
+        );
+        say(format_args!("total {from} → {to}"));
+    }
+    if old.start_time != new.start_time {
+        say(format_args!("another start_time"));
+    }
+    if old.end_time != new.end_time {
+        say(format_args!("another end_time"));
+    }
+    if old.partner_id != new.partner_id {
+        say(format_args!("another partner"));
+    }
+    if said.is_empty() {
+        return "edited, at the same pace".to_owned();
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    const T0: i64 = 1_800_000_000_000_000;
+
+    fn edit(second: i64, active: bool, rate: &str, anchor_visits: i64) -> Edit {
+        let at = T0 + second * 1_000_000;
+        Edit {
+            at: DbTime::from_micros(at),
+            by: Some("postgres (psql)".to_owned()),
+            row: RawRow {
+                id: Uuid::from_u128(1),
+                partner_id: Some(Uuid::from_u128(2)),
+                config_version: Some(at),
+                is_active: Some(active),
+                total_visits: Some("1000".to_owned()),
+                visits_per_unit: Some(rate.to_owned()),
+                time_period: Some("second".to_owned()),
+                start_time: Some(T0.to_string()),
+                end_time: None,
+                catch_up: None,
+                anchor_units: Some((anchor_visits * 86_400_000_000).to_string()),
+                anchor_at: Some(at.to_string()),
+            },
+        }
+    }
+
+    fn history() -> History {
+        History::new(vec![
+            edit(20, true, "5", 100),
+            edit(0, true, "10", 0),
+            edit(10, false, "10", 100),
+        ])
+    }
+
+    fn due(second: i64) -> Option<i64> {
+        history().due(DbTime::from_micros(T0 + second * 1_000_000))
+    }
+
+    #[test]
+    fn each_edits_curve_holds_until_the_next() {
+        assert_eq!(due(-1), None, "before the first edit nothing is known");
+        assert_eq!(due(5), Some(50));
+        assert_eq!(due(10), Some(100));
+        assert_eq!(due(19), Some(100), "paused");
+        assert_eq!(due(30), Some(150));
+    }
+
+    #[test]
+    fn edits_are_told_in_words_and_pauses_as_stretches() {
+        let told: Vec<String> = history()
+            .told()
+            .into_iter()
+            .map(|(_, what, _)| what)
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "active: 1000 visits at 10 a second",
+                "paused",
+                "resumed, rate 10 a second → 5 a second"
+            ]
+        );
+        let at = |second: i64| DbTime::from_micros(T0 + second * 1_000_000);
+        assert_eq!(history().pauses(), [(at(10), Some(at(20)))]);
+    }
+}
