@@ -6,4 +6,5 @@
 
 mod health;
 mod kit;
+mod settings;
 mod systemd;

@@ -19,11 +19,11 @@ const MANIFESTS: &[&str] = &[
 /// Where the agent listens in a container.
 const PORT: i64 = 8787;
 
-fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn text(path: &str) -> String {
+pub fn text(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
@@ -44,7 +44,7 @@ async fn tool(name: &str, arguments: &[&str]) -> String {
 }
 
 /// A YAML or TOML file.
-async fn parsed(path: &str) -> Value {
+pub async fn parsed(path: &str) -> Value {
     const TO_JSON: &str = "import json, sys, tomllib, yaml; path = sys.argv[1]; \
         load = tomllib.load if path.endswith('.toml') else yaml.safe_load; \
         print(json.dumps(load(open(path, 'rb'))))";
