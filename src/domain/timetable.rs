@@ -21,7 +21,7 @@ use super::share::Share;
 use super::time::{DbTime, micros_of};
 
 use self::entry::{Doubt, Entry, Fire, Hold, rule_of};
-pub use self::look::{Look, Status};
+pub use self::look::{Look, Pace, Status};
 use self::spread::Spread;
 
 mod entry;

@@ -14,7 +14,7 @@ use super::reasons;
 use super::snapshot::{Snapshot, WayState, backlog};
 use crate::domain::meter::Meter;
 use crate::domain::time::{DbTime, Mono};
-use crate::domain::timetable::{Look, Status};
+use crate::domain::timetable::{Look, Pace, Status};
 use crate::domain::way::Way;
 use crate::observe::Metrics;
 use crate::observe::recent::Recent;
@@ -153,7 +153,7 @@ impl Board {
                 .partner_id
                 .and_then(|partner| facts.partners.get(&partner).cloned()),
             asked: pace.map(|pace| float(pace.slope) / NANO_PER_SECOND),
-            visits_per_unit: pace.map(|pace| pace.visits_per_unit()),
+            visits_per_unit: pace.map(Pace::visits_per_unit),
             time_period: pace.map(|pace| pace.time_period().to_owned()),
             total: look.total,
             start_time: pace.and_then(|pace| pace.start).map(Time),

@@ -137,7 +137,7 @@ fn answer(
             let _given = to.send(watched).is_ok();
         }
         Ask::Row(id, to) => {
-            let row = board.row(id).cloned();
+            let row = board.row(id).cloned().map(Box::new);
             let _taken = questions.try_send(Question::Row(id, row, to)).is_ok();
         }
         Ask::Seconds(id, from, to) => {
@@ -152,7 +152,7 @@ fn answer(
 enum Question {
     Row(
         Uuid,
-        Option<Row>,
+        Option<Box<Row>>,
         oneshot::Sender<Result<Box<RowView>, Refused>>,
     ),
     Seconds(
@@ -291,7 +291,11 @@ fn unknown(id: Uuid) -> Refused {
     ))
 }
 
-async fn from_near(link: &mut Link, id: Uuid, row: Option<Row>) -> Result<Box<RowView>, Refused> {
+async fn from_near(
+    link: &mut Link,
+    id: Uuid,
+    row: Option<Box<Row>>,
+) -> Result<Box<RowView>, Refused> {
     let found = on(link, async |connection| {
         let Some(course) = course(connection, id).await? else {
             return Ok(None);
@@ -302,13 +306,13 @@ async fn from_near(link: &mut Link, id: Uuid, row: Option<Row>) -> Result<Box<Ro
         Ok(Some((course, stored, counted)))
     })
     .await
-    .map_err(refused)?;
+    .map_err(|fault| refused(&fault))?;
     let (course, stored, counted) = found.ok_or_else(|| unknown(id))?;
     let (from, to) = span(course.now, None);
     let points = |points: Vec<(DbTime, i64)>| points.into_iter().map(|(at, n)| (Time(at), n));
     let asked = asked(&course, stored.first().map(|(at, _)| *at));
     Ok(Box::new(RowView {
-        row,
+        row: row.map(|row| *row),
         curve: Curves {
             asked: points(asked).collect(),
             stored: points(stored).collect(),
@@ -337,7 +341,7 @@ async fn seconds(link: &mut Link, id: Uuid, since: Option<DbTime>) -> Result<Sec
         Ok(Some((course, counted)))
     })
     .await
-    .map_err(refused)?;
+    .map_err(|fault| refused(&fault))?;
     let (course, counted) = found.ok_or_else(|| unknown(id))?;
     let (from, to) = span(course.now, since);
     Ok(Seconds {
@@ -412,7 +416,7 @@ async fn carry_out(link: &mut Link, edit: Edit) -> Result<Done, Refused> {
                 admin::set_active(connection, &[id], active).await
             })
             .await
-            .map_err(refused)?;
+            .map_err(|fault| refused(&fault))?;
             found.first().map(|_| done).ok_or_else(|| unknown(id))
         }
         Edit::Rate(id, visits_per_unit, time_period) => {
@@ -420,7 +424,7 @@ async fn carry_out(link: &mut Link, edit: Edit) -> Result<Done, Refused> {
                 admin::set_rate(connection, id, &visits_per_unit, &time_period).await
             })
             .await
-            .map_err(refused)?;
+            .map_err(|fault| refused(&fault))?;
             found.then_some(done).ok_or_else(|| unknown(id))
         }
         Edit::Distribute(partner, visits) => {
@@ -428,7 +432,7 @@ async fn carry_out(link: &mut Link, edit: Edit) -> Result<Done, Refused> {
                 by_hand::distribute(connection, Some((partner, visits))).await
             })
             .await
-            .map_err(refused)?;
+            .map_err(|fault| refused(&fault))?;
             let messages = lines.iter().filter_map(|line| line.message.clone());
             Ok(Done {
                 added: Some(lines.iter().map(|line| line.visits_added).sum()),
@@ -440,22 +444,24 @@ async fn carry_out(link: &mut Link, edit: Edit) -> Result<Done, Refused> {
                 admin::set_paused(connection, paused).await
             })
             .await
-            .map_err(refused)?;
+            .map_err(|fault| refused(&fault))?;
             Ok(done)
         }
     }
 }
 
-fn refused(fault: Fault) -> Refused {
-    match fault.trouble {
-        Trouble::Locked | Trouble::Timeout => Refused::Held(
+fn refused(fault: &Fault) -> Refused {
+    if matches!(fault.trouble, Trouble::Locked | Trouble::Timeout) {
+        return Refused::Held(
             "another transaction holds this row; nothing was changed. Try again when it has ended."
                 .to_owned(),
-        ),
-        Trouble::Data => Refused::Value(format!("the database refuses this: {}", fault.words)),
-        _ => Refused::Database(format!(
-            "the database did not take it: {}. Look at the row before you try again.",
-            fault.words
-        )),
+        );
     }
+    if fault.trouble == Trouble::Data {
+        return Refused::Value(format!("the database refuses this: {}", fault.words));
+    }
+    Refused::Database(format!(
+        "the database did not take it: {}. Look at the row before you try again.",
+        fault.words
+    ))
 }

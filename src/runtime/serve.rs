@@ -122,14 +122,9 @@ pub async fn serve(service: Service, shutdown: CancellationToken) -> anyhow::Res
         for weakness in weaknesses(&database) {
             voice.say(weakness, None, clock.now());
         }
-        let following = Following::at_first(service.listen_by);
         let config = Config {
             listen_by: service.listen_by,
-            feed: FeedConfig {
-                endpoint: service.endpoint,
-                bindings: bindings(following),
-                broadcasts: following.broadcast,
-            },
+            feed: feed(service.endpoint, service.listen_by),
             database,
             max_visits_per_second: service.max_visits_per_second,
             identity,
@@ -152,6 +147,15 @@ pub async fn serve(service: Service, shutdown: CancellationToken) -> anyhow::Res
     web_shutdown.cancel();
     web.shutdown().await;
     Ok(())
+}
+
+fn feed(endpoint: Endpoint, listen_by: ListenBy) -> FeedConfig {
+    let following = Following::at_first(listen_by);
+    FeedConfig {
+        endpoint,
+        bindings: bindings(following),
+        broadcasts: following.broadcast,
+    }
 }
 
 /// What works, and could be better.

@@ -48,13 +48,11 @@ pub enum Edit {
 }
 
 /// What came of an edit.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Done {
     /// Visits that were stored by it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub added: Option<i64>,
     /// In words.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
 
@@ -141,9 +139,8 @@ impl Desk {
         }
         match self.ask(|answer| Ask::Edit(edit, answer)).await {
             Ok(Ok(done)) => {
-                let mut body = json!(done);
-                body["ok"] = json!(true);
-                Json(body).into_response()
+                let Done { added, message } = done;
+                Json(json!({ "ok": true, "added": added, "message": message })).into_response()
             }
             Ok(Err(refused)) => refused.into_response(),
             Err(busy) => busy,

@@ -129,7 +129,7 @@ impl Report {
 /// Exact enough for a picture.
 fn float(number: i64) -> f64 {
     let (high, low) = (number.div_euclid(1 << 31), number.rem_euclid(1 << 31));
-    let part = |n: i64| i32::try_from(n).map_or(f64::from(i32::MAX), f64::from);
+    let part = |n: i64| i32::try_from(n).map_or_else(|_| f64::from(i32::MAX), f64::from);
     part(high) * 2_147_483_648.0 + part(low)
 }
 
