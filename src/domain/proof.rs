@@ -93,6 +93,12 @@ impl Proof {
         }
     }
 
+    /// It cannot be written to: the next attempt is a period later.
+    pub fn cannot_write(&mut self, id: Uuid, now: Mono) {
+        self.did_not_write(id);
+        self.proved_at = self.proved_at.map(|_| now);
+    }
+
     /// A sync found a change of this row of which we had not been told.
     pub fn repaired(&mut self, id: Uuid, now: Mono) {
         if self.live && self.repaired.len() < ECHOES_AWAITED {

@@ -244,7 +244,9 @@ pub async fn published(connection: &mut Connection) -> Result<Published, sqlx::E
                           where n.nspname = 'realtime' and p.proname = 'send')
              and exists (select from pg_trigger t
                           where t.tgrelid = 'public.visit_distribution'::regclass and not t.tgisinternal
-                            and t.tgname = 'zzz_visit_pacer_broadcast_edited' and t.tgenabled in ('O', 'A')) as broadcasts";
+                            and t.tgname = 'zzz_visit_pacer_broadcast_edited' and t.tgenabled in ('O', 'A'))
+             and exists (select from pg_proc p where p.oid = to_regproc('public.visit_pacer_broadcast_canary')
+                            and has_function_privilege(p.oid, 'execute')) as broadcasts";
     let row = sqlx::query(PUBLISHED).fetch_one(connection).await?;
     Ok(Published {
         distributions: row.try_get("distributions")?,

@@ -168,7 +168,7 @@ async fn a_dead_broadcast_channel_is_found_by_its_canary_and_told_apart() {
 }
 
 #[tokio::test]
-async fn under_its_own_role_the_agent_hears_broadcasts_once_a_policy_lets_that_role() {
+async fn under_its_own_role_the_agent_hears_broadcasts_once_broadcast_sql_was_run_after_role_sql() {
     let place = Place::apart().await;
     let mut owner = PgConnection::connect(&place.url)
         .await
@@ -197,9 +197,13 @@ async fn under_its_own_role_the_agent_hears_broadcasts_once_a_policy_lets_that_r
         environment.push((name.to_owned(), value));
     }
     let agent = Agent::start(&place.folder, &["run"], &environment).await;
-    agent.says("You do not have permissions to read").await;
+    agent.ready().await;
+    assert!(!agent.log().contains(LIVE_BY_BROADCAST));
     place.edit(BROADCAST).await;
-    agent.says(LIVE_BY_BROADCAST).await;
+    wait_until("it listens to broadcasts too", NOTICED_WITHIN, async || {
+        agent.log().contains(LIVE_BY_BROADCAST)
+    })
+    .await;
     realtime.faults().withhold(Way::Changes, true);
     let row = place.insert(1_000_000, "10 a second", "null").await;
     rises(&agent, BROADCASTS, 0.0).await;

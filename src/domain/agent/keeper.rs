@@ -139,6 +139,15 @@ impl Agent {
                 self.did_not_write(&chore);
                 self.put_off(&chore, &fault, now);
             }
+            None if splits && let Chore::Canary(way) = chore => {
+                self.keeper.busy = false;
+                self.proof.of_mut(way).cannot_write(CANARY, now);
+                // What it is sent with may have been taken away.
+                self.chore(Chore::Published);
+                if self.keeper.may_tell(now) {
+                    self.tell(Notice::Hindered(fault));
+                }
+            }
             None => {
                 let draw = self.random.next_u32();
                 self.keeper.failed(&fault.policy(), draw, now);

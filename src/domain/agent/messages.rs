@@ -82,7 +82,7 @@ pub struct Published {
     pub visits: bool,
     /// Some publication, Realtime's or another, has `visit_distribution`: each write to it is somebody's event.
     pub anywhere: bool,
-    /// Edits are broadcast: Realtime's `messages` and `send` are there, and so is our trigger.
+    /// Edits are broadcast: Realtime's `messages` and `send` are there, so is our trigger, and we may send the canary.
     pub broadcasts: bool,
 }
 

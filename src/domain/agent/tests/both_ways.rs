@@ -78,6 +78,26 @@ fn a_table_that_was_away_from_the_publication_is_subscribed_to_anew() {
 }
 
 #[test]
+fn a_canary_that_cannot_be_sent_is_no_outage_and_not_tried_again_at_once() {
+    let mut bench = Bench::live(&[]);
+    bench.input(Input::News(News::Unfollowed));
+    assert_eq!(bench.take_chore(), Some(Chore::Published));
+    bench.kept(Kept::Published(BOTH));
+    bench.input(Input::News(News::Live(Way::Broadcast)));
+    let is_canary = |chore: &Chore| *chore == Chore::Canary(Way::Broadcast);
+    assert!(bench.pass_until_chore(70.0, is_canary).is_some());
+    let refused = Fault::new(Trouble::Schema, "no such function");
+    bench.input(Input::Kept(Err(refused.clone())));
+    assert_eq!(bench.take_chore(), Some(Chore::Published), "it looks why");
+    bench.kept(Kept::Published(BOTH));
+    assert!(bench.notices().contains(&Notice::Hindered(refused)));
+    assert_eq!(bench.agent.health().database_away_since, None);
+    let tried_again = Bench::at(119.0);
+    assert_eq!(bench.pass_until_chore(119.0, is_canary), None);
+    assert!(bench.now >= tried_again);
+}
+
+#[test]
 fn it_is_blind_only_when_neither_way_is_live() {
     for (first, second) in [
         (Way::Changes, Way::Broadcast),
