@@ -1,5 +1,7 @@
 //! A good neighbour: it floods nobody, needs nothing of an editor, labels what it makes and touches nothing else.
 
+use std::time::Duration;
+
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tokio::time::Instant;
 
@@ -58,6 +60,25 @@ async fn the_agents_own_write_backs_are_recognised_and_read_nothing() {
         agent.metric("visit_pacer_rows_read_total").await,
         Some(read)
     );
+}
+
+#[tokio::test]
+async fn an_agent_that_runs_warns_when_each_visit_becomes_a_realtime_event() {
+    const WARNING: &str = "store_visits is published, so that each visit is a Realtime event";
+    /// A full sync each 30 s, and a margin.
+    const NOTICED_WITHIN: Duration = Duration::from_secs(90);
+    let place = Place::new().await;
+    let agent = place.agent().await;
+    assert!(!agent.log().contains(WARNING));
+    place
+        .edit("alter publication supabase_realtime add table store_visits")
+        .await;
+    wait_until("the warning", NOTICED_WITHIN, async || {
+        agent.log().contains(WARNING)
+    })
+    .await;
+    let told_later = place.start_agent().await;
+    told_later.says(WARNING).await;
 }
 
 #[tokio::test]
