@@ -47,9 +47,6 @@ use self::{
 };
 use crate::domain::secret::Secret;
 
-/// Clients at once, as the real server's `max_concurrent_users`.
-const MAX_CLIENTS: usize = 200;
-
 /// Connections at once, with those that are still to be refused.
 const MAX_CONNECTIONS: usize = 1_024;
 
@@ -71,13 +68,17 @@ pub struct Options {
     pub publication: String,
     /// How long a refused connect waits for its answer; 2 s on the real server.
     pub refusal_delay: Duration,
-    /// The other times.
+    /// Bounds, and the other times.
     pub limits: Limits,
 }
 
-/// Times that only tests have a reason to change.
+/// Bounds and times that only tests have a reason to change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
+    /// Clients at once: the real server's `max_concurrent_users`.
+    pub clients: usize,
+    /// Channels of one client: the real server's `max_channels_per_client`.
+    pub channels: usize,
     /// A client that sends nothing for this long is closed.
     pub idle_timeout: Duration,
     /// A client that reads nothing for this long is dropped.
@@ -110,6 +111,8 @@ impl Options {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            clients: 200,
+            channels: 100,
             idle_timeout: Duration::from_mins(1),
             send_timeout: Duration::from_secs(30),
             join_refusal_delay: Duration::ZERO,
@@ -248,7 +251,7 @@ async fn accept(
     tasks: TaskTracker,
     stop: CancellationToken,
 ) {
-    let seats = Arc::new(Semaphore::new(MAX_CLIENTS));
+    let seats = Arc::new(Semaphore::new(context.options.limits.clients));
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             sleep(ACCEPT_PAUSE).await;

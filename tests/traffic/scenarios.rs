@@ -263,7 +263,7 @@ pub const SCENARIOS: &[Scenario] = &[
             ("A c3, C", "down (quota)"),
             ("A c4", "never live"),
         ],
-        server: Not("its limits of 3 and 2 cannot be set"),
+        server: Held,
     },
     Scenario {
         name: "09_server_kill9_restart",

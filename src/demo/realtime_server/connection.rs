@@ -96,7 +96,12 @@ pub async fn serve(
     let (outbox, inbox) = outbox();
     let overflow = inbox.overflow.clone();
     let mut client = Client {
-        session: Session::new(version, context.options.jwt_secret.clone(), grant),
+        session: Session::new(
+            version,
+            context.options.jwt_secret.clone(),
+            grant,
+            context.options.limits.channels,
+        ),
         socket: &mut socket,
         outbox,
         inbox,

@@ -24,9 +24,6 @@ use crate::domain::secret::Secret;
 /// The role that may read every private topic; of others the database is asked.
 const SERVICE_ROLE: &str = "service_role";
 
-/// As the real server's `max_channels_per_client`.
-const MAX_CHANNELS: usize = 100;
-
 /// What a client may do, and until when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
@@ -142,6 +139,7 @@ pub struct Session {
     version: Version,
     secret: Secret,
     grant: Grant,
+    max_channels: usize,
     channels: HashMap<String, Channel>,
 }
 
@@ -167,12 +165,13 @@ struct Admission {
 struct Refusal(String);
 
 impl Session {
-    /// A socket that was opened with a key that grants `grant`.
-    pub fn new(version: Version, secret: Secret, grant: Grant) -> Self {
+    /// A socket that was opened with a key that grants `grant`, for so many channels.
+    pub fn new(version: Version, secret: Secret, grant: Grant, max_channels: usize) -> Self {
         Self {
             version,
             secret,
             grant,
+            max_channels,
             channels: HashMap::new(),
         }
     }
@@ -377,7 +376,7 @@ impl Session {
                 "TopicNameRequired: You must provide a topic name".to_owned(),
             ));
         }
-        if !self.channels.contains_key(&frame.topic) && self.channels.len() >= MAX_CHANNELS {
+        if !self.channels.contains_key(&frame.topic) && self.channels.len() >= self.max_channels {
             return Err(Refusal(
                 "ChannelRateLimitReached: Too many channels".to_owned(),
             ));

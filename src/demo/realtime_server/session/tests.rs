@@ -13,6 +13,9 @@ fn token(seconds: i64) -> String {
     jwt::mint(&secret(), "service_role", NOW + seconds)
 }
 
+/// The channels of one socket.
+const MAX_CHANNELS: usize = 3;
+
 /// A session, the clock that it is told, and the generation of its next join.
 struct Socket {
     session: Session,
@@ -27,7 +30,7 @@ impl Socket {
             expires_at: Some(NOW + 3_600),
         };
         Self {
-            session: Session::new(version, secret(), grant),
+            session: Session::new(version, secret(), grant, MAX_CHANNELS),
             now: NOW,
             generation: 0,
         }
@@ -516,7 +519,7 @@ fn what_is_not_served_is_refused_by_name() {
 }
 
 #[test]
-fn one_socket_has_at_most_a_hundred_channels() {
+fn one_socket_has_at_most_so_many_channels() {
     let mut socket = Socket::new(Version::V1);
     let join = |index: usize| {
         format!(
