@@ -162,6 +162,8 @@ pub struct Database {
     /// When each agent was seen, and whether it serves.
     pub agents: BTreeMap<Uuid, (i64, bool)>,
     pub canary_published: bool,
+    /// broadcast.sql was run.
+    pub broadcasts: bool,
     pub clock: Clock,
     pub reference: Reference,
     /// Who stored of each row last.
@@ -462,7 +464,7 @@ impl Database {
             canary: self.canary_published,
             visits: false,
             anywhere: true,
-            broadcasts: false,
+            broadcasts: self.broadcasts,
         }
     }
 

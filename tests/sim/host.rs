@@ -56,6 +56,7 @@ pub enum Arrival {
     Opened(SocketId),
     Refused(SocketId, u16, &'static str),
     Text(SocketId, String),
+    Binary(SocketId, Vec<u8>),
     Closed(SocketId),
     /// SIGTERM.
     Terminate,
@@ -69,9 +70,9 @@ pub enum Deed {
     Say(SocketId, String),
     HangUp(SocketId),
     Tell(Notice),
-    Revive(Verdict),
+    Revive(Way, Verdict),
     Down(Down),
-    Follow,
+    Follow(Following),
     /// An event told the version that is known.
     KnewAlready,
 }
@@ -108,8 +109,8 @@ pub struct Process {
     pub agent: Agent,
     session: Session,
     link: Link,
-    /// Whether it follows the canary, and so would know of a channel that is dead.
-    pub watches: bool,
+    /// What it follows. Without the canary it would not know of a channel of changes that is dead.
+    pub following: Following,
     host: usize,
     idle_ticks: u32,
     epoch: Instant,
@@ -143,7 +144,7 @@ impl Host {
             agent: Agent::new(id, bound, Mono::from_micros(0)),
             session: Session::new(bindings(Following::at_first(ListenBy::Auto)), token),
             link: Link::Closed,
-            watches: true,
+            following: Following::at_first(ListenBy::Auto),
             host: self.name,
             idle_ticks: 0,
             epoch: self.epoch,
@@ -261,11 +262,20 @@ impl Process {
                 let input = frame.map_or(session::Input::Noise, session::Input::Received);
                 self.session(input, mono, dice);
             }
+            Arrival::Binary(socket, bytes) if self.link == Link::Open(socket) => {
+                let frame = Frame::decode_binary(&bytes);
+                let input = frame.map_or(session::Input::Noise, session::Input::Received);
+                self.session(input, mono, dice);
+            }
             Arrival::Closed(socket) if self.link == Link::Open(socket) => {
                 let reason = "closed by the server".to_owned();
                 self.session(session::Input::Closed { reason }, mono, dice);
             }
-            Arrival::Opened(_) | Arrival::Refused(..) | Arrival::Text(..) | Arrival::Closed(_) => {}
+            Arrival::Opened(_)
+            | Arrival::Refused(..)
+            | Arrival::Text(..)
+            | Arrival::Binary(..)
+            | Arrival::Closed(_) => {}
             Arrival::Terminate => self.agent.handle(Input::Stop, mono),
         }
         let deeds = self.settle(mono, sockets, dice);
@@ -378,16 +388,19 @@ impl Process {
                     Verdict::Rejoin => FeedCommand::Rejoin(way, why),
                     Verdict::Reopen => FeedCommand::Reopen(why),
                 });
-                deeds.push(Deed::Revive(verdict));
+                deeds.push(Deed::Revive(way, verdict));
             }
             Action::Follow(following) => {
-                self.watches = following.canary;
+                let before = std::mem::replace(&mut self.following, following);
+                let broadcasts_alone =
+                    before != following && bindings(before) == bindings(following);
+                command(FeedCommand::Broadcasts(following.broadcast));
                 command(FeedCommand::Bindings(bindings(following)));
-                command(FeedCommand::Rejoin(
-                    Way::Changes,
-                    "the publication changed".to_owned(),
-                ));
-                deeds.push(Deed::Follow);
+                if !broadcasts_alone {
+                    let why = "the publication changed".to_owned();
+                    command(FeedCommand::Rejoin(Way::Changes, why));
+                }
+                deeds.push(Deed::Follow(following));
             }
             Action::Tell(notice) => deeds.push(Deed::Tell(notice)),
         }

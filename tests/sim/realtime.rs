@@ -1,11 +1,13 @@
-//! A model of the Realtime server: sockets, one channel on each, and what it says on them as real text.
+//! A model of the Realtime server: sockets, on each a channel for either way to listen, and what it says on them as real text
+//! and real binary frames.
 //!
-//! Owns its side of every socket, and what goes wrong on it. Replies keep their order; events of changes may overtake each
-//! other. It returns what it says with its delay; the world carries it.
+//! Owns its side of every socket, what was broadcast and can be told again, and what goes wrong. Replies keep their order;
+//! events of changes and broadcasts may overtake each other. It returns what it says with its delay; the world carries it.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use visit_pacer::domain::way::{Way, Ways};
 
 use crate::database::Change;
 use crate::dice::Dice;
@@ -13,6 +15,9 @@ use crate::seen::Seen;
 use crate::world::{MS, SECOND};
 
 const TOPIC: &str = "realtime:visit-pacer";
+const BROADCAST_TOPIC: &str = "realtime:visit_pacer";
+/// Broadcasts that one join is told again at the most.
+const REPLAYED: usize = 25;
 const CANARY: &str = "visit_pacer_canary";
 const DISTRIBUTIONS: &str = "visit_distribution";
 
@@ -27,6 +32,7 @@ pub struct SocketId {
 #[derive(Debug)]
 pub enum Said {
     Text(SocketId, String),
+    Binary(SocketId, Vec<u8>),
     /// It has the subscription of this join ready.
     Subscribed(SocketId, String),
     Closed(SocketId),
@@ -37,11 +43,11 @@ pub type Saying = (i64, Said);
 
 #[derive(Default)]
 struct Socket {
-    channel: Option<Channel>,
+    channels: Ways<Option<Channel>>,
     /// Nothing passes either way, and neither side is told.
     half_open: bool,
-    /// No event is sent, whatever is joined.
-    stubborn: bool,
+    /// No event is sent by this way, whatever is joined.
+    stubborn: Ways<bool>,
 }
 
 struct Channel {
@@ -59,7 +65,16 @@ pub struct Server {
     /// Faults happen.
     pub storm: bool,
     pub canary_published: bool,
+    /// What was broadcast, with the database's clock in milliseconds.
+    stored: Vec<(i64, Broadcast)>,
     pub seen: Seen,
+}
+
+/// A broadcast: its event, and what it says.
+#[derive(Clone)]
+struct Broadcast {
+    event: &'static str,
+    payload: Value,
 }
 
 impl Server {
@@ -114,7 +129,7 @@ impl Server {
         match event.as_str() {
             "heartbeat" => vec![(delay, reply(id, &Value::Null, &ref_, "phoenix", &ok))],
             "phx_leave" => {
-                socket.channel = None;
+                *socket.channels.of_mut(way_of(&topic)) = None;
                 vec![(delay, reply(id, &json!(join_ref), &ref_, &topic, &ok))]
             }
             "phx_join" => {
@@ -125,19 +140,28 @@ impl Server {
                     .iter()
                     .filter_map(|t| t["table"].as_str())
                     .map(str::to_owned);
+                let way = way_of(&topic);
                 let channel = Channel {
                     join_ref,
                     tables: tables.collect(),
-                    live: false,
-                    dead: false,
+                    live: way == Way::Broadcast,
+                    dead: way == Way::Broadcast && socket.stubborn.broadcast,
                 };
-                self.joins(id, channel, dice)
+                let since = frame[4]["config"]["broadcast"]["replay"]["since"].as_i64();
+                let mut said = self.joins(id, way, channel, dice);
+                said.extend(
+                    since
+                        .into_iter()
+                        .flat_map(|since| self.again(id, since, dice)),
+                );
+                said
             }
             other => panic!("the client sends {other}"),
         }
     }
 
-    fn joins(&mut self, id: SocketId, channel: Channel, dice: &mut Dice) -> Vec<Saying> {
+    fn joins(&mut self, id: SocketId, way: Way, channel: Channel, dice: &mut Dice) -> Vec<Saying> {
+        let topic = topic_of(way);
         let delay = dice.between(1, 40) * MS;
         let join_ref = channel.join_ref.clone();
         let of_join = json!(join_ref);
@@ -154,7 +178,7 @@ impl Server {
                 let most = if dice.percent(20) { reasons.len() } else { 2 };
                 let reason = dice.pick(&reasons[..most]).unwrap_or_default();
                 let no = json!({ "status": "error", "response": { "reason": reason } });
-                vec![(delay, reply(id, &of_join, &join_ref, TOPIC, &no))]
+                vec![(delay, reply(id, &of_join, &join_ref, topic, &no))]
             }
             6..=7 => {
                 self.seen.saw("a join is not answered");
@@ -165,15 +189,17 @@ impl Server {
                     json!({ "id": 43_093_599, "event": "*", "schema": "public", "table": table })
                 }).collect();
                 let yes = json!({ "status": "ok", "response": { "postgres_changes": granted } });
-                let mut said = vec![(delay, reply(id, &of_join, &join_ref, TOPIC, &yes))];
-                if fault == 8 {
+                let mut said = vec![(delay, reply(id, &of_join, &join_ref, topic, &yes))];
+                if way == Way::Broadcast {
+                    // Heard from the reply on.
+                } else if fault == 8 {
                     self.seen.saw("a subscription is not confirmed");
                 } else {
                     let ready = delay + dice.between(5, 2_000) * MS;
                     said.push((ready, Said::Subscribed(id, join_ref)));
                 }
                 if let Some(socket) = self.sockets.get_mut(&id) {
-                    socket.channel = Some(channel);
+                    *socket.channels.of_mut(way) = Some(channel);
                 }
                 said
             }
@@ -184,9 +210,10 @@ impl Server {
     pub fn subscribed(&mut self, id: SocketId, join_ref: &str) -> Option<Said> {
         let canary = self.canary_published;
         let socket = self.sockets.get_mut(&id)?;
-        let stubborn = socket.stubborn;
+        let stubborn = socket.stubborn.changes;
         let channel = socket
-            .channel
+            .channels
+            .changes
             .as_mut()
             .filter(|channel| channel.join_ref == join_ref)?;
         if channel
@@ -197,11 +224,12 @@ impl Server {
             self.seen.saw("a table cannot be followed");
             let why = "Unable to subscribe to changes with given parameters. Please check Realtime is enabled \
                        for the given connect parameters: [event: *, schema: public, table: visit_pacer_canary]";
-            return Some(system(id, join_ref, "error", why));
+            return Some(system(id, Way::Changes, join_ref, "error", why));
         }
         channel.live = true;
         channel.dead = stubborn;
-        Some(system(id, join_ref, "ok", "Subscribed to PostgreSQL"))
+        let message = "Subscribed to PostgreSQL";
+        Some(system(id, Way::Changes, join_ref, "ok", message))
     }
 
     /// A change was committed: each subscriber is told, more or less.
@@ -218,10 +246,87 @@ impl Server {
         self.tell(CANARY, &data, dice)
     }
 
+    /// A change was committed, and a trigger sends it: each listener is told, more or less.
+    pub fn broadcast(&mut self, change: &Change, clock: i64, dice: &mut Dice) -> Vec<Saying> {
+        let version = (change.kind != "DELETE").then_some(change.version);
+        let payload = json!({ "distribution_id": change.id, "config_version": version.flatten() });
+        let event = "row";
+        self.send(&Broadcast { event, payload }, clock, dice)
+    }
+
+    pub fn broadcast_canary(&mut self, clock: i64, dice: &mut Dice) -> Vec<Saying> {
+        let payload = json!({ "sent_at": clock / MS });
+        let event = "canary";
+        self.send(&Broadcast { event, payload }, clock, dice)
+    }
+
+    fn send(&mut self, broadcast: &Broadcast, clock: i64, dice: &mut Dice) -> Vec<Saying> {
+        self.stored.push((clock / MS, broadcast.clone()));
+        let mut said = Vec::new();
+        for (id, socket) in &self.sockets {
+            let sound = |channel: &Channel| channel.live && !channel.dead;
+            if socket.half_open || !socket.channels.broadcast.as_ref().is_some_and(sound) {
+                continue;
+            }
+            let delay = dice.between(1, 50) * MS;
+            let whole = broadcast.frame(*id, false);
+            let fault = if self.storm { dice.between(0, 99) } else { 100 };
+            match fault {
+                0..=2 => self.seen.saw("a broadcast is dropped"),
+                3..=6 => {
+                    self.seen.saw("a broadcast is sent twice");
+                    let again = delay + dice.between(0, 900) * MS;
+                    said.push((again, broadcast.frame(*id, false)));
+                    said.push((delay, whole));
+                }
+                7..=8 => {
+                    self.seen.saw("a broadcast overtakes another");
+                    said.push((dice.between(300, 5_000) * MS, whole));
+                }
+                9 => {
+                    self.seen.saw("a broadcast does not name its row");
+                    let nameless = Broadcast {
+                        event: broadcast.event,
+                        payload: Value::Null,
+                    };
+                    said.push((delay, nameless.frame(*id, false)));
+                }
+                10 => {
+                    self.seen.saw("a binary message is broken");
+                    let Said::Binary(id, mut bytes) = whole else {
+                        continue;
+                    };
+                    bytes.truncate(bytes.len() / 2);
+                    said.push((delay, Said::Binary(id, bytes)));
+                }
+                _ => said.push((delay, whole)),
+            }
+        }
+        said
+    }
+
+    /// What was broadcast since then, in any order, after the join's reply.
+    fn again(&mut self, id: SocketId, since: i64, dice: &mut Dice) -> Vec<Saying> {
+        let joined = |socket: &Socket| socket.channels.broadcast.is_some();
+        if !self.sockets.get(&id).is_some_and(joined) {
+            return Vec::new();
+        }
+        let stored = self.stored.iter().rev().filter(|(at, _)| *at >= since);
+        let frames: Vec<Said> = stored
+            .take(REPLAYED)
+            .map(|(_, broadcast)| broadcast.frame(id, true))
+            .collect();
+        if !frames.is_empty() {
+            self.seen.saw("broadcasts are told again");
+        }
+        let mut delayed = |said| (dice.between(40, 60) * MS, said);
+        frames.into_iter().map(&mut delayed).collect()
+    }
+
     fn tell(&mut self, table: &str, data: &Value, dice: &mut Dice) -> Vec<Saying> {
         let mut said = Vec::new();
         for (id, socket) in &self.sockets {
-            let hears = socket.channel.as_ref().is_some_and(|channel| {
+            let hears = socket.channels.changes.as_ref().is_some_and(|channel| {
                 channel.live && !channel.dead && channel.tables.iter().any(|name| name == table)
             });
             if socket.half_open || !hears {
@@ -286,10 +391,9 @@ impl Server {
         };
         let id = *id;
         let delay = dice.between(0, 20) * MS;
-        let join_ref = socket
-            .channel
-            .as_ref()
-            .map(|channel| channel.join_ref.clone());
+        let way = dice.pick(&Way::ALL).expect("two ways");
+        let joined = socket.channels.of_mut(way);
+        let join_ref = joined.as_ref().map(|channel| channel.join_ref.clone());
         let (what, said) = match (dice.between(0, 7), join_ref) {
             (0, _) => ("a socket is closed", Some(Said::Closed(id))),
             (1, _) => {
@@ -297,12 +401,12 @@ impl Server {
                 ("a socket is half open", None)
             }
             (2, Some(join)) => {
-                socket.channel = None;
-                let text = json!([join, join, TOPIC, "phx_close", {}]).to_string();
+                *joined = None;
+                let text = json!([join, join, topic_of(way), "phx_close", {}]).to_string();
                 ("a channel is closed", Some(Said::Text(id, text)))
             }
             (3, Some(join)) => {
-                socket.channel = None;
+                *joined = None;
                 let why = dice.pick(&[
                     "Token has expired 0 seconds ago",
                     "Too many messages per second",
@@ -310,21 +414,26 @@ impl Server {
                 ]);
                 (
                     "a subscription ends with an error",
-                    Some(system(id, &join, "error", why.unwrap_or_default())),
+                    Some(system(id, way, &join, "error", why.unwrap_or_default())),
                 )
             }
-            (4, Some(join)) if socket.channel.as_ref().is_some_and(|channel| channel.live) => {
-                let again = system(id, &join, "ok", "Subscribed to PostgreSQL");
+            (4, Some(join))
+                if way == Way::Changes && joined.as_ref().is_some_and(|channel| channel.live) =>
+            {
+                let again = system(id, way, &join, "ok", "Subscribed to PostgreSQL");
                 ("a subscription is confirmed again in mid-life", Some(again))
             }
             (5, Some(_)) => {
-                socket.stubborn = true;
-                socket.channel.as_mut().expect("joined").dead = true;
+                joined.as_mut().expect("joined").dead = true;
+                *socket.stubborn.of_mut(way) = true;
                 ("a channel stays dead until there is a new socket", None)
             }
             (6 | 7, Some(_)) => {
-                socket.channel.as_mut().expect("joined").dead = true;
-                ("a channel is dead while heartbeats pass", None)
+                joined.as_mut().expect("joined").dead = true;
+                match way {
+                    Way::Changes => ("a channel is dead while heartbeats pass", None),
+                    Way::Broadcast => ("a broadcast channel is dead while heartbeats pass", None),
+                }
             }
             _ => return Vec::new(),
         };
@@ -343,12 +452,12 @@ impl Server {
             .collect()
     }
 
-    /// Whether everything that is committed reaches the host.
-    pub fn delivers_to(&self, host: usize) -> bool {
+    /// Whether everything that is committed reaches the host by this way.
+    pub fn delivers_to(&self, host: usize, way: Way) -> bool {
         let last = self.sockets.iter().rfind(|(id, _)| id.host == host);
         last.is_some_and(|(_, socket)| {
             let sound = |channel: &Channel| channel.live && !channel.dead;
-            !socket.half_open && socket.channel.as_ref().is_some_and(sound)
+            !socket.half_open && socket.channels.of(way).as_ref().is_some_and(sound)
         })
     }
 }
@@ -360,12 +469,47 @@ fn reply(id: SocketId, join_ref: &Value, ref_: &str, topic: &str, payload: &Valu
     )
 }
 
-fn system(id: SocketId, join_ref: &str, status: &str, message: &str) -> Said {
+fn system(id: SocketId, way: Way, join_ref: &str, status: &str, message: &str) -> Said {
     let payload = json!({ "status": status, "extension": "postgres_changes", "message": message, "channel": "visit-pacer" });
     Said::Text(
         id,
-        json!([join_ref, null, TOPIC, "system", payload]).to_string(),
+        json!([join_ref, null, topic_of(way), "system", payload]).to_string(),
     )
+}
+
+fn topic_of(way: Way) -> &'static str {
+    match way {
+        Way::Changes => TOPIC,
+        Way::Broadcast => BROADCAST_TOPIC,
+    }
+}
+
+fn way_of(topic: &str) -> Way {
+    if topic == BROADCAST_TOPIC {
+        Way::Broadcast
+    } else {
+        Way::Changes
+    }
+}
+
+impl Broadcast {
+    /// Its binary frame: the kind 4, the lengths of three texts, 1 for JSON, the texts, the payload.
+    fn frame(&self, id: SocketId, replayed: bool) -> Said {
+        let meta = if replayed {
+            r#"{"replayed":true}"#
+        } else {
+            "{}"
+        };
+        let texts = [BROADCAST_TOPIC, self.event, meta];
+        let mut bytes = vec![4];
+        bytes.extend(texts.map(|text| u8::try_from(text.len()).expect("short")));
+        bytes.push(1);
+        for text in texts {
+            bytes.extend_from_slice(text.as_bytes());
+        }
+        bytes.extend_from_slice(self.payload.to_string().as_bytes());
+        Said::Binary(id, bytes)
+    }
 }
 
 fn event(id: SocketId, data: &Value) -> Said {

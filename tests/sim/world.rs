@@ -13,6 +13,7 @@ use visit_pacer::domain::batch::{Batch, BatchRow};
 use visit_pacer::domain::policy::{Fault, Trouble};
 use visit_pacer::domain::proof::Verdict;
 use visit_pacer::domain::time::Mono;
+use visit_pacer::domain::way::Way;
 
 use crate::database::{Change, Database, Storer, db_time};
 use crate::dice::Dice;
@@ -137,6 +138,7 @@ impl World {
         let mut dice = Dice::new(seed);
         let mut database = Database {
             canary_published: true,
+            broadcasts: dice.percent(70),
             ..Database::default()
         };
         database.clock.offset = 1_800_000_000 * SECOND + dice.between(0, SECOND);
@@ -271,6 +273,9 @@ impl World {
     fn server_does(&mut self, said: Said) {
         match said {
             Said::Text(socket, text) => self.send_to(socket.host, 0, Arrival::Text(socket, text)),
+            Said::Binary(socket, bytes) => {
+                self.send_to(socket.host, 0, Arrival::Binary(socket, bytes));
+            }
             Said::Closed(socket) => {
                 self.server.closed(socket);
                 self.send_to(socket.host, 0, Arrival::Closed(socket));
@@ -379,16 +384,17 @@ impl World {
             Deed::Say(socket, text) => self.after(5 * MS, Event::Heard(socket, text)),
             Deed::HangUp(socket) => self.after(5 * MS, Event::HangsUp(socket)),
             Deed::Tell(notice) => self.told(host, &notice),
-            Deed::Revive(verdict) => self.revives(host, verdict),
+            Deed::Revive(way, verdict) => self.revives(host, way, verdict),
             Deed::Down(down) => {
                 self.say(|| format!("agent {host}: Realtime is down: {}", down.reason));
                 if down.class == Trouble::Network && down.reason.contains("heartbeat") {
                     self.seen.saw("a silent socket is found by its heartbeat");
                 }
             }
-            Deed::Follow => self
+            Deed::Follow(following) if !following.canary => self
                 .seen
                 .saw("the canary is not published, and not followed"),
+            Deed::Follow(_) => {}
             Deed::KnewAlready => self.seen.saw("an event is known already"),
         }
     }
@@ -408,10 +414,11 @@ impl World {
             Notice::DatabaseBack(_) => "the database is found back",
             Notice::Shared(agents) if *agents > 1 => "agents share the rows",
             Notice::Initialised(_) => "a row is anchored by the agent",
+            Notice::Broadcasts(true) => "broadcasts are listened to as well",
+            Notice::Broadcasts(false) => "broadcasts are listened to no more",
             Notice::Synced(_)
             | Notice::Silent(..)
             | Notice::Echoed(..)
-            | Notice::Broadcasts(_)
             | Notice::NothingBroadcasts
             | Notice::Hindered(_)
             | Notice::PutOff(..)
@@ -423,16 +430,18 @@ impl World {
         self.seen.saw(what);
     }
 
-    fn revives(&mut self, host: usize, verdict: Verdict) {
-        self.say(|| format!("agent {host} finds its channel silent: {verdict:?}"));
-        let hears = self.server.delivers_to(host);
+    fn revives(&mut self, host: usize, way: Way, verdict: Verdict) {
+        self.say(|| format!("agent {host} finds its channel silent: {way:?}, {verdict:?}"));
+        let hears = self.server.delivers_to(host, way);
         assert!(
             !hears || !self.settled,
             "agent {host} hears everything, and finds its channel silent"
         );
-        self.seen.saw(match verdict {
-            Verdict::Rejoin => "a silent channel is joined again",
-            Verdict::Reopen => "a silent channel gets a new socket",
+        self.seen.saw(match (way, verdict) {
+            (Way::Changes, Verdict::Rejoin) => "a silent channel is joined again",
+            (Way::Changes, Verdict::Reopen) => "a silent channel gets a new socket",
+            (Way::Broadcast, Verdict::Rejoin) => "a silent broadcast channel is joined again",
+            (Way::Broadcast, Verdict::Reopen) => "a silent broadcast channel gets a new socket",
         });
     }
 
@@ -559,6 +568,10 @@ impl World {
                 }
                 Answer::Read(Ok((self.database.read(&what), db_time(clock))))
             }
+            Statement::Keep(Chore::Canary(Way::Broadcast)) if !self.database.broadcasts => {
+                let why = "function visit_pacer_broadcast_canary() does not exist";
+                Answer::Kept(Err(Fault::new(Trouble::Schema, why)))
+            }
             Statement::Keep(chore) => {
                 Answer::Kept(Ok((self.keep(chore, from, clock), db_time(clock))))
             }
@@ -637,11 +650,17 @@ impl World {
             Chore::WriteBack(ids) => {
                 let (written, changes) = self.database.write_back(&ids);
                 self.hosts[from.host].write_backs += i64::try_from(changes.len()).expect("few");
-                self.publish_all(&changes);
+                // No version changes, so no trigger sends it.
+                for change in &changes {
+                    self.publish_changes(change);
+                }
                 Kept::WroteBack(written)
             }
             Chore::Canary(way) => {
-                let said = self.server.publish_canary(&mut self.dice);
+                let said = match way {
+                    Way::Changes => self.server.publish_canary(&mut self.dice),
+                    Way::Broadcast => self.server.broadcast_canary(clock, &mut self.dice),
+                };
                 self.server_says(said);
                 Kept::Canary(way)
             }
@@ -662,7 +681,17 @@ impl World {
         }
     }
 
+    /// Tells of it in both ways.
     fn publish(&mut self, change: &Change) {
+        self.publish_changes(change);
+        if self.database.broadcasts {
+            let clock = self.clock();
+            let said = self.server.broadcast(change, clock, &mut self.dice);
+            self.server_says(said);
+        }
+    }
+
+    fn publish_changes(&mut self, change: &Change) {
         self.say(|| format!("committed: {change:?}"));
         let said = self.server.publish(change, &mut self.dice);
         self.server_says(said);

@@ -3,6 +3,7 @@
 
 use uuid::Uuid;
 use visit_pacer::domain::timetable::Status;
+use visit_pacer::domain::way::Way;
 
 use super::{Event, MS, SECOND, World};
 use crate::database::Row;
@@ -14,9 +15,9 @@ const LOOK_EVERY: i64 = 4 * SECOND;
 /// Then every batch must be on time, for so long.
 const ON_TIME: i64 = 12 * SECOND;
 /// How long into the calm what was lost before may still be missed: a row that a TRUNCATE took is found missing by the next
-/// sync, and cannot be told from one whose DELETE was not heard of; that the canary is published is seen by a sync, what its
-/// channel does not tell by the next, ten seconds later it is joined again, and a minute after that on a new socket.
-const AFTERMATH: i64 = 145 * SECOND;
+/// sync, and cannot be told from one whose DELETE was not heard of; that the canary is published is seen by a sync; where no
+/// row tells of a dead channel, its canary does after a minute and ten seconds, and once more before it gets a new socket.
+const AFTERMATH: i64 = 175 * SECOND;
 /// One seed in so many waits for the end of the aftermath.
 const PATIENT: u64 = 8;
 
@@ -170,9 +171,14 @@ impl World {
             return Some(format!("agent {name} does not run"));
         };
         let health = process.agent.health();
-        let hears = health.caught_up && (self.server.delivers_to(name) || !process.watches);
+        let following = process.following;
+        let hears_by = |way| match way {
+            Way::Changes => self.server.delivers_to(name, way) || !following.canary,
+            Way::Broadcast => self.server.delivers_to(name, way) || !following.broadcast,
+        };
+        let hears = health.caught_up && Way::ALL.into_iter().all(hears_by);
         // A channel may still be joined again for what it missed in the storm.
-        let may_rejoin = self.database.on_time && !(self.settled && process.watches);
+        let may_rejoin = self.database.on_time && !(self.settled && following.canary);
         if !(hears || may_rejoin) || health.database_away_since.is_some() {
             return Some(format!("agent {name}: hears: {hears}, {health:?}"));
         }
@@ -182,7 +188,9 @@ impl World {
         }
         let looks = process.agent.look_at_all(host.mono(self.now));
         looks.iter().find_map(|look| {
-            let row = &self.database.rows[&look.id];
+            let Some(row) = self.database.rows.get(&look.id) else {
+                return Some(format!("agent {name} knows a row that is gone: {look:?}"));
+            };
             let fails = self.left_poisoned.contains(&look.id) && self.owes(row) > 0;
             let wrong = match look.status {
                 Status::Invalid => row.is_sound() && !fails && self.owes(row) > 0,

@@ -57,7 +57,16 @@ impl World {
                 let later = self.dice.between(1, 20) * SECOND;
                 self.after(later, Event::Publish);
             }
-            _ => {}
+            _ => {
+                let run = !self.database.broadcasts;
+                self.database.broadcasts = run;
+                self.say(|| format!("edits are broadcast: {run}"));
+                self.seen.saw(if run {
+                    "broadcast.sql is run"
+                } else {
+                    "broadcast.sql is taken back"
+                });
+            }
         }
     }
 
