@@ -157,10 +157,17 @@ impl Agent {
 
     /// Asks one of its pages: status and text; status 0 where nobody answers.
     pub async fn get(&self, path: &str) -> (u16, String) {
+        let (status, _, body) = self.get_as(path, "*/*").await;
+        (status, body)
+    }
+
+    /// Asks one of its pages for one of these types of content: status, head and text.
+    pub async fn get_as(&self, path: &str, accept: &str) -> (u16, String, String) {
         let asked = async {
             let mut stream = TcpStream::connect(self.address).await?;
-            let request =
-                format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+            let request = format!(
+                "GET {path} HTTP/1.1\r\nhost: localhost\r\naccept: {accept}\r\nconnection: close\r\n\r\n"
+            );
             stream.write_all(request.as_bytes()).await?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await?;
@@ -172,11 +179,8 @@ impl Agent {
             .nth(1)
             .and_then(|status| status.parse().ok())
             .unwrap_or(0);
-        let body = answer
-            .split_once("\r\n\r\n")
-            .map(|(_, body)| body.to_owned())
-            .unwrap_or_default();
-        (status, body)
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+        (status, head.to_lowercase(), body.to_owned())
     }
 
     /// The value of one of its metrics, such as `visit_pacer_realtime_live`: of one series where the name has labels, of all

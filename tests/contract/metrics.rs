@@ -1,0 +1,241 @@
+//! What Prometheus is given, and what is made of it: the exposition, the alerts, the dashboard. Checked by Prometheus' own
+//! `promtool` against a running agent.
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use uuid::Uuid;
+use visit_pacer::observe::ROWS_MAX;
+
+use crate::harness::{Agent, PATIENCE, Place, find, wait_until};
+
+const ALERTS: &str = include_str!("../../deploy/prometheus/alerts.yml");
+const SECTIONS: &str = include_str!("../../deploy/prometheus/README.md");
+const DASHBOARD: &str = include_str!("../../deploy/grafana/visit-pacer.json");
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/prometheus")
+}
+
+/// Runs `promtool`, with this on its standard input; gives what it said, and fails where it finds a fault.
+fn promtool(arguments: &[&str], input: &str) -> String {
+    let mut child = Command::new("promtool")
+        .args(arguments)
+        .current_dir(folder())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool is there (Debian: apt install prometheus)");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    // It may end before it has read all.
+    stdin.write_all(input.as_bytes()).ok();
+    drop(stdin);
+    let output = child.wait_with_output().expect("it ends");
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(output.status.success(), "promtool {arguments:?}: {said}");
+    said
+}
+
+/// The names of all series in a scrape.
+fn exposed(text: &str) -> BTreeSet<String> {
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split(['{', ' ']).next())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The names of ours, and of the process, that a text of expressions uses.
+fn named(text: &str) -> BTreeSet<&str> {
+    let is_of_a_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    text.split(|letter| !is_of_a_name(letter))
+        .filter(|word| word.starts_with("visit_pacer_") || word.starts_with("process_"))
+        .collect()
+}
+
+/// The values of these keys, wherever they are.
+fn values_of<'a>(json: &'a Value, key: &str, found: &mut Vec<&'a str>) {
+    match json {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                if name == key {
+                    found.extend(value.as_str());
+                }
+                values_of(value, key, found);
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                values_of(item, key, found);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// The expressions of the alerts.
+fn alert_expressions() -> Vec<&'static str> {
+    let expressions = ALERTS
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("expr: "));
+    expressions.collect()
+}
+
+/// An agent that has stored visits of one row, and heard of its own write-back.
+async fn agent_at_work(place: &Place) -> (Agent, Uuid) {
+    let row = place.insert(1_000_000, "20 a second", "null").await;
+    let agent = place.agent().await;
+    place.has_stored(row, 40).await;
+    let echo = r#"visit_pacer_realtime_echo_seconds_count{way="postgres_changes"}"#;
+    wait_until("its own write is heard of", PATIENCE, async || {
+        agent.metric(echo).await > Some(0.0)
+    })
+    .await;
+    (agent, row)
+}
+
+#[tokio::test]
+async fn promtool_finds_no_fault_with_what_a_running_agent_exposes() {
+    let place = Place::new().await;
+    let (agent, row) = agent_at_work(&place).await;
+    for path in ["/metrics".to_owned(), format!("/metrics?rows={row}")] {
+        let (status, text) = agent.get(&path).await;
+        assert_eq!(status, 200);
+        assert_eq!(promtool(&["check", "metrics"], &text), "", "{text}");
+    }
+}
+
+#[tokio::test]
+async fn what_an_agent_measures_agrees_with_what_it_did() {
+    let place = Place::new().await;
+    let (agent, row) = agent_at_work(&place).await;
+    assert!(agent.metric("visit_pacer_realtime_echo_seconds_sum").await > Some(0.0));
+    place.finishes(row).await;
+    let stored = place.stored(row).await.to_string();
+    find("all visits are counted", PATIENCE, async || {
+        let counted = agent.metric("visit_pacer_visits_stored_total").await?;
+        (format!("{counted:.0}") == stored).then_some(())
+    })
+    .await;
+    let batches = agent
+        .metric(r#"visit_pacer_batches_total{outcome="stored"}"#)
+        .await;
+    assert_eq!(
+        agent
+            .metric("visit_pacer_batch_duration_seconds_count")
+            .await,
+        batches
+    );
+    for (name, value) in [
+        ("visit_pacer_agents", 1.0),
+        ("visit_pacer_connections", 3.0),
+        ("visit_pacer_connections_wanted", 3.0),
+        (
+            r#"visit_pacer_realtime_way_live{way="postgres_changes"}"#,
+            1.0,
+        ),
+        (r#"visit_pacer_build_info{version="0.1.0"}"#, 1.0),
+    ] {
+        assert_eq!(agent.metric(name).await, Some(value), "{name}");
+    }
+    assert!(agent.metric("visit_pacer_sync_age_seconds").await < Some(60.0));
+    assert!(agent.metric("process_resident_memory_bytes").await > Some(1_000_000.0));
+    assert!(agent.metric("process_cpu_seconds_total").await > Some(0.0));
+}
+
+#[tokio::test]
+async fn series_of_single_rows_come_on_demand_and_are_bounded() {
+    let place = Place::new().await;
+    let (agent, row) = agent_at_work(&place).await;
+    let series = format!("visit_pacer_distribution_due_visits{{distribution=\"{row}\"}}");
+    assert_eq!(agent.metric(&series).await, None, "nobody asked for it");
+    let (_, text) = agent.get(&format!("/metrics?rows={row},{row}")).await;
+    assert_eq!(text.matches(&series).count(), 1, "{text}");
+
+    let other = Uuid::from_u128(7);
+    let (_, text) = agent.get(&format!("/metrics?rows={other}")).await;
+    assert!(!text.contains("distribution=\""), "{text}");
+    let too_many: Vec<String> = (0..=ROWS_MAX)
+        .map(|_| Uuid::from_u128(rand::random()).to_string())
+        .collect();
+    for rows in ["x", &too_many.join(",")] {
+        let (status, text) = agent.get(&format!("/metrics?rows={rows}")).await;
+        assert_eq!(status, 400, "{text}");
+        assert!(text.contains("expected"), "{text}");
+    }
+
+    let mut environment = place.environment();
+    environment.push(("VISIT_PACER_METRICS_ROWS".to_owned(), row.to_string()));
+    drop(agent);
+    let agent = Agent::start(&place.folder, &["run"], &environment).await;
+    wait_until("each scrape has the row", PATIENCE, async || {
+        agent.metric(&series).await.is_some()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_accepts_openmetrics_is_given_openmetrics() {
+    let place = Place::new().await;
+    let agent = place.agent().await;
+    let accept = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5";
+    let (_, head, text) = agent.get_as("/metrics", accept).await;
+    let kind = "content-type: application/openmetrics-text; version=1.0.0";
+    assert!(head.contains(kind), "{head}");
+    assert!(text.contains("# EOF\n"), "{text}");
+    let (_, head, text) = agent.get_as("/metrics", "*/*").await;
+    assert!(
+        head.contains("content-type: text/plain; version=0.0.4"),
+        "{head}"
+    );
+    assert!(!text.contains("# EOF"), "{text}");
+}
+
+#[tokio::test]
+async fn alerts_and_dashboard_name_only_what_a_running_agent_exposes() {
+    let place = Place::new().await;
+    let (agent, row) = agent_at_work(&place).await;
+    let (_, text) = agent.get(&format!("/metrics?rows={row}")).await;
+    let exposed = exposed(&text);
+    let dashboard: Value = serde_json::from_str(DASHBOARD).expect("JSON");
+    let mut expressions = alert_expressions();
+    values_of(&dashboard, "expr", &mut expressions);
+    values_of(&dashboard, "query", &mut expressions);
+    assert!(expressions.len() > 40, "{expressions:?}");
+    for expression in expressions {
+        for name in named(expression) {
+            assert!(exposed.contains(name), "{name} in: {expression}");
+        }
+    }
+}
+
+#[test]
+fn the_alerts_are_rules_that_fire_where_they_should_and_keep_silent_beside_a_healthy_agent() {
+    promtool(&["check", "rules", "alerts.yml"], "");
+    promtool(&["check", "config", "prometheus.yml"], "");
+    promtool(&["test", "rules", "alerts.test.yml"], "");
+}
+
+#[test]
+fn each_alert_has_a_summary_a_description_a_test_and_a_section_that_says_what_to_do() {
+    let tests = include_str!("../../deploy/prometheus/alerts.test.yml");
+    let alerts: Vec<&str> = ALERTS.split("- alert: ").skip(1).collect();
+    assert_eq!(alerts.len(), alert_expressions().len());
+    let mut names = BTreeSet::new();
+    for alert in alerts {
+        let name = alert.lines().next().expect("a name");
+        for part in ["severity: ", "summary: ", "description: "] {
+            assert!(alert.contains(part), "{name} has {part}");
+        }
+        assert!(tests.contains(&format!("alertname=\"{name}\"")), "{name}");
+        assert!(SECTIONS.contains(&format!("\n## {name}\n")), "{name}");
+        names.insert(name);
+    }
+    let sections = SECTIONS.lines().filter_map(|line| line.strip_prefix("## "));
+    assert_eq!(sections.collect::<BTreeSet<_>>(), names);
+}
