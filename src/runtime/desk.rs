@@ -56,7 +56,8 @@ pub async fn serve(
     let (watched_in, watched) = watch::channel(Watching::default());
     let mut clerks = JoinSet::new();
     clerks.spawn(clerk(link, waiting, facts_in, watched));
-    let (frames, _nobody) = broadcast::channel(FRAMES_KEPT);
+    let (frames, nobody) = broadcast::channel(FRAMES_KEPT);
+    drop(nobody); // a receiver that is kept counts as somebody who watches
     let mut board = Board::new(about);
     let mut fresh = false;
     let mut next = Instant::now();
