@@ -104,20 +104,6 @@ impl Stall {
             Self::Database => "database",
         }
     }
-
-    /// What keeps the row, and what to do about it.
-    pub const fn in_words(self) -> &'static str {
-        match self {
-            Self::Locked => "somebody holds the row or its partner: end that transaction",
-            Self::Bucket => "it catches up no faster than catch_up allows: wait, or raise catch_up",
-            Self::AgentBound => {
-                "all rows together reach the agent's bound: raise --max-visits-per-second"
-            }
-            Self::Database => {
-                "the database does not take its visits: see the log, or visit-pacer doctor"
-            }
-        }
-    }
 }
 
 /// See the module.
@@ -224,7 +210,6 @@ impl Timetable {
         let doubt = entry.settle(began);
         if doubt == Some(Doubt::Refused) && !changed && !moved && !control.paused {
             entry.locked_tries = entry.locked_tries.saturating_add(1);
-            entry.stall = Some(Stall::Locked);
             let wait = locked_retry(entry.locked_tries);
             self.set_wake(id, Some(now.plus_micros(micros_of(wait))));
         } else if doubt.is_some() || changed || moved {

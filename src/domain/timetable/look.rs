@@ -156,7 +156,7 @@ impl Entry {
                     status,
                     reason: self.progress.invalid.clone(),
                     stall: self
-                        .stall
+                        .stall()
                         .filter(|_| matches!(status, Status::Behind | Status::Draining)),
                     total: row.curve.total,
                     due: row.curve.due(now),
@@ -171,6 +171,12 @@ impl Entry {
                 ..look
             },
         }
+    }
+
+    /// A row that somebody holds is held also while it is tried again.
+    fn stall(&self) -> Option<Stall> {
+        let held = (self.locked_tries > 0).then_some(Stall::Locked);
+        held.or(self.stall)
     }
 
     fn status(&self, row: &Distribution, control: &Control, now: DbTime) -> Status {

@@ -170,6 +170,15 @@ fn a_row_that_somebody_holds_is_tried_again_after_50_ms_100_ms_up_to_a_second_an
         (look.status, look.stall, look.reason),
         (Status::Behind, Some(Stall::Locked), None)
     );
+    let batch = bench.plan_at(now).expect("due");
+    assert_eq!(
+        bench.look(1).stall,
+        Some(Stall::Locked),
+        "while it is tried"
+    );
+    bench.refuse(&batch);
+    bench.read(bench.as_known(row(1, "1")));
+    let now = bench.deadline().expect("tried again");
     bench.fire_at(now);
     let batch = bench.plan_at(now + 2.0).expect("due");
     bench.refuse(&batch);
