@@ -7,7 +7,7 @@ use tracing::info;
 use super::snapshot::Snapshot;
 use crate::domain::agent::Counters;
 use crate::domain::time::Mono;
-use crate::domain::timetable::Status;
+use crate::domain::timetable::{Stall, Status};
 use crate::observe::Metrics;
 use crate::observe::histogram::Counts;
 
@@ -71,10 +71,22 @@ fn stalled(snapshot: &Snapshot) -> String {
     let each: Vec<String> = snapshot
         .stalled
         .iter()
-        .map(|(stall, rows)| format!("{rows} because {}", stall.in_words()))
+        .map(|(stall, rows)| format!("{rows} because {}", in_short(*stall)))
         .collect();
     if each.is_empty() {
         return String::new();
     }
     format!("; rows kept behind: {}", each.join("; "))
+}
+
+/// What keeps a row, and what to do about it; the page says it at length.
+fn in_short(stall: Stall) -> &'static str {
+    match stall {
+        Stall::Locked => "somebody holds the row or its partner: end that transaction",
+        Stall::Bucket => "it catches up no faster than catch_up allows: wait, or raise catch_up",
+        Stall::AgentBound => {
+            "all rows together reach the agent's bound: raise --max-visits-per-second"
+        }
+        Stall::Database => "the database does not take its visits: see the warnings above",
+    }
 }

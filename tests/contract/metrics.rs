@@ -122,15 +122,14 @@ async fn what_an_agent_measures_agrees_with_what_it_did() {
         (format!("{counted:.0}") == stored).then_some(())
     })
     .await;
-    let batches = agent
-        .metric(r#"visit_pacer_batches_total{outcome="stored"}"#)
-        .await;
-    assert_eq!(
-        agent
+    let batches = r#"visit_pacer_batches_total{outcome="stored"}"#;
+    wait_until("each batch is measured", PATIENCE, async || {
+        let measured = agent
             .metric("visit_pacer_batch_duration_seconds_count")
-            .await,
-        batches
-    );
+            .await;
+        measured.is_some() && measured == agent.metric(batches).await
+    })
+    .await;
     for (name, value) in [
         ("visit_pacer_agents", 1.0),
         ("visit_pacer_connections", 3.0),

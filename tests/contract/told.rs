@@ -1,8 +1,11 @@
-//! What an operator is told: in each trouble metrics, log, `visit-pacer status` and `/readyz` say the same, each in its way.
+//! What an operator is told: in each trouble metrics, log, `visit-pacer status`, `/readyz` and the
+//! dashboard say the same, each in its way.
 
 use std::time::Duration;
 
+use serde_json::Value;
 use sqlx::{Connection as _, PgConnection};
+use uuid::Uuid;
 use visit_pacer::demo::server::StopMode;
 
 use crate::contract::bad_rows::smuggle;
@@ -11,8 +14,8 @@ use crate::harness::{Agent, PATIENCE, Place, find, wait_until};
 /// A summary in the log comes after a minute; and a margin.
 const SUMMED_UP_WITHIN: Duration = Duration::from_secs(100);
 
-/// Back-off and readiness: some 10 s without, 30 s of back-off, and a margin.
-const LIVE_AGAIN_WITHIN: Duration = Duration::from_secs(75);
+/// Back-off: two waits of 30 s, a join that is not answered between them, and a margin.
+const LIVE_AGAIN_WITHIN: Duration = Duration::from_secs(150);
 
 /// Waits until a metric has this value.
 async fn reads(agent: &Agent, metric: &str, value: f64) {
@@ -37,6 +40,33 @@ async fn status_says(place: &Place, words: &str) -> String {
         said.contains(words).then_some(said)
     })
     .await
+}
+
+/// Waits until the dashboard's board says this at that place; gives all of it.
+async fn board_says(agent: &Agent, place: &str, words: &str) -> Value {
+    let what = format!("the board says at {place}: {words}");
+    find(what, PATIENCE, async || {
+        let (_, board) = agent.get("/api/board").await;
+        let board: Value = serde_json::from_str(&board).ok()?;
+        let said = board.pointer(place)?.to_string();
+        said.contains(words).then_some(board)
+    })
+    .await
+}
+
+/// What the board says of a row: its status, and why.
+async fn board_says_of(agent: &Agent, row: Uuid, status: &str, reason: &str) {
+    let what = format!("the board says of {row}: {status}, {reason}");
+    wait_until(what, PATIENCE, async || {
+        let (_, board) = agent.get("/api/board").await;
+        let board: Value = serde_json::from_str(&board).unwrap_or_default();
+        let rows = board["rows"].as_array().cloned().unwrap_or_default();
+        rows.iter().any(|shown| {
+            let why = shown["reason"].as_str().unwrap_or_default();
+            shown["id"] == row.to_string() && shown["status"] == status && why.contains(reason)
+        })
+    })
+    .await;
 }
 
 /// Whether the log has a warning with these words.
@@ -69,6 +99,11 @@ async fn of_a_realtime_that_is_gone() {
     agent.unready("Realtime is not live").await;
     status_says(&place, "Realtime").await;
     reads(&agent, "visit_pacer_ready", 0.0).await;
+    let board = board_says(&agent, "/health/unready", "Realtime is not live").await;
+    assert_eq!(board["health"]["database"], "up", "{board}");
+    assert_ne!(board["health"]["realtime"], "live", "{board}");
+    board_says(&agent, "/notes", "Realtime is not live").await;
+    board_says(&agent, "/realtime/events", "not live").await;
 
     place
         .realtime
@@ -114,6 +149,8 @@ async fn of_a_database_that_is_dead() {
     );
     agent.unready("the database has been away").await;
     reads(&agent, "visit_pacer_ready", 0.0).await;
+    board_says(&agent, "/health/unready", "the database has been away").await;
+    board_says(&agent, "/notes", "see that it runs and lets us in").await;
     let status = place.command(&["status"]).await;
     assert_eq!(status.code, Some(1), "{status:?}");
     assert!(
@@ -153,6 +190,8 @@ async fn of_one_bad_row() {
     );
     let status = status_says(&place, "invalid").await;
     assert!(status.contains("time_period is 'fortnight'"), "{status}");
+    board_says_of(&agent, bad, "invalid", "time_period is 'fortnight'").await;
+    board_says(&agent, "/notes", "row set aside").await;
     assert_eq!(agent.get("/readyz").await.0, 200, "the others go on");
     place.finishes(good).await;
 }
@@ -169,6 +208,7 @@ async fn of_a_row_that_is_paused() {
     reads(&agent, r#"visit_pacer_distributions{status="behind"}"#, 0.0).await;
     reads(&agent, "visit_pacer_paused", 0.0).await;
     status_says(&place, "paused").await;
+    board_says_of(&agent, row, "paused", "is_active is false").await;
     assert_eq!(
         agent.get("/readyz").await.0,
         200,
@@ -223,6 +263,8 @@ async fn of_a_row_that_an_editors_lock_keeps_behind() {
     .await;
     exceeds(&agent, "visit_pacer_backlog_visits", 20.0).await;
     status_says(&place, "behind").await;
+    board_says_of(&agent, row, "behind", "Another transaction holds this row").await;
+    board_says_of(&agent, beside, "active", "").await;
     assert_eq!(agent.get("/readyz").await.0, 200, "the others go on");
     let words = "1 because somebody holds the row or its partner: end that transaction";
     find(
