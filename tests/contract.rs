@@ -3,6 +3,7 @@
 mod agents;
 mod bad_rows;
 mod both_ways;
+mod browser;
 mod by_hand;
 mod cli;
 mod curve;
@@ -10,6 +11,7 @@ mod dashboard;
 mod doctor;
 mod edits;
 mod exactly_once;
+mod history;
 mod keys;
 mod log;
 mod metrics;

@@ -121,7 +121,7 @@ pub async fn python_environment(name: &str, requirements: &Path) -> PathBuf {
 }
 
 /// Fetches the packages of npm that the folder's lock file names.
-async fn install(directory: &Path) {
+pub async fn install(directory: &Path) {
     let mut install = Command::new("npm");
     install
         .args(["ci", "--no-audit", "--no-fund", "--loglevel=error"])

@@ -36,7 +36,8 @@ pub fn completions(args: &CompletionsArgs) -> anyhow::Result<()> {
 pub fn man(args: &ManArgs) -> anyhow::Result<()> {
     let command = Cli::command();
     match &args.out {
-        Some(folder) => clap_mangen::generate_to(command, folder)
+        Some(folder) => std::fs::create_dir_all(folder)
+            .and_then(|()| clap_mangen::generate_to(command, folder))
             .with_context(|| format!("write the manual pages into {}", folder.display())),
         None => {
             let mut page = Vec::new();

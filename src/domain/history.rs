@@ -41,13 +41,26 @@ impl History {
     /// Visits that were due at a moment; `None` where that is not known.
     pub fn due(&self, at: DbTime) -> Option<i64> {
         let after = self.edits.partition_point(|(edit, _)| edit.at <= at);
-        let (_, curve) = self.edits.get(after.checked_sub(1)?)?;
+        let before = after
+            .checked_sub(1)
+            .or_else(|| self.is_whole().then_some(0));
+        let (_, curve) = self.edits.get(before?)?;
         curve.as_ref().map(|curve| curve.due(at))
     }
 
     /// Since when it is known.
     pub fn begins(&self) -> Option<DbTime> {
-        self.edits.first().map(|(edit, _)| edit.at)
+        let (edit, curve) = self.edits.first()?;
+        let from = curve
+            .and_then(|curve| curve.from)
+            .filter(|_| self.is_whole());
+        Some(from.map_or(edit.at, |from| from.min(edit.at)))
+    }
+
+    /// Whether the first edit that is known is the row's beginning, before which nothing was asked for.
+    fn is_whole(&self) -> bool {
+        let first = self.edits.first().and_then(|(_, curve)| curve.as_ref());
+        first.is_some_and(|curve| curve.anchor == 0)
     }
 
     /// Each edit in words, with when and by whom.
@@ -191,11 +204,22 @@ mod tests {
 
     #[test]
     fn each_edits_curve_holds_until_the_next() {
-        assert_eq!(due(-1), None, "before the first edit nothing is known");
+        assert_eq!(due(-1), Some(0), "before the row nothing is asked for");
         assert_eq!(due(5), Some(50));
         assert_eq!(due(10), Some(100));
         assert_eq!(due(19), Some(100), "paused");
         assert_eq!(due(30), Some(150));
+    }
+
+    #[test]
+    fn before_the_first_edit_that_is_known_nothing_is_but_of_a_row_that_begins_with_it() {
+        let late = History::new(vec![edit(10, true, "10", 100)]);
+        assert_eq!(late.due(DbTime::from_micros(T0)), None);
+        let mut backdated = edit(10, true, "10", 0);
+        backdated.row.anchor_at = Some(T0.to_string());
+        let backdated = History::new(vec![backdated]);
+        assert_eq!(backdated.due(DbTime::from_micros(T0 + 5_000_000)), Some(50));
+        assert_eq!(backdated.begins(), Some(DbTime::from_micros(T0)));
     }
 
     #[test]

@@ -306,3 +306,73 @@ async fn migrate_print_is_sql_that_a_database_takes_and_changes_nothing_itself()
     let migrated = agent::command(&place.folder, &["migrate"], &environment).await;
     assert!(migrated.said.contains("nothing to do"), "{migrated:?}");
 }
+
+#[tokio::test]
+async fn a_monitor_reads_one_line_and_the_exit_code_of_its_convention() {
+    let place = Place::new().await;
+    let row = place.insert(30, "30 a second", "null").await;
+    let without = place.command(&["status", "--check"]).await;
+    assert!(
+        without.code == Some(2) && without.said.starts_with("CRITICAL - no agent"),
+        "{without:?}"
+    );
+    assert_eq!(without.said.lines().count(), 1, "{without:?}");
+    let _agent = place.agent().await;
+    place.becomes(row, "completed").await;
+    let well = place.command(&["status", "--check"]).await;
+    assert!(
+        well.code == Some(0) && well.said.starts_with("OK - "),
+        "{well:?}"
+    );
+    let nowhere = "postgres://nobody@127.0.0.1:1/none".to_owned();
+    let environment = [("DATABASE_URL".to_owned(), nowhere)];
+    let unknown = agent::command(&place.folder, &["status", "--check"], &environment).await;
+    assert!(
+        unknown.code == Some(3) && unknown.said.starts_with("UNKNOWN - "),
+        "{unknown:?}"
+    );
+}
+
+#[tokio::test]
+async fn shells_take_their_completions_and_every_subcommand_has_a_manual_page() {
+    let place = Place::new().await;
+    let script = place.command(&["completions", "bash"]).await;
+    assert_eq!(script.code, Some(0), "{script:?}");
+    let file = place.folder.path().join("completions.bash");
+    std::fs::write(&file, &script.said).expect("a folder to write to");
+    let read = std::process::Command::new("bash")
+        .arg("-n")
+        .arg(&file)
+        .output()
+        .expect("bash");
+    assert!(
+        read.status.success() && read.stderr.is_empty(),
+        "bash -n: {}",
+        String::from_utf8_lossy(&read.stderr)
+    );
+    assert!(script.said.contains("--check"), "the flags are in it");
+
+    let pages = place.folder.path().join("man");
+    let written = place
+        .command(&["man", "--out", pages.to_str().expect("UTF-8")])
+        .await;
+    assert_eq!(written.code, Some(0), "{written:?}");
+    let help = place.command(&["--help"]).await.said;
+    let listed = help
+        .split("Commands:")
+        .nth(1)
+        .and_then(|rest| rest.split("Options:").next())
+        .expect("a list of commands");
+    let commands: Vec<&str> = listed
+        .lines()
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .collect();
+    assert!(commands.len() >= 15, "{commands:?}");
+    for command in commands {
+        let page = pages.join(format!("visit-pacer-{command}.1"));
+        let text = std::fs::read_to_string(&page).unwrap_or_default();
+        assert!(text.contains(".SH SYNOPSIS"), "{command} has no page");
+    }
+}

@@ -45,7 +45,7 @@ const HTML = `
   </section>
   <p class="note" data-of="read-only" hidden>This page is read-only here: edit the table in Studio or with psql.</p>
   <h3 data-of="history-title" hidden>Edits</h3>
-  <ol class="log" data-of="history"></ol>`;
+  <ol class="log" data-of="history" tabindex="0" aria-label="Edits of this row"></ol>`;
 
 const part = (name) => panel().querySelector(`[data-of="${name}"]`);
 

@@ -1,0 +1,128 @@
+// A browser before a running agent: URL in DASHBOARD, rows in ROW (it runs) and BAD (it is invalid), SQL asked of the test over
+// standard output and answered on standard input. Each line that is said is JSON; it ends with {"done": true}.
+import { createInterface } from "node:readline";
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { chromium } from "playwright-core";
+
+const { DASHBOARD, ROW, BAD, CHROMIUM } = process.env;
+const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+const answers = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+
+// The test asks the database, and says what it found.
+async function ask(sql) {
+  console.log(JSON.stringify({ ask: sql }));
+  return (await answers.next()).value;
+}
+
+const faults = [];
+function check(is, words) {
+  if (!is) faults.push(words);
+}
+
+async function open(browser, options, path = "/") {
+  const context = await browser.newContext(options);
+  const page = await context.newPage();
+  page.setDefaultTimeout(60000);
+  page.on("console", (message) => {
+    if (["error", "warning"].includes(message.type())) faults.push(`console: ${message.text()}`);
+  });
+  page.on("pageerror", (error) => faults.push(`error: ${error.message}`));
+  await page.goto(DASHBOARD + path);
+  await page.getByText("✓ ready").waitFor();
+  return page;
+}
+
+async function soundFor(page, where) {
+  // The page's policy lets no other script in; the test's own is.
+  await page.evaluate(axe);
+  const { violations } = await page.evaluate(() => globalThis.axe.run(document, {
+    runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"],
+  }));
+  for (const violation of violations) {
+    if (["serious", "critical"].includes(violation.impact)) {
+      const nodes = violation.nodes.slice(0, 3).map((node) => node.html.slice(0, 160));
+      faults.push(`${where}: ${violation.id}: ${violation.help}: ${nodes.join(" | ")}`);
+    }
+  }
+}
+
+async function edits(browser) {
+  const page = await open(browser, { viewport: { width: 1280, height: 800 } });
+  await page.getByLabel("Search by partner or id").fill(ROW.slice(0, 8));
+  await page.locator(".grid-row.body:not([hidden])").first().click();
+  await page.getByRole("button", { name: "Pause this row" }).click();
+  await page.getByText("Paused.", { exact: true }).waitFor();
+  const paused = await ask(`select count(*)::text from store_visits where distribution_id = '${ROW}'`);
+  check(await ask(`select is_active::text from visit_distribution where id = '${ROW}'`) === "false", "paused in the table");
+  await page.locator("#row .why-line .word").getByText("paused").waitFor();
+  check(await ask(`select count(*)::text from store_visits where distribution_id = '${ROW}'`) === paused, "nothing is stored after the pause");
+
+  await page.getByLabel("Rate").fill("7.5");
+  await page.getByLabel("visits a").selectOption("second");
+  await page.getByRole("button", { name: "Set rate" }).click();
+  await page.getByText("The rate is 7.5 a second").waitFor();
+  check(await ask(`select visits_per_unit || ' ' || time_period from visit_distribution where id = '${ROW}'`) === "7.5 second", "the rate in the table");
+
+  await page.getByRole("button", { name: "Resume this row" }).click();
+  await page.getByText("Resumed.", { exact: true }).waitFor();
+  await page.locator("#row .why-line .word").getByText("active").waitFor();
+  await page.locator("#row canvas").nth(1).waitFor();
+  await page.locator("#row .log li").getByText(/resumed/).waitFor();
+
+  await ask(`update visit_distribution set visits_per_unit = 9 where id = '${ROW}' returning 'edited'`);
+  await page.locator("#row .facts").getByText("9 / second").first().waitFor();
+
+  // By the keyboard alone.
+  await page.keyboard.press("Escape");
+  await page.locator("#row").waitFor({ state: "hidden" });
+  await page.keyboard.press("/");
+  await page.keyboard.press("ControlOrMeta+a");
+  await page.keyboard.type(BAD.slice(0, 8));
+  await page.locator("#rows-count").getByText(/^1 of/).waitFor();
+  await page.locator("#grid").focus();
+  await page.keyboard.press("ArrowDown");
+  await page.keyboard.press("Enter");
+  await page.locator("#row .why-line").getByText(/Correct the row/).waitFor();
+  await page.keyboard.press("Escape");
+  await page.locator("#row").waitFor({ state: "hidden" });
+
+  await page.getByRole("button", { name: "Pause everything" }).click();
+  await page.getByRole("button", { name: /Click again/ }).click();
+  await page.locator("#banner").getByText(/Everything is paused/).waitFor();
+  await page.getByRole("button", { name: "Resume everything" }).click();
+  await page.locator("#banner").waitFor({ state: "hidden" });
+  await page.context().close();
+}
+
+async function looks(browser) {
+  const desktop = { width: 1280, height: 800 };
+  const phone = { width: 390, height: 800 };
+  for (const colorScheme of ["light", "dark"]) {
+    for (const [device, viewport] of [["desktop", desktop], ["phone", phone]]) {
+      for (const [view, path, sign] of [
+        ["rows", "/", ".grid-row.body:not([hidden])"],
+        ["row", `/#/rows/${ROW}`, "#row canvas"],
+        ["health", "/#/health", "#events li"],
+      ]) {
+        const page = await open(browser, { viewport, colorScheme }, path);
+        await page.locator(sign).first().waitFor();
+        await soundFor(page, `${view}, ${device}, ${colorScheme}`);
+        const wide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth + 1);
+        check(!wide, `${view}, ${device}: wider than the screen`);
+        await page.context().close();
+      }
+    }
+  }
+}
+
+const browser = await chromium.launch({ executablePath: CHROMIUM, args: ["--no-sandbox", "--disable-dev-shm-usage"] });
+try {
+  await edits(browser);
+  await looks(browser);
+} catch (error) {
+  faults.push(String(error));
+}
+await browser.close();
+console.log(JSON.stringify({ done: true, faults }));
+process.exit(0);

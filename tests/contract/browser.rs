@@ -1,0 +1,73 @@
+//! The dashboard in a real browser: an operator's clicks are edits of the table, the keyboard reaches all of it, nothing is said on
+//! the console, and axe finds no serious fault on any view, in light and dark, on a desktop and on a phone.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::process::Command;
+
+use crate::harness::Place;
+use crate::peers::install;
+
+/// All of it.
+const LIMIT: Duration = Duration::from_secs(300);
+/// Where Debian and others have the browser.
+const BROWSERS: [&str; 3] = [
+    "/usr/bin/chromium",
+    "/usr/bin/chromium-browser",
+    "/usr/bin/google-chrome",
+];
+
+#[tokio::test]
+async fn what_an_operator_does_on_the_page_happens_in_the_table_and_the_page_is_sound() {
+    let browser = BROWSERS.into_iter().find(|path| Path::new(path).exists());
+    let browser = browser.expect("a browser; install one: apt install chromium");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser");
+    install(&folder).await;
+    let place = Place::new().await;
+    let agent = place.agent().await;
+    let row = place.insert(1_000_000, "20 a second", "null").await;
+    let bad = place.insert(10, "1 a second", "null").await;
+    place
+        .edit(format!(
+            "alter table visit_distribution disable trigger all;
+             update visit_distribution set visits_per_unit = -1, config_version = config_version + 1 where id = '{bad}';
+             alter table visit_distribution enable trigger all"
+        ))
+        .await;
+    place.has_stored(row, 40).await;
+    let mut page = Command::new("node")
+        .arg("page.mjs")
+        .current_dir(&folder)
+        .env("DASHBOARD", format!("http://{}", agent.address()))
+        .env("ROW", row.to_string())
+        .env("BAD", bad.to_string())
+        .env("CHROMIUM", browser)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("node runs");
+    let mut answers = page.stdin.take().expect("a pipe");
+    let mut lines = BufReader::new(page.stdout.take().expect("a pipe")).lines();
+    let told = async {
+        loop {
+            let line = lines.next_line().await.expect("it is read");
+            let line = line.expect("the script goes on to its end");
+            let said: Value = serde_json::from_str(&line).expect("JSON");
+            if let Some(sql) = said["ask"].as_str() {
+                let answer: String = place.ask(sql).await;
+                let answered = answers.write_all(format!("{answer}\n").as_bytes()).await;
+                answered.expect("it listens");
+            } else if said["done"] == Value::Bool(true) {
+                return said["faults"].clone();
+            }
+        }
+    };
+    let faults = tokio::time::timeout(LIMIT, told).await.expect("in time");
+    assert_eq!(faults, Value::Array(Vec::new()), "{faults:#}");
+    page.wait().await.expect("it ends");
+}
