@@ -1,8 +1,8 @@
 //! The agent's own HTTP: `/healthz`, `/readyz`, `/metrics`, and the dashboard with what it asks for below `/api`.
 //!
 //! `/healthz` says that the agent gets on, whatever the database answers; `/readyz` that the agent does its work, or why not.
-//! Everything else is behind [`guard`]. Bounds: connections, the time for a request's head, bodies, listeners; who comes beyond
-//! them waits or is refused, and pacing knows nothing of it.
+//! Everything else is behind [`guard`]. Bounds: connections, the time for a request's head and for its body, bodies, listeners;
+//! who comes beyond them waits or is refused, and pacing knows nothing of it.
 
 pub mod api;
 mod assets;
@@ -15,9 +15,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, FromRef, Query, State};
+use axum::body::to_bytes;
+use axum::extract::{FromRef, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use hyper::server::conn::http1;
@@ -67,6 +68,8 @@ const LOOP_HANGS_AFTER: Duration = Duration::from_secs(15);
 const CONNECTIONS_MAX: usize = 256;
 /// A connection on which no request's head has come for so long is closed.
 const HEAD_WITHIN: Duration = Duration::from_secs(5);
+/// A body that has not come whole so long after its head is given up.
+const BODY_WITHIN: Duration = Duration::from_secs(5);
 /// The longest body, in bytes.
 const BODY_MAX: usize = 4 * 1024;
 /// After an accept that failed (no file to be had) it is tried again so much later.
@@ -98,11 +101,11 @@ fn router(pages: Pages) -> Router {
         .route("/api/pause", post(api::pause_all))
         .route("/api/resume", post(api::resume_all))
         .route("/metrics", get(metrics))
+        .layer(from_fn(whole))
         .layer(from_fn_with_state(access, guard::guard))
         // Whoever looks after the process knows neither names nor tokens.
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
-        .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(pages)
 }
 
@@ -142,6 +145,30 @@ pub async fn serve(
     }
     connections.shutdown().await;
     Ok(())
+}
+
+/// Reads the body before a handler asks for it: one that never ended would keep its connection for ever.
+async fn whole(request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    match tokio::time::timeout(BODY_WITHIN, to_bytes(body, BODY_MAX)).await {
+        Ok(Ok(body)) => next.run(Request::from_parts(head, body.into())).await,
+        Ok(Err(_)) => refused(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("a body has at most {BODY_MAX} bytes, and all that it announces\n"),
+        ),
+        Err(_late) => refused(
+            StatusCode::REQUEST_TIMEOUT,
+            format!(
+                "the body was not whole within {} s\n",
+                BODY_WITHIN.as_secs()
+            ),
+        ),
+    }
+}
+
+/// What is left of the request is not waited for.
+fn refused(status: StatusCode, words: String) -> Response {
+    (status, [(header::CONNECTION, "close")], words).into_response()
 }
 
 async fn healthz(State(pages): State<Pages>) -> Response {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::stream;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use uuid::Uuid;
 
@@ -416,6 +417,8 @@ async fn with_a_token_who_has_not_logged_in_sees_nothing_but_whether_it_lives() 
 
 /// Connections that an attacker holds open, as far as this process may.
 const IDLE_CONNECTIONS: usize = 10_000;
+/// Dials that find no room before the attacker holds as many as there are to be had: one alone may be a slow machine's.
+const DIALS_UNANSWERED: usize = 20;
 /// The body that an attacker sends, in chunks of a mebibyte.
 const CHUNKS: usize = 1_024;
 
@@ -467,17 +470,7 @@ async fn an_attacker_is_refused_and_the_rows_stay_on_their_curves() {
     });
     assert!(refused, "a body of a gibibyte is not taken");
 
-    let mut idle = Vec::new();
-    while idle.len() < IDLE_CONNECTIONS {
-        let dialled = tokio::time::timeout(
-            Duration::from_millis(200),
-            TcpStream::connect(agent.address()),
-        );
-        match dialled.await {
-            Ok(Ok(connection)) => idle.push(connection),
-            Ok(Err(_)) | Err(_) => break,
-        }
-    }
+    let idle = idle_connections(&agent).await;
     println!("{} idle connections", idle.len());
     assert!(idle.len() > 300, "only {} connections", idle.len());
     wait_until("the agent still says how it is", PATIENCE, async || {
@@ -492,6 +485,49 @@ async fn an_attacker_is_refused_and_the_rows_stay_on_their_curves() {
     place.agents_work_for(3).await;
     assert_eq!(place.seconds_off_the_curve(row).await, Vec::<String>::new());
     place.ledger_is_sound(row).await;
+}
+
+/// More than the connections that the agent serves at once.
+const HALF_REQUESTS: usize = 300;
+/// One question that finds no room is given up, and asked again.
+const ASKED_WITHIN: Duration = Duration::from_secs(10);
+
+#[tokio::test]
+async fn requests_whose_bodies_never_end_do_not_keep_the_agent_from_saying_how_it_is() {
+    let place = Place::new().await;
+    let agent = agent_with(&place, &[("VISIT_PACER_TOKEN", TOKEN)]).await;
+    let half = "POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\ntoken=a";
+    let mut held = Vec::new();
+    for _ in 0..HALF_REQUESTS {
+        let mut connection = TcpStream::connect(agent.address())
+            .await
+            .expect("a connection");
+        connection.write_all(half.as_bytes()).await.expect("sent");
+        held.push(connection);
+    }
+    wait_until("the agent says how it is", PATIENCE, async || {
+        let asked = tokio::time::timeout(ASKED_WITHIN, agent.get("/healthz")).await;
+        asked.is_ok_and(|(status, _)| status == 200)
+    })
+    .await;
+}
+
+/// As many as there are to be had.
+async fn idle_connections(agent: &Agent) -> Vec<TcpStream> {
+    let mut idle = Vec::new();
+    let mut unanswered = 0;
+    while idle.len() < IDLE_CONNECTIONS && unanswered < DIALS_UNANSWERED {
+        let dialled = tokio::time::timeout(
+            Duration::from_millis(200),
+            TcpStream::connect(agent.address()),
+        );
+        match dialled.await {
+            Ok(Ok(connection)) => idle.push(connection),
+            Ok(Err(_)) => break,
+            Err(_late) => unanswered += 1,
+        }
+    }
+    idle
 }
 
 fn bytes_of_spaces() -> Vec<u8> {
