@@ -49,6 +49,8 @@ async function soundFor(page, where) {
 
 async function edits(browser) {
   const page = await open(browser, { viewport: { width: 1280, height: 800 } });
+  const first = page.locator(".grid-row.body:not([hidden])").first();
+  await first.getByText("invalid").waitFor();
   await page.getByLabel("Search by partner or id").fill(ROW.slice(0, 8));
   await page.locator(".grid-row.body:not([hidden])").first().click();
   await page.getByRole("button", { name: "Pause this row" }).click();
@@ -56,6 +58,7 @@ async function edits(browser) {
   const paused = await ask(`select count(*)::text from store_visits where distribution_id = '${ROW}'`);
   check(await ask(`select is_active::text from visit_distribution where id = '${ROW}'`) === "false", "paused in the table");
   await page.locator("#row .why-line .word").getByText("paused").waitFor();
+  await ask("select 'three seconds, in each of which the row would fire' from pg_sleep(3)");
   check(await ask(`select count(*)::text from store_visits where distribution_id = '${ROW}'`) === paused, "nothing is stored after the pause");
 
   await page.getByLabel("Rate").fill("7.5");

@@ -14,6 +14,8 @@ export const state = {
 // A stream that said nothing for so long is dead; the agent says something each second.
 const SILENT_AFTER = 8000;
 const SECONDS_KEPT = 120;
+// A request that was not answered for so long is given up.
+const ANSWER_WITHIN = 16000;
 
 const listeners = new Set();
 let changed = {};
@@ -114,7 +116,7 @@ function watch() {
 
 // An EventSource does not say why it fails.
 async function checkLogin() {
-  const answer = await fetch("/api/board", { method: "HEAD" }).catch(() => null);
+  const answer = await fetch("/api/board", { method: "HEAD", signal: AbortSignal.timeout(5000) }).catch(() => null);
   if (answer?.status === 401) location.assign("/login");
 }
 
@@ -132,11 +134,12 @@ async function answerOf(promise) {
   return body;
 }
 
-export const rowFromNear = (id) => answerOf(fetch(`/api/rows/${id}`));
+export const rowFromNear = (id) => answerOf(fetch(`/api/rows/${id}`, { signal: AbortSignal.timeout(ANSWER_WITHIN) }));
 
 const post = (path, body = {}) =>
   answerOf(fetch(path, {
     method: "POST",
+    signal: AbortSignal.timeout(ANSWER_WITHIN),
     headers: { "content-type": "application/json" },
     body: JSON.stringify(body),
   }));

@@ -4,16 +4,21 @@ import * as f from "./format.js";
 
 const byId = (id) => document.getElementById(id);
 let asked = false;
+let askedTimer = null;
+// What the last click here came to; shown until the next one.
+let problem = "";
 
 export function wireHead() {
   byId("pause-all").addEventListener("click", async (event) => {
     const button = event.currentTarget;
     const paused = state.head?.paused;
     // Stopping everything takes a second click within five seconds.
+    problem = "";
+    clearTimeout(askedTimer);
     if (!paused && !asked) {
       asked = true;
       button.textContent = "Pause all rows? Click again";
-      setTimeout(() => { asked = false; drawHead(); }, 5000);
+      askedTimer = setTimeout(() => { asked = false; drawHead(); }, 5000);
       return;
     }
     asked = false;
@@ -21,7 +26,8 @@ export function wireHead() {
     try {
       await (paused ? edits.resumeAll() : edits.pauseAll());
     } catch (error) {
-      banner(error.message, "bad");
+      problem = `Nothing was changed: ${error.message}`;
+      drawHead();
     } finally {
       button.disabled = false;
     }
@@ -57,17 +63,18 @@ export function drawHead() {
   put("tile-backlog", f.count(totals.backlog));
   put("tile-late", f.seconds(lateness.p99));
   document.title = `${health.ready ? "" : "▼ "}visit-pacer`;
+  const said = [];
+  if (problem) said.push(problem);
+  if (health.database !== "up") said.push(`The database is ${health.database}.`);
+  else if (!health.ready) said.push(`Not ready: ${health.unready.join("; ")}.`);
+  const bad = said.length > 0;
   if (head.paused) {
-    banner("Everything is paused (visit_pacer_control): nothing is stored. What falls due meanwhile drains afterwards.", "warn");
-  } else if (!health.ready) {
-    banner(`Not ready: ${health.unready.join("; ")}.`, "bad");
-  } else if (health.database !== "up") {
-    banner(`The database is ${health.database}.`, "bad");
-  } else if (health.realtime !== "live") {
-    banner(`Realtime is not live: ${health.realtime}. Pacing goes on; edits are seen within two seconds.`, "warn");
-  } else {
-    banner("", "");
+    said.push("Everything is paused (visit_pacer_control): nothing is stored. What falls due meanwhile drains afterwards.");
   }
+  if (!bad && health.realtime !== "live") {
+    said.push(`Realtime is not live: ${health.realtime}. Pacing goes on; edits are seen within two seconds.`);
+  }
+  banner(said.join(" "), bad ? "bad" : "warn");
   const mark = byId("nav-health-mark");
   const troubled = !health.ready || health.database !== "up" || health.realtime !== "live";
   mark.hidden = !troubled;

@@ -18,6 +18,7 @@ const HTML = `
   </div>
   <p class="why-line"><span class="status"><span class="shape" aria-hidden="true"></span><span class="word"></span></span>
     <span data-of="why"></span></p>
+  <p class="problem" role="alert" data-of="load-problem" hidden></p>
   <dl class="facts" data-of="facts"></dl>
   <h3>Per second, the last two minutes</h3>
   <div class="chart" data-of="seconds" role="img" aria-label="Visits stored and asked for in each second of the last two minutes"></div>
@@ -89,13 +90,14 @@ async function load() {
     const near = await rowFromNear(asked.id);
     if (open !== asked) return;
     keepSeconds(near.seconds);
+    sayLoad("");
     open.window = near.curve;
     open.edits = near.edits;
     if (near.row && !state.rows.has(asked.id)) state.rows.set(asked.id, near.row);
     drawRow({ rows: true, row: true });
     drawHistory();
   } catch (error) {
-    if (open === asked) say(error.message);
+    if (open === asked) sayLoad(error.message);
   }
 }
 
@@ -123,7 +125,7 @@ function drawFacts(row) {
   const now = state.head?.now;
   facts([
     ["Asked", f.pace(row)],
-    ["Measured", row.measured == null ? "–" : `${f.measured(row)} / ${row.time_period}`],
+    ["Measured", row.measured == null || row.status === "paused" ? "–" : `${f.measured(row)} / ${row.time_period}`],
     ["Stored", `${f.count(row.distributed)} of ${f.count(row.total)}`],
     ["Due by now", f.count(row.due)],
     ["Owed", f.count(row.backlog)],
@@ -194,6 +196,11 @@ function drawHistory() {
   }));
 }
 
+function sayLoad(problem) {
+  part("load-problem").textContent = problem;
+  part("load-problem").hidden = !problem;
+}
+
 function say(problem, done = "") {
   part("problem").textContent = problem;
   part("problem").hidden = !problem;
@@ -233,5 +240,18 @@ function distribute(event) {
   event.preventDefault();
   const row = state.rows.get(open.id);
   const visits = event.target.elements.visits.valueAsNumber;
+  const button = event.submitter;
+  // It cannot be taken back, so it takes a second click.
+  if (open.storing !== visits) {
+    open.storing = visits;
+    button.textContent = `Store ${f.count(visits)} now? Click again`;
+    setTimeout(() => {
+      if (open) open.storing = null;
+      button.textContent = "Store now";
+    }, 5000);
+    return;
+  }
+  open.storing = null;
+  button.textContent = "Store now";
   attempt(event.submitter, () => edits.distribute(row.partner_id, visits), (answer) => `${f.count(answer.added)} visits were stored. ${answer.message ?? ""}`);
 }

@@ -22,7 +22,7 @@ const COLUMNS = [
   { key: "end", name: "Last visit due", less: (a, b) => late(a.completes_at ?? a.end_time) - late(b.completes_at ?? b.end_time) },
 ];
 
-const view = { sort: "status", down: false, statuses: new Set(), words: "", cursor: 0, sorted: [], open: null };
+const view = { sort: null, down: false, statuses: new Set(), words: "", cursor: 0, sorted: [], open: null };
 const pool = [];
 
 const byId = (id) => document.getElementById(id);
@@ -122,7 +122,7 @@ function matches(row) {
 }
 
 export function drawTable() {
-  const column = COLUMNS.find((c) => c.key === view.sort);
+  const column = COLUMNS.find((c) => c.key === view.sort) ?? COLUMNS[1];
   const sign = view.down ? -1 : 1;
   const cursorId = view.sorted[view.cursor]?.id;
   view.sorted = [...state.rows.values()].filter(matches);
