@@ -9,7 +9,7 @@ const BEYOND = 6;
 // Rows that need somebody first.
 const ORDER = ["behind", "invalid", "draining", "paused", "active", "scheduled", "ended", "completed"];
 const rank = (row) => ORDER.indexOf(row.status);
-const text = (a, b) => a.localeCompare(b);
+const text = new Intl.Collator("en").compare;
 const late = (at) => (at == null ? Infinity : Date.parse(at));
 
 const COLUMNS = [
@@ -126,7 +126,7 @@ export function drawTable() {
   const sign = view.down ? -1 : 1;
   const cursorId = view.sorted[view.cursor]?.id;
   view.sorted = [...state.rows.values()].filter(matches);
-  view.sorted.sort((a, b) => sign * column.less(a, b) || text(f.partner(a), f.partner(b)) || text(a.id, b.id));
+  view.sorted.sort((a, b) => sign * column.less(a, b) || text(f.partner(a), f.partner(b)) || (a.id < b.id ? -1 : 1));
   const kept = view.sorted.findIndex((row) => row.id === cursorId);
   view.cursor = kept >= 0 ? kept : Math.max(0, Math.min(view.cursor, view.sorted.length - 1));
   drawChips();
