@@ -4,6 +4,7 @@
 //! the login or the database refused.
 
 pub mod admin;
+pub mod bench;
 pub mod demo;
 pub mod distribute;
 pub mod doctor;
@@ -76,6 +77,8 @@ enum Command {
     Purge(distribute::PurgeArgs),
     /// Take everything of visit-pacer out of the database
     Uninstall(distribute::UninstallArgs),
+    /// Measure how much, how exactly and how soon visits are stored, beside COPY, pgbench, cron and a Node script
+    Bench(bench::Args),
     /// Print the completions of a shell: source them there
     Completions(manual::CompletionsArgs),
     /// Print the manual page, or write one for each command into a folder
@@ -101,6 +104,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Backfill(args) => distribute::backfill(args).await,
         Command::Purge(args) => distribute::purge(args).await,
         Command::Uninstall(args) => distribute::uninstall(args).await,
+        Command::Bench(args) => bench::run(args).await,
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),
     };

@@ -27,6 +27,7 @@
     )
 )]
 
+pub mod bench;
 pub mod cli;
 pub mod demo;
 pub mod domain;

@@ -209,12 +209,17 @@ impl Environment {
 
     /// Where the database is.
     pub fn database(&self) -> Result<Database, SettingError> {
+        Database::from_url(&self.database_url()?)
+            .map_err(|error| SettingError(format!("{}: {error}", DATABASE_URL.names.join(" or "))))
+    }
+
+    /// `DATABASE_URL` as it is.
+    pub fn database_url(&self) -> Result<Secret, SettingError> {
         let url = self.required(
             &DATABASE_URL,
             "it is the connection string of the Supabase project (Connect > Session pooler or Direct connection)",
         )?;
-        Database::from_url(&Secret::new(url))
-            .map_err(|error| SettingError(format!("{}: {error}", DATABASE_URL.names.join(" or "))))
+        Ok(Secret::new(url))
     }
 
     /// Where Realtime is, and what opens it: a key, tokens of our own making, or a key and such tokens on top.

@@ -1,0 +1,300 @@
+//! Where it is measured: a server, a database on it that is ours alone, and the program's own processes there.
+//!
+//! Invariant: whatever was made is removed again: the embedded server's folder, or the database on somebody else's server.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
+use url::Url;
+use uuid::Uuid;
+
+use super::figures::Machine;
+use crate::demo::realtime_server::RealtimeServer;
+use crate::demo::server::{self, PostgresServer, StopMode, default_data_dir};
+use crate::demo::stack;
+use crate::domain::secret::Secret;
+use crate::domain::time::DbTime;
+
+/// The connections of the bench itself give up after this time.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// A database can be dropped so long after its last user was stopped.
+const DROPS_WITHIN: Duration = Duration::from_secs(20);
+/// How soon that is tried again.
+const DROP_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// A server, with a fresh database for each measurement.
+pub struct Ground {
+    place: Place,
+    made: u32,
+}
+
+enum Place {
+    /// Ours, in a folder of its own.
+    Embedded {
+        server: Box<PostgresServer>,
+        folder: PathBuf,
+    },
+    /// Somebody else's.
+    Given(Secret),
+}
+
+/// A database that nobody else uses, with the schema in it.
+pub struct Field {
+    /// Where it is, password included.
+    pub url: Secret,
+    name: String,
+    /// For questions of the bench.
+    pub connection: PgConnection,
+}
+
+/// What distinguishes the rows of a measurement.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    /// How many.
+    pub count: u32,
+    /// `(time_period, visits_per_unit)`, dealt out in turn.
+    pub rates: &'a [(&'a str, &'a str)],
+    /// When they start, from now, in seconds.
+    pub start_in: i32,
+    /// Whether they are active.
+    pub active: bool,
+}
+
+impl Ground {
+    /// Starts a server of our own, which flushes to the disk as any other, or takes the one of `given`.
+    pub async fn open(given: Option<Secret>) -> anyhow::Result<Self> {
+        let place = match given {
+            Some(url) => Place::Given(url),
+            None => embedded().await?,
+        };
+        Ok(Self { place, made: 0 })
+    }
+
+    /// The URL of a database there.
+    fn url(&self, database: Option<&str>) -> anyhow::Result<Secret> {
+        match (&self.place, database) {
+            (Place::Embedded { server, .. }, name) => {
+                Ok(Secret::new(server.url(name.unwrap_or("postgres"))))
+            }
+            (Place::Given(url), None) => Ok(url.clone()),
+            (Place::Given(url), Some(name)) => {
+                let mut url = Url::parse(url.expose()).context("DATABASE_URL is no URL")?;
+                url.set_path(name);
+                Ok(Secret::new(url.as_str()))
+            }
+        }
+    }
+
+    /// The embedded server's process; `None` where it is not ours, and not to be measured.
+    pub fn server_pid(&self) -> Option<u32> {
+        match &self.place {
+            Place::Embedded { server, .. } => server.pid(),
+            Place::Given(_) => None,
+        }
+    }
+
+    /// What this is.
+    pub async fn machine(&self) -> anyhow::Result<Machine> {
+        let mut connection = connect(&self.url(None)?).await?;
+        let version: String = sqlx::query_scalar("show server_version")
+            .fetch_one(&mut connection)
+            .await?;
+        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+        let value = |text: &str, name: &str| {
+            let line = text.lines().find(|line| line.starts_with(name));
+            let value = line.and_then(|line| line.split_once(':'));
+            value.map_or_else(|| "unknown".to_owned(), |(_, value)| value.trim().to_owned())
+        };
+        let memory = value(&read("/proc/meminfo"), "MemTotal");
+        let kib: u64 = memory.trim_end_matches(" kB").parse().unwrap_or(0);
+        Ok(Machine {
+            cpu: value(&read("/proc/cpuinfo"), "model name"),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            memory_gib: kib.div_ceil(1024 * 1024),
+            postgres: version,
+            visit_pacer: env!("CARGO_PKG_VERSION"),
+        })
+    }
+
+    /// Makes a database with the schema.
+    pub async fn field(&mut self) -> anyhow::Result<Field> {
+        self.made += 1;
+        let name = format!("visit_pacer_bench_{}_{}", std::process::id(), self.made);
+        let mut connection = connect(&self.url(None)?).await?;
+        // Safe: a fixed word and two numbers.
+        sqlx::raw_sql(AssertSqlSafe(format!("create database {name}")))
+            .execute(&mut connection)
+            .await
+            .context("create a database for the bench; the role of DATABASE_URL needs CREATEDB")?;
+        connection.close().await?;
+        let url = self.url(Some(&name))?;
+        let mut connection = connect(&url).await?;
+        stack::prepare(&mut connection).await?;
+        Ok(Field {
+            url,
+            name,
+            connection,
+        })
+    }
+
+    /// Removes the database of a measurement.
+    pub async fn clear(&self, field: Field) -> anyhow::Result<()> {
+        field.connection.close().await?;
+        let mut connection = connect(&self.url(None)?).await?;
+        let drop = format!("drop database {} with (force)", field.name);
+        let asked = Instant::now();
+        // A Realtime server that was stopped takes a moment to let its slot go.
+        while let Err(error) = sqlx::raw_sql(AssertSqlSafe(drop.clone()))
+            .execute(&mut connection)
+            .await
+        {
+            if asked.elapsed() > DROPS_WITHIN {
+                return Err(error).with_context(|| format!("drop the database {}", field.name));
+            }
+            tokio::time::sleep(DROP_AGAIN_AFTER).await;
+        }
+        connection.close().await?;
+        Ok(())
+    }
+
+    /// Stops and removes what was started.
+    pub async fn close(self) -> anyhow::Result<()> {
+        if let Place::Embedded { mut server, folder } = self.place {
+            server.stop(StopMode::Fast).await?;
+            drop(server);
+            std::fs::remove_dir_all(&folder)
+                .with_context(|| format!("remove {}", folder.display()))?;
+        }
+        Ok(())
+    }
+}
+
+async fn embedded() -> anyhow::Result<Place> {
+    let demo = default_data_dir()?;
+    let folder = demo.with_file_name(format!("bench-{}", std::process::id()));
+    let settings = [
+        ("track_commit_timestamp", "on"),
+        ("max_wal_size", "8GB"),
+        ("shared_buffers", "1GB"),
+        ("checkpoint_timeout", "30min"),
+    ];
+    let server = PostgresServer::start(server::Options {
+        data_dir: folder.clone(),
+        port: 0,
+        durable: true,
+        settings: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
+    })
+    .await?;
+    let server = Box::new(server);
+    Ok(Place::Embedded { server, folder })
+}
+
+/// A connection of the bench.
+pub async fn connect(url: &Secret) -> anyhow::Result<PgConnection> {
+    let connecting = PgConnection::connect(url.expose());
+    let connected = tokio::time::timeout(CONNECT_WITHIN, connecting).await;
+    connected
+        .context("the database does not answer")?
+        .context("connect to the database")
+}
+
+impl Field {
+    /// Another connection.
+    pub async fn connect(&self) -> anyhow::Result<PgConnection> {
+        connect(&self.url).await
+    }
+
+    /// A Realtime server of our own beside it; `None` where the server decodes nothing (`wal_level`).
+    pub async fn realtime(&mut self) -> anyhow::Result<Option<(RealtimeServer, Secret)>> {
+        let level: String = sqlx::query_scalar("show wal_level")
+            .fetch_one(&mut self.connection)
+            .await?;
+        if level != "logical" {
+            return Ok(None);
+        }
+        let secret = Secret::new(format!("{:032x}", rand::random::<u128>()));
+        let key = stack::service_key(&secret);
+        let server = stack::realtime(self.url.expose(), 0, secret).await?;
+        Ok(Some((server, key)))
+    }
+
+    /// Inserts rows, each of one of a hundred partners, and says when they start.
+    pub async fn rows(&mut self, rows: Rows<'_>) -> anyhow::Result<DbTime> {
+        let (periods, rates): (Vec<&str>, Vec<&str>) = rows.rates.iter().copied().unzip();
+        sqlx::raw_sql(
+            "insert into public.partners (id, name)
+             select md5('bench' || n)::uuid, 'Bench ' || n from generate_series(1, 100) n on conflict (id) do nothing",
+        )
+        .execute(&mut self.connection)
+        .await?;
+        let starts: Option<i64> = sqlx::query_scalar(
+            "with start as materialized (
+               select date_trunc('second', clock_timestamp()) + make_interval(secs => $4) as at
+             ), made as (
+               insert into public.visit_distribution
+                      (partner_id, total_visits, time_period, visits_per_unit, is_active, start_time)
+               select md5('bench' || 1 + n % 100)::uuid, 1000000000, $2[1 + n % cardinality($2)],
+                      $3[1 + n % cardinality($3)]::numeric, $5, start.at
+                 from generate_series(0, $1 - 1) n, start
+             )
+             select (extract(epoch from at) * 1000000)::bigint from start",
+        )
+        .bind(i32::try_from(rows.count)?)
+        .bind(periods)
+        .bind(rates)
+        .bind(f64::from(rows.start_in))
+        .bind(rows.active)
+        .fetch_one(&mut self.connection)
+        .await
+        .context("insert rows")?;
+        sqlx::raw_sql("vacuum (analyze) public.visit_distribution, public.visit_distribution_progress")
+            .execute(&mut self.connection)
+            .await?;
+        starts.map(DbTime::from_micros).context("no moment to start at")
+    }
+
+    /// What the database's clock says.
+    pub async fn now(&mut self) -> anyhow::Result<DbTime> {
+        let now: i64 = sqlx::query_scalar("select (extract(epoch from clock_timestamp()) * 1000000)::bigint")
+            .fetch_one(&mut self.connection)
+            .await?;
+        Ok(DbTime::from_micros(now))
+    }
+
+    /// Waits until the database's clock has passed `at`.
+    pub async fn reach(&mut self, at: DbTime) -> anyhow::Result<()> {
+        let left = at.micros_since(self.now().await?);
+        tokio::time::sleep(Duration::from_micros(u64::try_from(left).unwrap_or(0))).await;
+        Ok(())
+    }
+
+    /// Transactions that were committed in this database.
+    pub async fn transactions(&mut self) -> anyhow::Result<i64> {
+        let count = sqlx::query_scalar(
+            "select xact_commit from pg_stat_database where datname = current_database()",
+        );
+        Ok(count.fetch_one(&mut self.connection).await?)
+    }
+
+    /// When each visit was committed: by row, in the order of commits. Needs `track_commit_timestamp`.
+    pub async fn commits(&mut self) -> anyhow::Result<Vec<(Uuid, DbTime)>> {
+        let tracked: String = sqlx::query_scalar("show track_commit_timestamp")
+            .fetch_one(&mut self.connection)
+            .await?;
+        ensure!(
+            tracked == "on",
+            "moments of commits are not kept by this server: set track_commit_timestamp = on and restart it"
+        );
+        let rows = sqlx::query(
+            "select distribution_id as row, (extract(epoch from pg_xact_commit_timestamp(xmin)) * 1000000)::bigint as at
+               from public.store_visits where distribution_id is not null order by 1, 2",
+        )
+        .fetch_all(&mut self.connection)
+        .await?;
+        rows.iter()
+            .map(|row| Ok((row.try_get("row")?, DbTime::from_micros(row.try_get("at")?))))
+            .collect()
+    }
+}

@@ -1,0 +1,129 @@
+//! A million rows known, a hundred thousand of them active: memory, processor, cold start, syncs; two and four agents on one load.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use super::figures::{Cell, Table};
+use super::ground::{Field, Ground, Rows};
+use super::program::{Program, Told, cpu_of_server};
+
+/// Rows in all, and those of them that are active, one visit each ten seconds.
+const KNOWN: u32 = 1_000_000;
+const ACTIVE: u32 = 100_000;
+const RATES: &[(&str, &str)] = &[("minute", "6")];
+/// The agent's own bound: twice what the rows ask for.
+const TOLD: Told = Told {
+    max_visits_per_second: 20_000,
+};
+/// An agent is watched after it has settled.
+const SETTLES: Duration = Duration::from_secs(10);
+/// A first visit that has not come by now does not come: no row is active.
+const FIRST_WITHIN: Duration = Duration::from_secs(15);
+/// How often it is looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Measures it; `seconds` for each figure.
+pub async fn measure(ground: &mut Ground, seconds: u32) -> anyhow::Result<Vec<Table>> {
+    let mut table = Table::new(
+        "Scale, one agent",
+        &["rows known", "active", "visits/s", "ready after, s", "first batch, s", "memory, MiB", "bytes a row", "agent's CPU, %", "server's CPU, %"],
+    );
+    let time = Duration::from_secs(seconds.into());
+    let mut field = ground.field().await?;
+    let empty = look(ground, &mut field, time).await?;
+    let mut known = 0;
+    let mut looks = Vec::new();
+    for (add, active) in [(ACTIVE, true), (KNOWN - ACTIVE, false)] {
+        field.rows(Rows { count: add, rates: RATES, start_in: -1, active }).await?;
+        known += add;
+        looks.push((known, look(ground, &mut field, time).await?));
+    }
+    table.rows.push(row(0, 0, &empty, None));
+    for (known, seen) in &looks {
+        table.rows.push(row(*known, ACTIVE, seen, Some(&empty)));
+    }
+    ground.clear(field).await?;
+    if let [(_, active), (_, all)] = looks.as_slice() {
+        table.at_most("memory for a row that is known, in bytes, at most 500", per_row(all, &empty, KNOWN), 500.0);
+        table.at_most("the agent's CPU with 100,000 active rows, % of a core, at most 10 besides storing", active.cpu, 10.0);
+        table.at_most("cold start with a million rows, s, at most 5", all.ready.as_secs_f64(), 5.0);
+    }
+    Ok(vec![table])
+}
+
+/// What was seen of an agent.
+struct Seen {
+    ready: Duration,
+    first: Option<Duration>,
+    memory: f64,
+    cpu: f64,
+    server: Option<f64>,
+    rate: f64,
+}
+
+async fn look(ground: &Ground, field: &mut Field, time: Duration) -> anyhow::Result<Seen> {
+    let realtime = field.realtime().await?;
+    sqlx::raw_sql("truncate public.store_visits").execute(&mut field.connection).await?;
+    let mut agent = Program::agent(field, realtime.as_ref(), TOLD)?;
+    let ready = agent.ready().await?;
+    let mut first = None;
+    while first.is_none() && agent.age() < FIRST_WITHIN {
+        first = any(field).await?.then(|| agent.age());
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    tokio::time::sleep(SETTLES).await;
+    let (began, cpu, visits) = (agent.age(), agent.cpu()?, stored(field).await?);
+    let server = ground.server_pid().map(cpu_of_server).transpose()?;
+    tokio::time::sleep(time).await;
+    let took = (agent.age() - began).as_secs_f64();
+    let percent = |used: Duration| 100.0 * used.as_secs_f64() / took;
+    let server = match (server, ground.server_pid()) {
+        (Some(before), Some(pid)) => Some(percent(cpu_of_server(pid)?.saturating_sub(before))),
+        _none => None,
+    };
+    let seen = Seen {
+        ready,
+        first,
+        cpu: percent(agent.cpu()?.saturating_sub(cpu)),
+        server,
+        rate: f64::from(i32::try_from(stored(field).await? - visits)?) / took,
+        memory: f64::from(u32::try_from(agent.memory()? / 1024)?) * 1024.0,
+    };
+    agent.stop().await?;
+    if let Some((mut server, _)) = realtime {
+        server.stop().await;
+    }
+    Ok(seen)
+}
+
+/// Whether a visit is stored.
+async fn any(field: &mut Field) -> anyhow::Result<bool> {
+    let any = sqlx::query_scalar("select exists (select from public.store_visits)");
+    Ok(any.fetch_one(&mut field.connection).await?)
+}
+
+/// Visits that are stored.
+async fn stored(field: &mut Field) -> anyhow::Result<i64> {
+    let count = sqlx::query_scalar("select count(*) from public.store_visits");
+    let count = count.fetch_one(&mut field.connection).await;
+    count.context("count what is stored")
+}
+
+fn per_row(seen: &Seen, empty: &Seen, rows: u32) -> f64 {
+    (seen.memory - empty.memory) / f64::from(rows.max(1))
+}
+
+fn row(known: u32, active: u32, seen: &Seen, empty: Option<&Seen>) -> Vec<Cell> {
+    vec![
+        Cell::whole(known),
+        Cell::whole(active),
+        Cell::Number(seen.rate, 0),
+        Cell::Number(seen.ready.as_secs_f64(), 1),
+        seen.first.map_or(Cell::None, |first| Cell::Number(first.as_secs_f64(), 1)),
+        Cell::Number(seen.memory / 1_048_576.0, 1),
+        empty.map_or(Cell::None, |empty| Cell::Number(per_row(seen, empty, known), 0)),
+        Cell::Number(seen.cpu, 1),
+        seen.server.map_or(Cell::None, |percent| Cell::Number(percent, 1)),
+    ]
+}

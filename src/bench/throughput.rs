@@ -1,0 +1,212 @@
+//! Visits per second through the whole writer (locks, compare-and-set, numbers, progress, indexes, foreign keys) against
+//! COPY of the same rows into the same table: one connection, then two.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use sqlx::{Executor as _, PgConnection};
+use tokio::task::JoinSet;
+
+use super::copy::copy;
+use super::figures::{Cell, Table, ratio};
+use super::ground::{Field, Ground, Rows};
+use crate::domain::agent::What;
+use crate::domain::batch::{Batch, BatchRow, Progress};
+use crate::domain::distribution::Distribution;
+use crate::domain::time::SECOND_US;
+use crate::domain::timetable::RowRead;
+use crate::domain::visit::Generator;
+use crate::postgres::batches::{Columns, store};
+use crate::postgres::connection::Connection;
+use crate::postgres::link::Database;
+use crate::postgres::rows;
+
+/// Visits in a batch.
+const VISITS: i32 = 10_000;
+/// Rounds in which everybody is measured in turn, so that a machine that slows down slows all alike.
+const ROUNDS: u32 = 5;
+
+/// Who stores.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Who {
+    Copy,
+    Writer,
+}
+
+/// Measures it; `seconds` for each way.
+pub async fn measure(ground: &mut Ground, seconds: u32) -> anyhow::Result<Table> {
+    let mut table = Table::new(
+        "Throughput, batches of 10,000 visits",
+        &["who", "rows in a batch", "connections", "visits/s", "of COPY"],
+    );
+    let mut found = Vec::new();
+    for connections in [1, 2] {
+        for rows in [10, 10_000] {
+            let pair = pair(ground, rows, connections, seconds).await?;
+            found.push((connections, rows, pair));
+        }
+    }
+    for (connections, rows, (copied, stored)) in &found {
+        for (who, figure) in [("COPY (binary, client side)", copied), ("visit-pacer", stored)] {
+            table.rows.push(vec![
+                Cell::word(who),
+                Cell::whole(*rows),
+                Cell::whole(*connections),
+                Cell::Number(*figure, 0),
+                Cell::Number(ratio(*figure, *copied), 2),
+            ]);
+        }
+    }
+    for connections in [1, 2] {
+        let of = |(at, _, _): &&(u32, u32, (f64, f64))| *at == connections;
+        let best = found.iter().filter(of).map(|(.., (copied, _))| *copied).fold(0.0, f64::max);
+        let ours = found.iter().filter(of).map(|(.., (_, stored))| *stored).fold(0.0, f64::max);
+        let what = format!("0.9 of the best COPY with {connections} connection(s)");
+        table.at_least(&what, ratio(ours, best), 0.9);
+    }
+    Ok(table)
+}
+
+/// Visits a second of COPY and of the writer, measured in turn.
+async fn pair(
+    ground: &mut Ground,
+    rows: u32,
+    connections: u32,
+    seconds: u32,
+) -> anyhow::Result<(f64, f64)> {
+    let mut field = ground.field().await?;
+    let asked = Rows {
+        count: rows * connections,
+        rates: &[("second", "1")],
+        start_in: -5,
+        active: true,
+    };
+    field.rows(asked).await?;
+    let time = Duration::from_secs(u64::from(seconds)) / ROUNDS;
+    let (mut copied, mut stored) = (Vec::new(), Vec::new());
+    let mut lanes = lanes(&mut field, rows).await?;
+    for _ in 0..ROUNDS {
+        for (who, rates) in [(Who::Copy, &mut copied), (Who::Writer, &mut stored)] {
+            field
+                .connection
+                .execute("truncate public.store_visits; checkpoint")
+                .await?;
+            let began = Instant::now();
+            let mut running = JoinSet::new();
+            for lane in lanes.drain(..) {
+                running.spawn(lane.run(who, time));
+            }
+            let mut visits = 0;
+            while let Some(ended) = running.join_next().await {
+                let (lane, batches) = ended.context("a lane panicked")??;
+                visits += batches * VISITS;
+                lanes.push(lane);
+            }
+            rates.push(f64::from(visits) / began.elapsed().as_secs_f64());
+        }
+    }
+    drop(lanes);
+    ground.clear(field).await?;
+    Ok((median(copied), median(stored)))
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_unstable_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// One connection, with rows of its own.
+struct Lane {
+    generator: Generator,
+    copying: (PgConnection, Batch),
+    storing: (Connection, Batch),
+}
+
+/// Deals the field's rows out, so many to a lane.
+async fn lanes(field: &mut Field, rows_each: u32) -> anyhow::Result<Vec<Lane>> {
+    let database = Database::from_url(&field.url)?;
+    let mut connection = database.connect().await?;
+    let catalogue = rows::page_paths(&mut connection).await?;
+    let known = rows::read(&mut connection, &What::All).await?.rows;
+    let mut lanes = Vec::new();
+    for some in known.chunks(usize::try_from(rows_each)?) {
+        let visits = VISITS / i32::try_from(rows_each)?;
+        let parts = some.iter().filter_map(|read| part(read, visits.into()));
+        let batch = Batch {
+            rows: parts.collect(),
+        };
+        lanes.push(Lane {
+            generator: Generator::new(&catalogue),
+            copying: (field.connect().await?, batch.clone()),
+            storing: (database.connect().await?, batch),
+        });
+    }
+    Ok(lanes)
+}
+
+/// A row's part of a batch of so many visits.
+fn part(read: &RowRead, visits: i64) -> Option<BatchRow> {
+    let row = Distribution::parse(&read.row).ok()?;
+    let after = read.progress.clone()?;
+    // As if the batch before had just been stored: `turn` goes on from there.
+    let before = Progress {
+        distributed: after.distributed - visits,
+        last_number: after.last_number - visits,
+        ..after.clone()
+    };
+    Some(BatchRow {
+        id: row.id,
+        partner_id: row.partner_id,
+        version: row.version,
+        before,
+        after,
+        at: row.curve.from?,
+        moments: Vec::new(),
+    })
+}
+
+/// On to the next visits, spread over a second as the curve would.
+fn turn(batch: &mut Batch) {
+    for row in &mut batch.rows {
+        let visits = row.visits();
+        row.before = row.after.clone();
+        row.after.distributed += visits;
+        row.after.last_number += visits;
+        let apart = SECOND_US / visits;
+        row.moments = (0..visits)
+            .map(|place| row.at.plus_micros(place * apart))
+            .collect();
+        row.after.last_visited_at = row.moments.last().copied();
+    }
+}
+
+impl Lane {
+    /// Stores batches for so long; how many.
+    async fn run(mut self, who: Who, time: Duration) -> anyhow::Result<(Self, i32)> {
+        let began = Instant::now();
+        let mut batches = 0;
+        while began.elapsed() < time {
+            match who {
+                Who::Copy => {
+                    let (connection, batch) = &mut self.copying;
+                    turn(batch);
+                    copy(connection, batch, &self.generator).await?;
+                }
+                Who::Writer => {
+                    let (connection, batch) = &mut self.storing;
+                    turn(batch);
+                    let columns = Columns::of(batch, &self.generator);
+                    let (stored, _) = store(connection, &columns).await?;
+                    ensure!(
+                        stored.len() == batch.rows.len(),
+                        "the writer stored {} rows of {}",
+                        stored.len(),
+                        batch.rows.len()
+                    );
+                }
+            }
+            batches += 1;
+        }
+        Ok((self, batches))
+    }
+}
