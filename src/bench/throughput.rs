@@ -10,7 +10,6 @@ use tokio::task::JoinSet;
 use super::copy::copy;
 use super::figures::{Cell, Table, ratio};
 use super::ground::{Field, Ground, Rows};
-use crate::domain::agent::What;
 use crate::domain::batch::{Batch, BatchRow, Progress};
 use crate::domain::distribution::Distribution;
 use crate::domain::time::SECOND_US;
@@ -127,7 +126,7 @@ async fn lanes(field: &mut Field, rows_each: u32) -> anyhow::Result<Vec<Lane>> {
     let database = Database::from_url(&field.url)?;
     let mut connection = database.connect().await?;
     let catalogue = rows::page_paths(&mut connection).await?;
-    let known = rows::read(&mut connection, &What::All).await?.rows;
+    let known = rows::every(&mut connection).await?.rows;
     let mut lanes = Vec::new();
     for some in known.chunks(usize::try_from(rows_each)?) {
         let visits = VISITS / i32::try_from(rows_each)?;

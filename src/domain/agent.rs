@@ -20,7 +20,7 @@ use super::policy::{Fault, Trouble};
 use super::proof::{CANARY, Proof, Verdict};
 use super::share::Share;
 use super::time::{DbTime, Mono};
-use super::timetable::{Control, Look, Stamp, Status, Timetable};
+use super::timetable::{Control, Look, Round, Stamp, Status, Survey, Timetable};
 use super::way::{Following, ListenBy, Way, Ways};
 
 use self::lane::Lane;
@@ -28,7 +28,7 @@ pub use self::messages::{
     Action, Chore, Counters, Finding, Found, Health, Horizon, Input, Kept, News, Notice, Published,
     Refusals, Stored, Trip, What, WrittenBack,
 };
-use self::reader::Reading;
+use self::reader::{Reading, Sync};
 use self::reconciliation::Reconciliation;
 use self::suspects::Suspects;
 
@@ -46,6 +46,7 @@ pub struct Agent {
     me: Uuid,
     agents: usize,
     timetable: Timetable,
+    round: Round,
     clock: DbClock,
     visits: RateBucket,
     echo: EchoBudget,
@@ -61,6 +62,10 @@ pub struct Agent {
     storing: Option<Batch>,
     storing_since: Mono,
     reading: Option<Reading>,
+    /// A sync of which parts are still to be read.
+    syncing: Option<Sync>,
+    /// Edited rows were read last: the next part of the sync comes before more of them.
+    sync_has_its_turn: bool,
     keeping: Option<Chore>,
     wanted: BTreeSet<Uuid>,
     wanted_at: Option<Mono>,
@@ -99,6 +104,7 @@ impl Agent {
             me,
             agents: 1,
             timetable: Timetable::new(Share::alone(me)),
+            round: Round::default(),
             clock: DbClock::default(),
             visits: RateBucket::visits(i64::from(max_visits_per_second), now),
             echo: EchoBudget::new(Control::default().echo_budget_micro, now),
@@ -114,6 +120,8 @@ impl Agent {
             storing: None,
             storing_since: now,
             reading: None,
+            syncing: None,
+            sync_has_its_turn: false,
             keeping: None,
             wanted: BTreeSet::new(),
             wanted_at: None,
@@ -225,6 +233,12 @@ impl Agent {
         self.clock
             .at(now)
             .map_or_else(Vec::new, |db| self.timetable.look_at_all(db).collect())
+    }
+
+    /// Looks at the next rows for people and metrics; how all of this agent's stand, once every row has had its turn.
+    pub fn survey(&mut self, now: Mono) -> Option<Survey> {
+        let db_now = self.clock.at(now)?;
+        self.round.go_on(&self.timetable, db_now)
     }
 
     /// Rows known.

@@ -8,8 +8,10 @@ pub const VISITS_PER_ROW: i64 = 1_000;
 pub const VISITS_PER_BATCH: i64 = 10_000;
 /// Rows in one statement.
 pub const ROWS_PER_BATCH: usize = 10_000;
-/// Ids read by one statement; the full sync reads all rows by one.
+/// Rows read by one statement. A full sync takes as many statements as that makes, and edited rows are read between them.
 pub const ROWS_PER_READ: usize = 5_000;
+/// Rows that are looked at within a second for people and metrics: of more rows each look takes several seconds.
+pub const ROWS_PER_LOOK: usize = 20_000;
 /// Rows whose counts are compared by one statement, and the visits they may have stored, so that it stays under 500 ms.
 pub const ROWS_PER_RECONCILIATION: usize = 500;
 /// See [`ROWS_PER_RECONCILIATION`].

@@ -2,6 +2,9 @@
 //!
 //! Neither is read here: both arrive as parameters.
 
+use std::cmp::Ordering;
+use std::fmt;
+use std::num::NonZeroI64;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -10,40 +13,63 @@ use chrono::{DateTime, Utc};
 pub const SECOND_US: i64 = 1_000_000;
 
 /// A moment of the database's clock (`clock_timestamp()`): the only wall clock that counts.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct DbTime(i64);
+///
+/// Kept as microseconds `^ i64::MAX`, so that "none" takes no room of its own: an agent may know a million rows.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct DbTime(NonZeroI64);
 
 impl DbTime {
-    /// From microseconds since the Unix epoch.
+    /// From microseconds since the Unix epoch; the last of all moments stands for the one before it too.
     pub const fn from_micros(micros: i64) -> Self {
-        Self(micros)
+        match NonZeroI64::new(micros ^ i64::MAX) {
+            Some(kept) => Self(kept),
+            None => Self(NonZeroI64::new(1).expect("one is not zero")),
+        }
     }
 
     /// Microseconds since the Unix epoch.
     pub const fn as_micros(self) -> i64 {
-        self.0
+        self.0.get() ^ i64::MAX
     }
 
     /// This moment moved by so many microseconds.
     #[must_use]
     pub const fn plus_micros(self, micros: i64) -> Self {
-        Self(self.0.saturating_add(micros))
+        Self::from_micros(self.as_micros().saturating_add(micros))
     }
 
     /// Microseconds from `earlier` to this moment; negative where it is later.
     pub const fn micros_since(self, earlier: Self) -> i64 {
-        self.0.saturating_sub(earlier.0)
+        self.as_micros().saturating_sub(earlier.as_micros())
     }
 
     /// For the driver of the database, which speaks chrono; `None` beyond chrono's range.
     pub fn to_datetime(self) -> Option<DateTime<Utc>> {
-        DateTime::from_timestamp_micros(self.0)
+        DateTime::from_timestamp_micros(self.as_micros())
+    }
+}
+
+impl Ord for DbTime {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_micros().cmp(&other.as_micros())
+    }
+}
+
+impl PartialOrd for DbTime {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl fmt::Debug for DbTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DbTime({})", self.as_micros())
     }
 }
 
 impl From<DateTime<Utc>> for DbTime {
     fn from(at: DateTime<Utc>) -> Self {
-        Self(at.timestamp_micros())
+        Self::from_micros(at.timestamp_micros())
     }
 }
 

@@ -20,13 +20,15 @@ use super::moments::{Span, visited_at};
 use super::share::Share;
 use super::time::{DbTime, micros_of};
 
-use self::entry::{Doubt, Entry, Fire, Hold, rule_of};
+use self::entry::{Doubt, Entry, Fire, Hold};
 pub use self::look::{Look, Pace, Status};
+pub use self::survey::{Round, Survey};
 use self::spread::Spread;
 
 mod entry;
 mod look;
 mod spread;
+mod survey;
 
 /// The order in which reads began. A row that was read is applied only if its read began after the last applied one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -109,7 +111,10 @@ impl Stall {
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Timetable {
-    entries: BTreeMap<Uuid, Entry>,
+    /// Boxed: what a leaf of the tree leaves empty costs little then.
+    entries: BTreeMap<Uuid, Box<Entry>>,
+    /// … that are this agent's.
+    owned: usize,
     queue: BTreeSet<(DbTime, Uuid)>,
     control: Control,
     running: usize,
@@ -146,9 +151,6 @@ impl Timetable {
             return;
         }
         self.control = control;
-        for entry in self.entries.values_mut() {
-            entry.rule = rule_of(entry.parsed.as_ref().ok(), &control);
-        }
         self.reschedule_all(now);
     }
 
@@ -171,6 +173,7 @@ impl Timetable {
             match (entry.ours, self.share.owns(*id)) {
                 (false, true) => {
                     entry.ours = true;
+                    self.owned += 1;
                     if entry.hold == Hold::Ready {
                         entry.hold = Hold::Doubtful(Doubt::Unknown, at);
                     }
@@ -178,6 +181,7 @@ impl Timetable {
                 }
                 (true, false) => {
                     entry.ours = false;
+                    self.owned -= 1;
                     shift.lost.push(*id);
                 }
                 (true, true) | (false, false) => {}
@@ -204,8 +208,11 @@ impl Timetable {
         let entry = self
             .entries
             .entry(id)
-            .or_insert_with(|| Entry::unknown(ours));
-        let changed = entry.take_config(&read, began, &control);
+            .or_insert_with(|| {
+                self.owned += usize::from(ours);
+                Box::new(Entry::unknown(ours))
+            });
+        let changed = entry.take_config(&read, began);
         let moved = entry.take_progress(read, began, changed);
         let doubt = entry.settle(began);
         if doubt == Some(Doubt::Refused) && !changed && !moved && !control.paused {
@@ -223,11 +230,11 @@ impl Timetable {
         }
     }
 
-    /// Ids that are known and were not seen by a full read that began at `began`.
-    pub fn unseen_by(&self, seen: &BTreeSet<Uuid>, began: Stamp) -> Vec<Uuid> {
+    /// Ids that are known and were found by no read that began at `began` or later.
+    pub fn unseen_since(&self, began: Stamp) -> Vec<Uuid> {
         self.entries
             .iter()
-            .filter(|(id, entry)| entry.config_read < began && !seen.contains(id))
+            .filter(|(_, entry)| entry.config_read < began)
             .map(|(id, _)| *id)
             .collect()
     }
@@ -390,6 +397,12 @@ impl Timetable {
             .map(move |(id, entry)| entry.look(*id, &self.control, now))
     }
 
+    /// Ids of the rows that are this agent's.
+    pub fn ids_owned(&self) -> Vec<Uuid> {
+        let ours = self.entries.iter().filter(|(_, entry)| entry.ours);
+        ours.map(|(id, _)| *id).collect()
+    }
+
     /// What was written back of a row is now this.
     pub fn wrote_back(&mut self, id: Uuid, distributed: i64) {
         if let Some(entry) = self.entries.get_mut(&id) {
@@ -404,7 +417,7 @@ impl Timetable {
 
     /// Rows known that are this agent's.
     pub fn ours(&self) -> usize {
-        self.entries.values().filter(|entry| entry.ours).count()
+        self.owned
     }
 
     /// Whether no row is known.
@@ -421,10 +434,9 @@ impl Timetable {
         match self.entries.get(&id) {
             Some(entry) if began > entry.config_read => {
                 self.set_wake(id, None);
-                if let Some(entry) = self.entries.remove(&id)
-                    && entry.running
-                {
-                    self.running -= 1;
+                if let Some(entry) = self.entries.remove(&id) {
+                    self.running -= usize::from(entry.running);
+                    self.owned -= usize::from(entry.ours);
                 }
                 Applied::Removed
             }
@@ -449,7 +461,7 @@ impl Timetable {
                 .entries
                 .get(&id)
                 .filter(|entry| entry.paced(give_up_after, now).is_some());
-            match entry.and_then(|entry| entry.fire(id, at)) {
+            match entry.and_then(|entry| entry.fire(id, at, &self.control)) {
                 Some(fire) => wave.push(fire),
                 None => self.schedule(id, now),
             }
@@ -477,7 +489,9 @@ impl Timetable {
 
     /// The row's part of the batch; from here on it is in flight.
     fn depart(&mut self, fire: &Fire, visits: i64) -> Option<BatchRow> {
+        let control = self.control;
         let entry = self.entries.get_mut(&fire.id)?;
+        let rule = entry.rule(&control);
         let distribution = entry.parsed.as_ref().ok()?;
         let before = entry.progress.clone();
         let span = Span::of(&distribution.curve, before.last_visited_at, fire.at);
@@ -485,7 +499,7 @@ impl Timetable {
         let after = Progress {
             distributed: before.distributed + visits,
             last_number: before.last_number + visits,
-            bucket: before.bucket.taken(&entry.rule, visits, fire.at),
+            bucket: before.bucket.taken(&rule, visits, fire.at),
             last_visited_at: moments.last().copied().or(before.last_visited_at),
             invalid: None,
         };

@@ -8,7 +8,6 @@ use sqlx::{Connection as _, Row as _};
 use self::checks::{ACCESS, BROADCAST, Check, PUBLICATION, RIGHTS, ROWS, SCHEMA, SERVER, TABLES};
 use super::connection::Connection;
 use super::{migrations, rows};
-use crate::domain::agent::What;
 use crate::domain::distribution::Distribution;
 use crate::domain::finding::{Finding, Mend, Severity, stops};
 use crate::domain::time::DbTime;
@@ -48,7 +47,7 @@ pub async fn examine(connection: &mut Connection) -> Result<Vec<Finding>, sqlx::
         findings.extend(visits_can_be_stored(connection).await?);
         if findings.iter().all(|finding| finding.check != "types") {
             findings.extend(invalid_rows(
-                &rows::read(connection, &What::All).await?.rows,
+                &rows::every(connection).await?.rows,
             ));
         }
     }

@@ -13,6 +13,7 @@ use crate::domain::agent::{Horizon, What};
 use crate::domain::batch::Progress;
 use crate::domain::bucket::Bucket;
 use crate::domain::distribution::RawRow;
+use crate::domain::limits::ROWS_PER_READ;
 use crate::domain::time::DbTime;
 use crate::domain::timetable::RowRead;
 use crate::domain::visit::PagePath;
@@ -23,6 +24,9 @@ const PAGE_PATHS_MAX: i64 = 100_000;
 /// Every row with its progress, or those for which a condition holds.
 macro_rules! rows_where {
     ($condition:literal) => {
+        rows_where!($condition, "")
+    };
+    ($condition:literal, $of_progress:literal) => {
         concat!(
             "
   select v.id, v.partner_id, v.config_version, v.is_active, v.total_visits::numeric::text as total_visits,
@@ -39,45 +43,79 @@ macro_rules! rows_where {
          p.bucket_units::text as bucket_units, (extract(epoch from p.bucket_at) * 1000000)::bigint as bucket_at,
          p.invalid_reason, (extract(epoch from clock_timestamp()) * 1000000)::bigint as clock
     from public.visit_distribution v
-    left join public.visit_distribution_progress p on p.distribution_id = v.id
+    left join public.visit_distribution_progress p on p.distribution_id = v.id",
+            $of_progress,
+            "
    where ",
             $condition
         )
     };
 }
 
-const EVERY: &str = rows_where!("true");
+/// The first part of every row; `$1`: how many.
+const FIRST: &str = rows_where!("true order by v.id limit $1");
+/// `$1`: the row that the part comes after; `$2`: how many. Said of both tables, or a merge of their indexes begins at the
+/// second one's first row each time.
+const AFTER: &str = rows_where!(
+    "v.id > $1 order by v.id limit $2",
+    " and p.distribution_id > $1"
+);
 /// `$1`: the ids.
 const SOME: &str = rows_where!("v.id = any ($1)");
-/// `$1`: a horizon. A row without `changed_xid` has been seen by no trigger yet. Each branch is a search in an index.
+/// `$1`: a horizon; `$2`: how many. A row without `changed_xid` has been seen by no trigger yet. Each branch is a search in an index.
 pub const SINCE: &str = rows_where!(
     "v.id in (select c.id from public.visit_distribution c where c.changed_xid >= $1::text::xid8
             union all select c.id from public.visit_distribution c where c.changed_xid is null
-            union all select l.distribution_id from public.visit_distribution_progress l where l.lowered_xid >= $1::text::xid8)"
+            union all select l.distribution_id from public.visit_distribution_progress l where l.lowered_xid >= $1::text::xid8)
+     limit $2"
 );
 
 /// Rows, and what the database's clock said meanwhile.
 pub struct Rows {
     /// In no order.
     pub rows: Vec<RowRead>,
+    /// There may be more than one statement takes: the last of these.
+    pub more_after: Option<Uuid>,
     /// See [`clock`].
     pub db: DbTime,
 }
 
 /// Reads rows.
 pub async fn read(connection: &mut Connection, what: &What) -> Result<Rows, sqlx::Error> {
+    let most = i64::try_from(ROWS_PER_READ).unwrap_or(i64::MAX);
     let query: Query<'_, Postgres, PgArguments> = match what {
-        What::All => sqlx::query(EVERY),
+        What::All => sqlx::query(FIRST).bind(most),
+        What::After(id) => sqlx::query(AFTER).bind(id).bind(most),
         What::Rows(ids) => sqlx::query(SOME).bind(ids),
-        What::Since(horizon) => sqlx::query(SINCE).bind(horizon.0.to_string()),
+        What::Since(horizon) => sqlx::query(SINCE)
+            .bind(horizon.0.to_string())
+            .bind(most),
     };
     let found = query.fetch_all(&mut *connection).await?;
     let db = match found.first() {
         Some(row) => DbTime::from_micros(row.try_get("clock")?),
         None => clock(connection).await?,
     };
-    let rows = found.iter().map(row).collect::<Result<_, _>>()?;
-    Ok(Rows { rows, db })
+    let rows = found.iter().map(row).collect::<Result<Vec<_>, _>>()?;
+    let full = rows.len() >= ROWS_PER_READ && !matches!(what, What::Rows(_));
+    let last = rows.last().map(|read| read.row.id);
+    Ok(Rows {
+        more_after: last.filter(|_| full),
+        rows,
+        db,
+    })
+}
+
+/// Reads every row, part by part; for who need not bound them.
+pub async fn every(connection: &mut Connection) -> Result<Rows, sqlx::Error> {
+    let mut all = read(connection, &What::All).await?;
+    while let Some(last) = all.more_after {
+        let part = read(connection, &What::After(last)).await?;
+        all.rows.extend(part.rows);
+        all.more_after = part.more_after;
+        all.db = part.db;
+    }
+    Ok(all)
 }
 
 /// The rows that were deleted since; `None` among them: the table was truncated.

@@ -11,7 +11,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::reasons;
-use super::snapshot::{Snapshot, WayState, backlog};
+use super::snapshot::{Snapshot, WayState};
 use crate::domain::meter::Meter;
 use crate::domain::time::{DbTime, Mono};
 use crate::domain::timetable::{Look, Pace, Status};
@@ -123,7 +123,7 @@ impl Board {
     }
 
     fn fresh(&mut self, snapshot: &Snapshot, facts: &Facts) -> BTreeMap<Uuid, Row> {
-        let looks = || snapshot.looks.iter();
+        let looks = || snapshot.survey.looks.iter();
         let measured = snapshot.db_time.map_or_else(BTreeMap::new, |at| {
             let counted = looks().map(|look| {
                 let course = (look.status, look.pace.as_ref().map(|pace| pace.slope));
@@ -199,7 +199,7 @@ impl Board {
                 rows_owned: snapshot.rows_owned,
                 visits_stored: counters.visits,
                 batches: counters.batches,
-                backlog: snapshot.backlog,
+                backlog: snapshot.survey.backlog,
                 visits_per_second: self.per_second(),
                 refused: counters.refused.total(),
                 failed: counters.failed,
@@ -304,7 +304,7 @@ fn course(look: &Look, everything_paused: bool, measured: Option<f64>) -> Course
         measured: measured.map(rounded),
         due: look.due,
         distributed: look.distributed,
-        backlog: backlog(look),
+        backlog: look.backlog(),
     }
 }
 

@@ -19,6 +19,7 @@ use crate::domain::agent::What;
 use crate::domain::curve::Curve;
 use crate::domain::distribution::Distribution;
 use crate::domain::history::History;
+use crate::domain::limits::ROWS_PER_LOOK;
 use crate::domain::time::{DbTime, SECOND_US};
 use crate::postgres::connection::Connection;
 use crate::postgres::fault::{Fault, Trouble};
@@ -94,7 +95,7 @@ pub async fn serve(
 #[derive(Clone, Copy, Default)]
 struct Watching {
     watched: bool,
-    /// Other agents have rows.
+    /// Other agents have rows, no more than can be shown.
     shared: bool,
 }
 
@@ -107,7 +108,7 @@ fn look(
     live: bool,
 ) -> Frame {
     let snapshot = seen.borrow().clone();
-    let shared = snapshot.rows_owned < snapshot.rows;
+    let shared = snapshot.rows_owned < snapshot.rows && snapshot.rows <= ROWS_PER_LOOK;
     if live {
         watched.send_if_modified(|watching| {
             let changed = !watching.watched || watching.shared != shared;

@@ -1,6 +1,7 @@
 //! The one loop. Its branches only say what happened; the core decides; what it asks for goes to the lanes and the feed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -22,6 +23,7 @@ use crate::domain::batch::Batch;
 use crate::domain::policy::Trouble;
 use crate::domain::proof::Verdict;
 use crate::domain::time::Mono;
+use crate::domain::timetable::Survey;
 use crate::domain::way::{Following, ListenBy, Way, Ways};
 use crate::observe::Metrics;
 use crate::observe::recent::RealtimeEvent;
@@ -114,6 +116,7 @@ struct Driver {
     next_snapshot: Mono,
     troubles: BTreeMap<Trouble, u64>,
     summary: Summary,
+    survey: Arc<Survey>,
 }
 
 /// What was last told of one way.
@@ -201,6 +204,7 @@ impl Driver {
             next_snapshot: now,
             troubles: BTreeMap::new(),
             summary: Summary::new(now),
+            survey: Arc::default(),
         }
     }
 
@@ -408,7 +412,10 @@ impl Driver {
                         /healthz do), and report it";
             self.say(Said::warning("hangs", text).because(&hang));
         }
-        let mut snapshot = Snapshot {
+        if let Some(survey) = self.agent.survey(now) {
+            self.survey = Arc::new(survey);
+        }
+        let snapshot = Snapshot {
             at: Some(now),
             db_time: self.agent.db_time(now),
             progressed_at: Some(self.progress.made_at()),
@@ -424,9 +431,8 @@ impl Driver {
             agents: self.agent.agents(),
             rows: self.agent.rows(),
             rows_owned: self.agent.rows_owned(),
-            ..Snapshot::default()
+            survey: Arc::clone(&self.survey),
         };
-        snapshot.count(self.agent.look_at_all(now));
         self.windows.voice.turn_the_minute(now);
         self.summary
             .of_the_minute(&snapshot, &self.windows.metrics, now);

@@ -136,16 +136,17 @@ async fn read(link: &mut Link, what: &What, answers: &Answers) -> Result<(Found,
     let outcome = within(async {
         let horizon = match what {
             What::All | What::Since(_) => Some(rows::horizon(connection).await?),
-            What::Rows(_) => None,
+            What::After(_) | What::Rows(_) => None,
         };
         sent = answers.clock.now();
         let read = rows::read(connection, what).await?;
         let gone = match what {
             What::Since(since) => rows::gone(connection, *since).await?,
-            What::All | What::Rows(_) => BTreeSet::new(),
+            What::All | What::After(_) | What::Rows(_) => BTreeSet::new(),
         };
         let found = Found {
             rows: read.rows,
+            more_after: read.more_after,
             truncated: gone.contains(&None),
             gone: gone.into_iter().flatten().collect(),
             horizon,

@@ -154,7 +154,7 @@ fn status(snapshot: &Snapshot, now: Mono) -> String {
         snapshot.rows,
         snapshot.rows_that_are(Status::Active),
         snapshot.rows_that_are(Status::Behind),
-        snapshot.backlog,
+        snapshot.survey.backlog,
         snapshot.realtime,
     );
     let unready = snapshot.unready(now);

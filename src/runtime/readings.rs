@@ -2,7 +2,7 @@
 //! happens is in `observe`.
 
 use super::lanes::LANES;
-use super::snapshot::{Snapshot, backlog, whole};
+use super::snapshot::{Snapshot, whole};
 use crate::domain::policy::Trouble;
 use crate::domain::time::Mono;
 use crate::domain::timetable::{Look, Stall, Status};
@@ -86,7 +86,7 @@ fn table(snapshot: &Snapshot) -> Vec<Family> {
         )
     });
     let stalled = Stall::ALL.map(|stall| {
-        let rows = snapshot.stalled.get(&stall).copied().unwrap_or(0);
+        let rows = snapshot.survey.stalled.get(&stall).copied().unwrap_or(0);
         (stall.as_str(), Value::Level(whole(rows)))
     });
     vec![
@@ -111,7 +111,7 @@ fn table(snapshot: &Snapshot) -> Vec<Family> {
         level(
             "backlog_visits",
             "Visits due and not stored, all rows of this agent together",
-            snapshot.backlog,
+            snapshot.survey.backlog,
         ),
         count(
             "syncs",
@@ -232,8 +232,8 @@ fn rows_of(snapshot: &Snapshot, asked: &RowsAsked) -> Vec<Family> {
         .0
         .iter()
         .filter_map(|id| {
-            let at = snapshot.looks.binary_search_by_key(id, |look| look.id);
-            snapshot.looks.get(at.ok()?)
+            let at = snapshot.survey.looks.binary_search_by_key(id, |look| look.id);
+            snapshot.survey.looks.get(at.ok()?)
         })
         .collect();
     let by_row = |name, help, value: fn(&Look) -> i64| {
@@ -256,7 +256,7 @@ fn rows_of(snapshot: &Snapshot, asked: &RowsAsked) -> Vec<Family> {
         by_row(
             "distribution_backlog_visits",
             "Visits due and not distributed of a row that was asked for",
-            backlog,
+            Look::backlog,
         ),
     ]
 }

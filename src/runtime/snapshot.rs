@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::domain::agent::{Counters, Health};
 use crate::domain::policy::Trouble;
 use crate::domain::time::{DbTime, Mono};
-use crate::domain::timetable::{Look, Stall, Status};
+use crate::domain::timetable::{Status, Survey};
 use crate::domain::way::Ways;
 use crate::postgres::chores::SelfReport;
 
@@ -38,14 +38,8 @@ pub struct Snapshot {
     pub rows: usize,
     /// … those that are this agent's to store; what follows is of these.
     pub rows_owned: usize,
-    /// Rows by status.
-    pub by_status: BTreeMap<Status, usize>,
-    /// Rows that do not get what is due, by what keeps them.
-    pub stalled: BTreeMap<Stall, usize>,
-    /// Due and not distributed, all rows together.
-    pub backlog: i64,
-    /// Each row, in order of ids.
-    pub looks: Arc<Vec<Look>>,
+    /// How they stood when all of them were last looked at.
+    pub survey: Arc<Survey>,
 }
 
 /// How one way of listening stands.
@@ -74,21 +68,9 @@ impl Snapshot {
         }
     }
 
-    /// Takes the rows over: counts them by status, and what they owe.
-    pub fn count(&mut self, looks: Vec<Look>) {
-        for look in &looks {
-            *self.by_status.entry(look.status).or_insert(0) += 1;
-            if let Some(stall) = look.stall {
-                *self.stalled.entry(stall).or_insert(0) += 1;
-            }
-            self.backlog += backlog(look);
-        }
-        self.looks = Arc::new(looks);
-    }
-
     /// Rows of this status.
     pub fn rows_that_are(&self, status: Status) -> usize {
-        self.by_status.get(&status).copied().unwrap_or(0)
+        self.survey.by_status.get(&status).copied().unwrap_or(0)
     }
 
     /// Why the agent is not ready, in words; empty when it is.
@@ -127,11 +109,6 @@ impl Snapshot {
         }
         reasons
     }
-}
-
-/// Visits that a row is due and does not have.
-pub fn backlog(look: &Look) -> i64 {
-    look.due.saturating_sub(look.distributed).max(0)
 }
 
 pub(super) fn whole(rows: usize) -> i64 {

@@ -53,7 +53,7 @@ impl Summary {
             on_pace = snapshot.rows_that_are(Status::Active),
             behind = snapshot.rows_that_are(Status::Behind),
             invalid = snapshot.rows_that_are(Status::Invalid),
-            backlog = snapshot.backlog,
+            backlog = snapshot.survey.backlog,
             late_p50_ms = milliseconds(0.5),
             late_p99_ms = milliseconds(0.99),
             agents = snapshot.agents,
@@ -69,6 +69,7 @@ impl Summary {
 /// What keeps rows behind, in words; nothing where none is.
 fn stalled(snapshot: &Snapshot) -> String {
     let each: Vec<String> = snapshot
+        .survey
         .stalled
         .iter()
         .map(|(stall, rows)| format!("{rows} because {}", in_short(*stall)))

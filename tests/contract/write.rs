@@ -6,7 +6,6 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 use tokio::time::Instant;
 use uuid::Uuid;
-use visit_pacer::domain::agent::What;
 use visit_pacer::domain::batch::{Batch, BatchRow, Progress};
 use visit_pacer::domain::distribution::Distribution;
 use visit_pacer::domain::visit::Generator;
@@ -55,7 +54,7 @@ async fn with_rows(rows: i64) -> Connection {
 
 /// So many visits of every row, computed from what is read now.
 async fn batch(connection: &mut Connection, visits: i64) -> Batch {
-    let read = rows::read(connection, &What::All)
+    let read = rows::every(connection)
         .await
         .expect("rows are read");
     let mut batch = Batch::default();

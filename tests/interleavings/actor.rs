@@ -5,7 +5,6 @@
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use uuid::Uuid;
-use visit_pacer::domain::agent::What;
 use visit_pacer::domain::batch::{Batch, BatchRow, Progress};
 use visit_pacer::domain::bucket::BucketRule;
 use visit_pacer::domain::distribution::Distribution;
@@ -202,7 +201,7 @@ impl Session {
     pub async fn perform(&mut self, step: Step) -> Result<Vec<Stored>, sqlx::Error> {
         match step {
             Step::Read => {
-                let read = rows::read(&mut self.connection, &What::All).await?;
+                let read = rows::every(&mut self.connection).await?;
                 self.batch = batch(&read.rows, read.db, self.batch_visits);
                 Ok(Vec::new())
             }

@@ -24,6 +24,9 @@ mod people;
 /// Somebody else has stored of the row meanwhile.
 const RACED: &str = "refused: the progress has moved";
 
+/// Rows that one statement reads, so that a look at the whole table takes several.
+const PART: usize = 4;
+
 /// A row of `visit_distribution`.
 #[derive(Clone, Debug)]
 pub struct Row {
@@ -195,6 +198,7 @@ impl Database {
     pub fn read(&self, what: &What) -> Found {
         let wanted = |row: &&Row| match what {
             What::All => true,
+            What::After(last) => row.id > *last,
             What::Rows(ids) => ids.contains(&row.id),
             What::Since(Horizon(horizon)) => {
                 let lowered = self.lowered.get(&row.id);
@@ -208,11 +212,14 @@ impl Database {
             progress: self.progress.get(&row.id).cloned(),
             written: Some(row.written),
         });
-        let rows: Vec<RowRead> = rows.collect();
+        let bound = !matches!(what, What::Rows(_));
+        let rows: Vec<RowRead> = rows.take(if bound { PART } else { usize::MAX }).collect();
+        let last = rows.last().map(|read| read.row.id);
         let since = |xid: u64| matches!(what, What::Since(Horizon(horizon)) if xid >= *horizon);
         let gone = self.gone.iter().filter(|(_, xid)| since(**xid));
         let gone = gone.map(|(id, _)| *id);
         Found {
+            more_after: last.filter(|_| bound && rows.len() == PART),
             rows,
             gone: gone.filter(|id| !self.rows.contains_key(id)).collect(),
             truncated: self.truncated.is_some_and(since),

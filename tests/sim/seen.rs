@@ -75,6 +75,8 @@ pub const SOMETIMES: &[&str] = &[
     "a row is set aside",
     "a row is mended",
     "what has changed is read",
+    "more has changed than one statement reads",
+    "a look at every row goes on",
     "a sync repairs what Realtime did not tell",
     "a silent channel is joined again",
     "a silent channel gets a new socket",

@@ -566,7 +566,14 @@ impl World {
                 if matches!(what, What::Since(_)) {
                     self.seen.saw("what has changed is read");
                 }
-                Answer::Read(Ok((self.database.read(&what), db_time(clock))))
+                if matches!(what, What::After(_)) {
+                    self.seen.saw("a look at every row goes on");
+                }
+                let found = self.database.read(&what);
+                if matches!(what, What::Since(_)) && found.more_after.is_some() {
+                    self.seen.saw("more has changed than one statement reads");
+                }
+                Answer::Read(Ok((found, db_time(clock))))
             }
             Statement::Keep(Chore::Canary(Way::Broadcast)) if !self.database.broadcasts => {
                 let why = "function visit_pacer_broadcast_canary() does not exist";

@@ -73,7 +73,7 @@ impl Agent {
         let timetable = &self.timetable;
         self.reconciliation.slice(
             now,
-            || timetable.look_at_all(db_now).map(|look| look.id).collect(),
+            || timetable.ids_owned(),
             |id| {
                 timetable
                     .look(id, db_now)

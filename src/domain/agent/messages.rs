@@ -147,8 +147,10 @@ pub enum Action {
 /// What to read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum What {
-    /// Every row.
+    /// Every row, in parts: the first of them by id.
     All,
+    /// … and the part after this row.
+    After(Uuid),
     /// Those that were edited, or whose counter was lowered, after an earlier look at all.
     Since(Horizon),
     /// These.
@@ -165,6 +167,8 @@ pub struct Horizon(pub u64);
 pub struct Found {
     /// In no order.
     pub rows: Vec<RowRead>,
+    /// There are more than one read takes: the last of these.
+    pub more_after: Option<Uuid>,
     /// Rows that were deleted since the horizon that was asked for.
     pub gone: BTreeSet<Uuid>,
     /// The table was truncated since.

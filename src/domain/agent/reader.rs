@@ -16,10 +16,26 @@ use crate::domain::timetable::{Applied, Stamp, Status};
 pub(super) struct Reading {
     what: What,
     began: Stamp,
-    /// The rows that a full read answers for beside the others: of their changes we have been told.
+    /// Where it is a part of a sync.
+    sync: Option<Sync>,
+}
+
+/// A look at the whole table, or at what has changed in it: one read, or several.
+#[derive(Debug)]
+pub(super) struct Sync {
+    began: Stamp,
+    /// The rows that a full one answers for beside the others: of their changes we have been told.
     told: BTreeSet<Uuid>,
-    /// A sync that somebody called for, since changes may have been missed: what it finds is no surprise.
+    /// Somebody called for it, since changes may have been missed: what it finds is no surprise.
     called_for: bool,
+    /// Where the next one goes on.
+    horizon: Option<Horizon>,
+    /// Nothing was found.
+    empty: bool,
+    /// Rows that were not known as they are.
+    changed: Vec<Uuid>,
+    /// The next part begins after this row.
+    after: Option<Uuid>,
 }
 
 impl Agent {
@@ -27,26 +43,21 @@ impl Agent {
         if !self.reader.free(now) {
             return;
         }
-        let mut told = BTreeSet::new();
-        let mut called_for = false;
-        let what = if self.next_sync <= now {
-            called_for = std::mem::take(&mut self.sync_called_for);
-            // What was missed may be a deletion, which only a look at every row shows.
-            let may_go_on = !called_for && now < self.next_full_sync;
-            if let Some(horizon) = self.horizon.filter(|_| may_go_on) {
-                What::Since(horizon)
-            } else {
-                told = std::mem::take(&mut self.wanted);
-                self.wanted_at = None;
-                What::All
-            }
-        } else if self.wanted_at.is_some_and(|at| at <= now) {
+        let edited = self.wanted_at.is_some_and(|at| at <= now);
+        let turn = std::mem::take(&mut self.sync_has_its_turn);
+        let (what, sync) = if let Some(sync) = self.syncing.take_if(|_| turn || !edited) {
+            let what = sync.after.map_or(What::All, What::After);
+            (what, Some(sync))
+        } else if self.syncing.is_none() && self.next_sync <= now {
+            self.begin_sync(now)
+        } else if edited {
+            self.sync_has_its_turn = true;
             let ids: Vec<Uuid> = self.wanted.iter().take(ROWS_PER_READ).copied().collect();
             for id in &ids {
                 self.wanted.remove(id);
             }
             self.wanted_at = (!self.wanted.is_empty()).then_some(now);
-            What::Rows(ids)
+            (What::Rows(ids), None)
         } else {
             return;
         };
@@ -55,10 +66,32 @@ impl Agent {
         self.reading = Some(Reading {
             what: what.clone(),
             began,
-            told,
-            called_for,
+            sync,
         });
         self.outbox.push_back(Action::Read(what));
+    }
+
+    fn begin_sync(&mut self, now: Mono) -> (What, Option<Sync>) {
+        let called_for = std::mem::take(&mut self.sync_called_for);
+        // What was missed may be a deletion, which only a look at every row shows.
+        let may_go_on = !called_for && now < self.next_full_sync;
+        let since = self.horizon.filter(|_| may_go_on);
+        let told = if since.is_none() {
+            self.wanted_at = None;
+            std::mem::take(&mut self.wanted)
+        } else {
+            BTreeSet::new()
+        };
+        let sync = Sync {
+            began: Stamp(self.stamp.0 + 1),
+            told,
+            called_for,
+            horizon: None,
+            empty: true,
+            changed: Vec::new(),
+            after: None,
+        };
+        (since.map_or(What::All, What::Since), Some(sync))
     }
 
     pub(super) fn read(&mut self, answer: Result<(Found, Trip), Fault>, now: Mono) {
@@ -69,86 +102,99 @@ impl Agent {
             Ok((found, trip)) => {
                 self.reader.succeeded();
                 self.trip(trip, now);
-                self.apply(&reading, found, now);
+                self.apply(reading, found, now);
             }
             Err(fault) => {
                 let draw = self.random.next_u32();
                 self.reader.failed(&fault.policy(), draw, now);
                 let may_tell = !fault.policy().away && self.reader.may_tell(now);
                 self.failed(fault, may_tell, now);
-                self.wanted.extend(reading.told);
-                self.sync_called_for |= reading.called_for;
-                match reading.what {
-                    What::All | What::Since(_) => {
-                        self.next_sync = now;
-                        self.horizon = None; // who knows which database answers next
-                    }
-                    What::Rows(ids) => self.want(ids, now),
+                if let Some(sync) = reading.sync {
+                    self.wanted.extend(sync.told);
+                    self.sync_called_for |= sync.called_for;
+                    self.next_sync = now;
+                    self.horizon = None; // who knows which database answers next
+                }
+                if let What::Rows(ids) = reading.what {
+                    self.want(ids, now);
                 }
             }
         }
         self.database_back(now);
     }
 
-    fn apply(&mut self, reading: &Reading, found: Found, now: Mono) {
+    fn apply(&mut self, reading: Reading, found: Found, now: Mono) {
         let Some(db_now) = self.clock.at(now) else {
             return;
         };
-        let Found {
-            rows,
-            gone,
-            truncated,
-            horizon,
-        } = found;
-        let empty = rows.is_empty();
+        let empty = found.rows.is_empty();
         let mut seen = BTreeSet::new();
         let mut changed = Vec::new();
         let mut unanchored = false;
-        for row in rows {
+        for row in found.rows {
             let id = row.row.id;
             unanchored |= row.row.config_version.is_none() || row.progress.is_none();
-            seen.insert(id);
-            if self.timetable.apply(id, Some(row), reading.began, db_now) != Applied::Nothing {
+            if !matches!(reading.what, What::All | What::After(_)) {
+                seen.insert(id);
+            }
+            let applied = self.timetable.apply(id, Some(row), reading.began, db_now);
+            if applied != Applied::Nothing && self.health.synced_at.is_some() {
                 changed.push(id);
             }
             self.count_refusal(id, db_now);
             self.take_note(id, db_now, now);
         }
-        let absent = match &reading.what {
-            What::All => self.timetable.unseen_by(&seen, reading.began),
-            What::Since(_) => gone.difference(&seen).copied().collect(),
-            What::Rows(ids) => ids
-                .iter()
-                .filter(|id| !seen.contains(id))
-                .copied()
-                .collect(),
-        };
-        for id in absent {
-            if self.timetable.apply(id, None, reading.began, db_now) == Applied::Removed {
-                self.counters.refused.deleted += u64::from(self.refused.contains_key(&id));
-                self.forget(id, now);
-                changed.push(id);
-            }
-        }
         if unanchored {
             self.chore(Chore::Initialise);
         }
-        match &reading.what {
-            What::All | What::Since(_) => {
-                // A TRUNCATE is never told, so an empty table proves nothing against Realtime.
-                if !reading.called_for && !empty {
-                    self.repairs(&changed, &reading.told, now);
-                }
-                self.go_on_from(&reading.what, horizon, now);
-                self.synced(reading, now);
-                if truncated {
-                    self.sync_now(now);
-                }
+        let Some(mut sync) = reading.sync else {
+            let What::Rows(ids) = &reading.what else {
+                return;
+            };
+            self.counters.rows_read += u64::try_from(ids.len()).unwrap_or(u64::MAX);
+            let absent = ids.iter().filter(|id| !seen.contains(id)).copied();
+            self.gone(absent.collect(), reading.began, now);
+            return;
+        };
+        sync.horizon = sync.horizon.or(found.horizon);
+        sync.empty &= empty;
+        sync.changed.extend(changed);
+        let absent = match (&reading.what, found.more_after) {
+            (What::Since(_), None) => found.gone.difference(&seen).copied().collect(),
+            (What::Since(_), Some(_)) => Vec::new(), // too much has changed: all is read
+            (_, None) => self.timetable.unseen_since(sync.began),
+            (_, Some(last)) => {
+                sync.after = Some(last);
+                self.syncing = Some(sync);
+                return;
             }
-            What::Rows(ids) => {
-                self.counters.rows_read += u64::try_from(ids.len()).unwrap_or(u64::MAX);
+        };
+        let gone = self.gone(absent, reading.began, now);
+        sync.changed.extend(gone);
+        // A TRUNCATE is never told, so an empty table proves nothing against Realtime.
+        if !sync.called_for && !sync.empty {
+            self.repairs(&sync.changed, &sync.told, now);
+        }
+        self.go_on_from(&reading.what, sync.horizon, now);
+        self.synced(&sync, now);
+        if found.truncated || found.more_after.is_some() {
+            self.sync_now(now);
+        }
+    }
+
+    /// Rows that a read which began then did not find; those that were known.
+    fn gone(&mut self, ids: Vec<Uuid>, began: Stamp, now: Mono) -> Vec<Uuid> {
+        let db_now = self.clock.at(now);
+        let mut removed = Vec::new();
+        for id in ids {
+            let applied = db_now.map(|db_now| self.timetable.apply(id, None, began, db_now));
+            if applied == Some(Applied::Removed) {
+                self.counters.refused.deleted += u64::from(self.refused.contains_key(&id));
+                self.forget(id, now);
+                removed.push(id);
             }
         }
+        removed
     }
 
     /// Why a row was left out of a batch, now that it was read since.
@@ -199,18 +245,18 @@ impl Agent {
         let went_back =
             matches!(what, What::Since(before) if horizon.is_none_or(|at| at < *before));
         self.horizon = horizon.filter(|_| !went_back);
-        if *what == What::All {
+        if !matches!(what, What::Since(_)) {
             self.counters.full_syncs += 1;
             self.next_full_sync = now.plus(SYNC_FULL_EVERY);
         }
     }
 
-    fn synced(&mut self, reading: &Reading, now: Mono) {
+    fn synced(&mut self, sync: &Sync, now: Mono) {
         self.counters.syncs += 1;
         self.chore(Chore::Published); // nobody tells that the publication, or what broadcasts, is another
         let first = self.health.synced_at.is_none();
         let live = self.health.live_since.is_some();
-        let answered = reading.began > self.sync_since;
+        let answered = sync.began > self.sync_since;
         if answered {
             self.next_sync = now.plus(if live { SYNC_EVERY } else { SYNC_EVERY_BLIND });
         }

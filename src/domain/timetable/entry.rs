@@ -32,7 +32,6 @@ pub(super) struct Entry {
     pub(super) parsed: Result<Distribution, Unpaced>,
     pub(super) version: Option<i64>,
     pub(super) progress: Progress,
-    pub(super) rule: BucketRule,
     pub(super) written: Option<i64>,
     pub(super) config_read: Stamp,
     pub(super) progress_read: Stamp,
@@ -68,7 +67,6 @@ impl Entry {
             parsed: Err(Unpaced::NotAnchored),
             version: None,
             progress: Progress::default(),
-            rule: BucketRule::new(0, 1_000),
             written: None,
             config_read: Stamp::default(),
             progress_read: Stamp::default(),
@@ -85,7 +83,7 @@ impl Entry {
 
     /// Takes the configuration over that a read found, if it is new; says so. Not only the version is compared: where
     /// somebody has switched the triggers off, a row changes without it.
-    pub(super) fn take_config(&mut self, read: &RowRead, began: Stamp, control: &Control) -> bool {
+    pub(super) fn take_config(&mut self, read: &RowRead, began: Stamp) -> bool {
         if began <= self.config_read {
             return false;
         }
@@ -98,7 +96,6 @@ impl Entry {
         if !first && parsed == self.parsed && read.row.config_version == self.version {
             return false;
         }
-        self.rule = rule_of(parsed.as_ref().ok(), control);
         self.parsed = parsed;
         self.version = read.row.config_version;
         self.company = None;
@@ -152,7 +149,7 @@ impl Entry {
     }
 
     /// What fires at the instant `at`; `None` if nothing is due.
-    pub(super) fn fire(&self, id: Uuid, at: DbTime) -> Option<Fire> {
+    pub(super) fn fire(&self, id: Uuid, at: DbTime, control: &Control) -> Option<Fire> {
         let row = self.parsed.as_ref().ok()?;
         let bucket = &self.progress.bucket;
         let backlog = row.curve.due(at) - self.progress.distributed;
@@ -160,7 +157,7 @@ impl Entry {
             id,
             at,
             backlog,
-            wanted: backlog.min(bucket.holds(&self.rule, at)),
+            wanted: backlog.min(bucket.holds(&self.rule(control), at)),
             served_at: bucket.at_column(),
         })
     }
@@ -172,16 +169,15 @@ impl Entry {
         let due = row.curve.due_at(self.progress.distributed + 1)?;
         Some(due.max(from)) // a backlog of an earlier window waits for the new one
     }
-}
 
-pub(super) fn rule_of(row: Option<&Distribution>, control: &Control) -> BucketRule {
-    row.map_or_else(
-        || BucketRule::new(0, 1_000),
-        |row| {
-            BucketRule::new(
-                row.slope,
-                row.catch_up_milli.unwrap_or(control.catch_up_milli),
-            )
-        },
-    )
+    /// How its bucket fills.
+    pub(super) fn rule(&self, control: &Control) -> BucketRule {
+        self.parsed.as_ref().map_or_else(
+            |_| BucketRule::new(0, 1_000),
+            |row| {
+                let catch_up = row.catch_up_milli.unwrap_or(control.catch_up_milli);
+                BucketRule::new(row.slope, catch_up)
+            },
+        )
+    }
 }

@@ -55,6 +55,22 @@ pub struct Pace {
     pub completes_at: Option<DbTime>,
 }
 
+impl Look {
+    /// Visits that it is due and does not have.
+    pub fn backlog(&self) -> i64 {
+        self.due.saturating_sub(self.distributed).max(0)
+    }
+
+    /// Whether somebody should look at it first.
+    pub fn is_off_pace(&self) -> bool {
+        let odd = matches!(
+            self.status,
+            Status::Behind | Status::Draining | Status::Invalid
+        );
+        odd || self.stall.is_some()
+    }
+}
+
 impl Pace {
     fn of(row: &Distribution) -> Self {
         Self {

@@ -438,7 +438,7 @@ fn a_full_read_that_finds_nothing_removes_what_was_known_when_it_began() {
     let mut bench = Bench::new([row(1, "10"), row(2, "10")]);
     let began = bench.stamp();
     bench.read(row(3, "10"));
-    let absent = bench.timetable.unseen_by(&BTreeSet::new(), began);
+    let absent = bench.timetable.unseen_since(began);
     assert_eq!(absent, [id(1), id(2)], "row 3 was inserted after it began");
 }
 

@@ -131,7 +131,8 @@ export function drawTable() {
   view.cursor = kept >= 0 ? kept : Math.max(0, Math.min(view.cursor, view.sorted.length - 1));
   drawChips();
   const all = state.rows.size;
-  byId("rows-count").textContent = view.sorted.length === all ? f.count(all) : `${f.count(view.sorted.length)} of ${f.count(all)}`;
+  const known = Math.max(all, state.head?.totals.rows ?? 0);
+  byId("rows-count").textContent = view.sorted.length === known ? f.count(known) : `${f.count(view.sorted.length)} of ${f.count(known)}`;
   byId("grid").setAttribute("aria-rowcount", String(view.sorted.length + 1));
   byId("grid-space").style.height = `${view.sorted.length * rowHeight()}px`;
   const empty = byId("grid-empty");
