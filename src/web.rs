@@ -1,12 +1,13 @@
 //! The agent's own HTTP: `/healthz`, `/readyz`, `/metrics`, and the dashboard with what it asks for below `/api`.
 //!
 //! `/healthz` says that the agent gets on, whatever the database answers; `/readyz` that the agent does its work, or why not.
-//! Everything else is behind [`guard`]. Bounds: connections, the time for a request's head and for its body, bodies, listeners;
-//! who comes beyond them waits or is refused, and pacing knows nothing of it.
+//! Everything else is behind [`guard`]. Bounds: connections, heads and bodies with the time for each, listeners. Who comes beyond them is refused, but for connections: there the newest wins ([`places`]). Pacing knows
+//! nothing of all this.
 
 pub mod api;
 mod assets;
 pub mod guard;
+mod places;
 pub mod view;
 
 use std::net::SocketAddr;
@@ -16,21 +17,23 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::Router;
 use axum::body::to_bytes;
-use axum::extract::{FromRef, Query, Request, State};
+use axum::extract::{Extension, FromRef, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::api::Desk;
 use self::guard::Access;
+use self::places::{Place, Places, Standing};
 use crate::observe::RowsAsked;
 use crate::observe::text::Format;
 
@@ -64,8 +67,14 @@ impl FromRef<Pages> for Arc<Access> {
 
 /// An agent gets on every second; one that has not for so long hangs.
 const LOOP_HANGS_AFTER: Duration = Duration::from_secs(15);
-/// Connections at once. Further ones wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 256;
+/// Connections at once. For a further one another makes room.
+pub const CONNECTIONS_MAX: usize = 256;
+const _: () = assert!(
+    api::LISTENERS_MAX + api::ASKS_WAITING < CONNECTIONS_MAX,
+    "listeners and whoever is being answered leave places for others"
+);
+/// The longest head, in bytes.
+const HEAD_MAX: usize = 32 * 1024;
 /// A connection on which no request's head has come for so long is closed.
 const HEAD_WITHIN: Duration = Duration::from_secs(5);
 /// A body that has not come whole so long after its head is given up.
@@ -116,42 +125,58 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let router = router(pages);
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Places::default();
     let mut connections = JoinSet::new();
     loop {
-        let permit = tokio::select! {
-            () = shutdown.cancelled() => break,
-            permit = Arc::clone(&room).acquire_owned() => permit.context("room for a connection")?,
-            Some(_ended) = connections.join_next() => continue,
-        };
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
+            Some(_ended) = connections.join_next() => continue,
             accepted = listener.accept() => accepted,
         };
         let Ok((stream, _peer)) = accepted else {
+            places.make_room(1);
             tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
             continue;
         };
-        let service = TowerToHyperService::new(router.clone());
-        connections.spawn(async move {
-            let serving = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_WITHIN)
-                .serve_connection(TokioIo::new(stream), service);
-            // Whoever hangs up in the middle has harmed nobody else.
-            let _ended = serving.await.is_ok();
-            drop(permit);
-        });
+        while connections.len() >= CONNECTIONS_MAX {
+            places.make_room(CONNECTIONS_MAX);
+            connections.join_next().await;
+        }
+        connections.spawn(answer(stream, places.take(), router.clone()));
     }
     connections.shutdown().await;
     Ok(())
 }
 
+/// Serves one connection to its end, or until it must make room.
+async fn answer(stream: TcpStream, place: Place, router: Router) {
+    let router = TowerToHyperService::new(router);
+    let its_place = place.clone();
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(its_place.clone());
+        router.call(request)
+    });
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_WITHIN)
+        .max_buf_size(HEAD_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        biased; // what has been asked already is answered first
+        // Whoever hangs up in the middle has harmed nobody else.
+        _ended = serving => {}
+        () = place.leaves() => {}
+    }
+}
+
 /// Reads the body before a handler asks for it: one that never ended would keep its connection for ever.
-async fn whole(request: Request, next: Next) -> Response {
+async fn whole(Extension(place): Extension<Place>, request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
     match tokio::time::timeout(BODY_WITHIN, to_bytes(body, BODY_MAX)).await {
-        Ok(Ok(body)) => next.run(Request::from_parts(head, body.into())).await,
+        Ok(Ok(body)) => {
+            let _answering = place.during(Standing::Answers);
+            next.run(Request::from_parts(head, body.into())).await
+        }
         Ok(Err(_)) => refused(
             StatusCode::PAYLOAD_TOO_LARGE,
             format!("a body has at most {BODY_MAX} bytes, and all that it announces\n"),

@@ -1,6 +1,7 @@
 //! What users see and every release keeps: one file a promise.
 
 mod agents;
+mod attackers;
 mod bad_rows;
 mod both_ways;
 mod browser;

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Extension, Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -20,6 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
 use uuid::Uuid;
 
 use super::guard::Access;
+use super::places::{During, Place, Standing};
 use super::view::{RowView, Second};
 use crate::domain::time::DbTime;
 
@@ -164,12 +166,21 @@ fn problem(status: StatusCode, error: &str) -> Response {
     (status, Json(json!({ "error": error }))).into_response()
 }
 
+/// One text for whoever asks for it at the same time, however slowly they read.
+struct Shared(Arc<str>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
 /// `GET /api/board`
 pub async fn board(State(desk): State<Desk>) -> Response {
     match desk.ask(Ask::Board).await {
         Ok(board) => (
             [(header::CONTENT_TYPE, "application/json")],
-            board.to_string(),
+            Bytes::from_owner(Shared(board)),
         )
             .into_response(),
         Err(busy) => busy,
@@ -279,7 +290,11 @@ pub struct Watching {
 }
 
 /// `GET /api/events`: the whole board, then each second what has changed; of one row its seconds as well.
-pub async fn events(State(desk): State<Desk>, Query(watching): Query<Watching>) -> Response {
+pub async fn events(
+    State(desk): State<Desk>,
+    Query(watching): Query<Watching>,
+    Extension(place): Extension<Place>,
+) -> Response {
     let Ok(permit) = Arc::clone(&desk.listeners).try_acquire_owned() else {
         let error = format!("{LISTENERS_MAX} browsers are watching already; close one");
         return problem(StatusCode::SERVICE_UNAVAILABLE, &error);
@@ -294,7 +309,7 @@ pub async fn events(State(desk): State<Desk>, Query(watching): Query<Watching>) 
         row: watching.row,
         seconds_from: None,
         next: vec![Event::default().event("board").data(board)],
-        _permit: permit,
+        _room: (permit, place.during(Standing::Listens)),
     };
     let keep_alive = KeepAlive::new().interval(COMMENT_EVERY);
     Sse::new(told(listener))
@@ -309,7 +324,7 @@ struct Listener {
     seconds_from: Option<DbTime>,
     /// Events to send, the next one last.
     next: Vec<Event>,
-    _permit: OwnedSemaphorePermit,
+    _room: (OwnedSemaphorePermit, During),
 }
 
 fn told(listener: Listener) -> impl Stream<Item = Result<Event, Infallible>> {

@@ -1,34 +1,40 @@
-//! The dashboard: what it shows is so, what it changes is an edit of the table, and whoever may not is refused while the rows
-//! stay on their curves.
+//! The dashboard: what it shows is so, what it changes is an edit of the table, and who has no token sees nothing of it.
 
-use std::time::Duration;
+use std::net::Ipv4Addr;
 
-use futures_util::stream;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
 use uuid::Uuid;
 
-use crate::harness::{Agent, PATIENCE, Place, find, wait_until};
+use crate::harness::{Agent, PATIENCE, Place, find};
 
-const TOKEN: &str = "a-token-of-our-own-0123456789";
+/// What agents of these tests ask for, where they do.
+pub const TOKEN: &str = "a-token-of-our-own-0123456789";
 
 /// A browser, or who pretends to be one.
-struct Visitor {
-    client: reqwest::Client,
-    base: String,
+pub struct Visitor {
+    /// Follows no redirection.
+    pub client: reqwest::Client,
+    /// `http://ADDRESS`
+    pub base: String,
     headers: Vec<(&'static str, String)>,
 }
 
 impl Visitor {
-    fn of(agent: &Agent) -> Self {
+    /// On this machine.
+    pub fn of(agent: &Agent) -> Self {
+        Self::at(Ipv4Addr::LOCALHOST, agent)
+    }
+
+    /// At that address.
+    pub fn at(address: Ipv4Addr, agent: &Agent) -> Self {
         // No TLS here, but the client asks for a provider of it; the first one stays.
         rustls::crypto::ring::default_provider()
             .install_default()
             .ok();
         let client = reqwest::Client::builder()
             .no_proxy()
+            .local_address(Some(address.into()))
             .redirect(reqwest::redirect::Policy::none());
         Self {
             client: client.build().expect("a client"),
@@ -37,12 +43,14 @@ impl Visitor {
         }
     }
 
-    fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+    /// Sends this header as well.
+    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
     }
 
-    async fn send(
+    /// Asks: status and text.
+    pub async fn send(
         &self,
         method: Method,
         path: &str,
@@ -62,18 +70,21 @@ impl Visitor {
         (status, response.text().await.unwrap_or_default())
     }
 
-    async fn post(&self, path: &str, body: Value) -> (StatusCode, Value) {
+    /// Sends JSON, and is told some.
+    pub async fn post(&self, path: &str, body: Value) -> (StatusCode, Value) {
         let (status, text) = self
             .send(Method::POST, path, "application/json", body.to_string())
             .await;
         (status, serde_json::from_str(&text).unwrap_or(Value::Null))
     }
 
-    async fn get(&self, path: &str) -> (StatusCode, String) {
+    /// Asks for a page.
+    pub async fn get(&self, path: &str) -> (StatusCode, String) {
         self.send(Method::GET, path, "text/plain", "").await
     }
 
-    async fn board(&self) -> Value {
+    /// The whole board.
+    pub async fn board(&self) -> Value {
         let (status, text) = self.get("/api/board").await;
         assert_eq!(status, StatusCode::OK, "{text}");
         serde_json::from_str(&text).expect("JSON")
@@ -91,7 +102,8 @@ impl Visitor {
     }
 }
 
-async fn agent_with(place: &Place, settings: &[(&str, &str)]) -> Agent {
+/// An agent with these settings as well, that is ready.
+pub async fn agent_with(place: &Place, settings: &[(&str, &str)]) -> Agent {
     let mut environment = place.environment();
     for (name, value) in settings {
         environment.push(((*name).to_owned(), (*value).to_owned()));
@@ -413,123 +425,4 @@ async fn with_a_token_who_has_not_logged_in_sees_nothing_but_whether_it_lives() 
         .await;
     assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
     visitor.board().await;
-}
-
-/// Connections that an attacker holds open, as far as this process may.
-const IDLE_CONNECTIONS: usize = 10_000;
-/// Dials that find no room before the attacker holds as many as there are to be had: one alone may be a slow machine's.
-const DIALS_UNANSWERED: usize = 20;
-/// The body that an attacker sends, in chunks of a mebibyte.
-const CHUNKS: usize = 1_024;
-
-#[tokio::test]
-async fn an_attacker_is_refused_and_the_rows_stay_on_their_curves() {
-    let place = Place::new().await;
-    let agent = place.agent().await;
-    let row = place.insert(1_000_000, "40 a second", "null").await;
-    place.has_stored(row, 10).await;
-    let pause = format!("/api/rows/{row}/pause");
-    let other_origin = Visitor::of(&agent).with("origin", "http://evil.test");
-    assert_eq!(
-        other_origin.post(&pause, json!({})).await.0,
-        StatusCode::FORBIDDEN
-    );
-    let form = Visitor::of(&agent);
-    let (status, _) = form.send(Method::POST, &pause, "text/plain", "{}").await;
-    assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
-    let forged = Visitor::of(&agent).with("host", "evil.test");
-    assert_eq!(
-        forged.get("/api/board").await.0,
-        StatusCode::MISDIRECTED_REQUEST
-    );
-    let headers = form
-        .client
-        .get(&form.base)
-        .send()
-        .await
-        .expect("the page")
-        .headers()
-        .clone();
-    let policy = headers["content-security-policy"].to_str().expect("text");
-    assert!(
-        policy.contains("frame-ancestors 'none'") && !policy.contains("unsafe"),
-        "{policy}"
-    );
-
-    let chunk = bytes_of_spaces();
-    let flood = stream::iter((0..CHUNKS).map(move |_| Ok::<_, std::io::Error>(chunk.clone())));
-    let sent = form
-        .client
-        .post(format!("{}{pause}", form.base))
-        .header("content-type", "application/json")
-        .body(reqwest::Body::wrap_stream(flood))
-        .send()
-        .await;
-    let refused = sent.map_or(true, |answer| {
-        answer.status() == StatusCode::PAYLOAD_TOO_LARGE
-    });
-    assert!(refused, "a body of a gibibyte is not taken");
-
-    let idle = idle_connections(&agent).await;
-    println!("{} idle connections", idle.len());
-    assert!(idle.len() > 300, "only {} connections", idle.len());
-    wait_until("the agent still says how it is", PATIENCE, async || {
-        agent.get("/healthz").await.0 == 200
-    })
-    .await;
-    drop(idle);
-    wait_until("the page is there again", PATIENCE, async || {
-        agent.get("/").await.0 == 200
-    })
-    .await;
-    place.agents_work_for(3).await;
-    assert_eq!(place.seconds_off_the_curve(row).await, Vec::<String>::new());
-    place.ledger_is_sound(row).await;
-}
-
-/// More than the connections that the agent serves at once.
-const HALF_REQUESTS: usize = 300;
-/// One question that finds no room is given up, and asked again.
-const ASKED_WITHIN: Duration = Duration::from_secs(10);
-
-#[tokio::test]
-async fn requests_whose_bodies_never_end_do_not_keep_the_agent_from_saying_how_it_is() {
-    let place = Place::new().await;
-    let agent = agent_with(&place, &[("VISIT_PACER_TOKEN", TOKEN)]).await;
-    let half = "POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\ntoken=a";
-    let mut held = Vec::new();
-    for _ in 0..HALF_REQUESTS {
-        let mut connection = TcpStream::connect(agent.address())
-            .await
-            .expect("a connection");
-        connection.write_all(half.as_bytes()).await.expect("sent");
-        held.push(connection);
-    }
-    wait_until("the agent says how it is", PATIENCE, async || {
-        let asked = tokio::time::timeout(ASKED_WITHIN, agent.get("/healthz")).await;
-        asked.is_ok_and(|(status, _)| status == 200)
-    })
-    .await;
-}
-
-/// As many as there are to be had.
-async fn idle_connections(agent: &Agent) -> Vec<TcpStream> {
-    let mut idle = Vec::new();
-    let mut unanswered = 0;
-    while idle.len() < IDLE_CONNECTIONS && unanswered < DIALS_UNANSWERED {
-        let dialled = tokio::time::timeout(
-            Duration::from_millis(200),
-            TcpStream::connect(agent.address()),
-        );
-        match dialled.await {
-            Ok(Ok(connection)) => idle.push(connection),
-            Ok(Err(_)) => break,
-            Err(_late) => unanswered += 1,
-        }
-    }
-    idle
-}
-
-fn bytes_of_spaces() -> Vec<u8> {
-    vec![b' '; 1 << 20]
 }

@@ -1,0 +1,241 @@
+//! Attackers: of another origin, under a forged name, with bodies that never end, with thousands of connections. They are refused, everybody else is answered, and the rows stay on their curves.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::stream;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
+use uuid::Uuid;
+use visit_pacer::web::CONNECTIONS_MAX;
+
+use super::dashboard::{TOKEN, Visitor, agent_with};
+use crate::harness::{Agent, PATIENCE, Place, wait_until};
+
+/// The body that an attacker sends, in chunks of a mebibyte.
+const CHUNKS: usize = 1_024;
+
+#[tokio::test]
+async fn who_comes_from_elsewhere_or_sends_without_end_is_refused_and_the_rows_stay_on_their_curves()
+ {
+    let place = Place::new().await;
+    let agent = place.agent().await;
+    let row = place.insert(1_000_000, "40 a second", "null").await;
+    place.has_stored(row, 10).await;
+    let pause = format!("/api/rows/{row}/pause");
+    let other_origin = Visitor::of(&agent).with("origin", "http://evil.test");
+    assert_eq!(
+        other_origin.post(&pause, json!({})).await.0,
+        StatusCode::FORBIDDEN
+    );
+    let form = Visitor::of(&agent);
+    let (status, _) = form.send(Method::POST, &pause, "text/plain", "{}").await;
+    assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    let forged = Visitor::of(&agent).with("host", "evil.test");
+    assert_eq!(
+        forged.get("/api/board").await.0,
+        StatusCode::MISDIRECTED_REQUEST
+    );
+    let page = form.client.get(&form.base).send().await.expect("the page");
+    let policy = page.headers()["content-security-policy"].to_str();
+    let policy = policy.expect("text");
+    assert!(
+        policy.contains("frame-ancestors 'none'") && !policy.contains("unsafe"),
+        "{policy}"
+    );
+
+    let chunk = vec![b' '; 1 << 20];
+    let flood = stream::iter((0..CHUNKS).map(move |_| Ok::<_, std::io::Error>(chunk.clone())));
+    let sent = form
+        .client
+        .post(format!("{}{pause}", form.base))
+        .header("content-type", "application/json")
+        .body(reqwest::Body::wrap_stream(flood))
+        .send()
+        .await;
+    let refused = sent.map_or(true, |answer| {
+        answer.status() == StatusCode::PAYLOAD_TOO_LARGE
+    });
+    assert!(refused, "a body of a gibibyte is not taken");
+
+    place.agents_work_for(3).await;
+    assert_eq!(place.seconds_off_the_curve(row).await, Vec::<String>::new());
+    place.ledger_is_sound(row).await;
+}
+
+/// Connections that an attacker holds.
+const CROWD: u16 = 10_000;
+/// Addresses that the attacker comes from.
+const CROWD_ADDRESSES: u16 = 8;
+/// A new one comes so often while the others stand.
+const CROWD_RENEWED_EVERY: Duration = Duration::from_millis(5);
+/// Files that this process has open for other things.
+const OTHER_FILES: u64 = 1_000;
+/// Descriptors of an agent that may come and go beside its connections: the database's, the exporter's.
+const DESCRIPTORS_BESIDE: usize = 16;
+/// Visits that are stored while the attack lasts.
+const VISITS_DURING: i64 = 200;
+
+/// Who holds connections, and asks for nothing.
+struct Crowd {
+    target: SocketAddr,
+    held: VecDeque<TcpStream>,
+    came: u16,
+}
+
+impl Crowd {
+    async fn comes(&mut self) {
+        self.came = self.came.wrapping_add(1);
+        let [_, last] = (2 + self.came % CROWD_ADDRESSES).to_be_bytes();
+        let socket = TcpSocket::new_v4().expect("a file for it");
+        socket
+            .bind(SocketAddr::from(([127, 0, 0, last], 0)))
+            .expect("a port");
+        let connected = tokio::time::timeout(PATIENCE, socket.connect(self.target)).await;
+        let connected = connected.expect("taken").expect("taken");
+        self.held.push_back(connected);
+    }
+
+    /// Never ends: the newest come while the oldest go.
+    async fn is_renewed(&mut self) {
+        loop {
+            tokio::time::sleep(CROWD_RENEWED_EVERY).await;
+            self.comes().await;
+            self.held.pop_front();
+        }
+    }
+}
+
+#[tokio::test]
+async fn ten_thousand_idle_connections_keep_nobody_from_an_answer_and_no_row_from_its_curve() {
+    let place = Place::new().await;
+    let agent = agent_with(&place, &[("VISIT_PACER_TOKEN", TOKEN)]).await;
+    let row = place.insert(1_000_000, "40 a second", "null").await;
+    place.has_stored(row, 10).await;
+    let url = format!("http://{}/api/events", agent.address());
+    let script = script(&agent);
+    let events = script.client.get(url).bearer_auth(TOKEN);
+    let mut events = events.send().await.expect("a stream");
+    let before = descriptors(&agent);
+
+    let mut crowd = Crowd {
+        target: agent.address(),
+        held: VecDeque::new(),
+        came: 0,
+    };
+    for _ in 0..may_hold(CROWD) {
+        crowd.comes().await;
+    }
+    let held = crowd.held.len();
+    println!("{held} connections held, {before} descriptors of the agent before them");
+    assert!(held >= 4 * CONNECTIONS_MAX, "{held}");
+    let stored = place.stored(row).await;
+    let asked = async {
+        let mut asked = 0;
+        let mut most = 0;
+        wait_until("the rows go on", PATIENCE, async || {
+            for path in ["/healthz", "/readyz"] {
+                assert_eq!(agent.get(path).await.0, 200, "{path}");
+            }
+            script.board().await;
+            asked += 3;
+            most = most.max(descriptors(&agent));
+            place.stored(row).await >= stored + VISITS_DURING
+        })
+        .await;
+        println!("{asked} answers, at most {most} descriptors");
+        assert!(
+            most >= CONNECTIONS_MAX,
+            "the crowd fills all places: {most}"
+        );
+        assert!(
+            most <= before + CONNECTIONS_MAX + DESCRIPTORS_BESIDE,
+            "{most} descriptors"
+        );
+        is_on_its_curve(&place, row).await;
+        let new = place.insert(1_000_000, "1 a second", "null").await;
+        is_told(&mut events, &new.to_string()).await;
+    };
+    tokio::select! {
+        () = crowd.is_renewed() => unreachable!("it never ends"),
+        () = asked => {}
+    }
+
+    drop(crowd);
+    place.agents_work_for(3).await;
+    is_on_its_curve(&place, row).await;
+    place.ledger_is_sound(row).await;
+}
+
+/// A program that has the token, and opens a connection for each question.
+fn script(agent: &Agent) -> Visitor {
+    Visitor::of(agent)
+        .with("authorization", format!("Bearer {TOKEN}"))
+        .with("connection", "close")
+}
+
+/// Who listens is told this among the rest.
+async fn is_told(events: &mut reqwest::Response, words: &str) {
+    let mut text = String::new();
+    wait_until(format!("told {words}"), PATIENCE, async || {
+        let chunk = tokio::time::timeout(PATIENCE, events.chunk()).await;
+        let chunk = chunk.expect("in time").expect("listens on");
+        text.push_str(&String::from_utf8_lossy(&chunk.expect("no end")));
+        text.contains(words)
+    })
+    .await;
+}
+
+async fn is_on_its_curve(place: &Place, row: Uuid) {
+    wait_until("the row is on its curve", PATIENCE, async || {
+        place.seconds_off_the_curve(row).await.is_empty()
+    })
+    .await;
+}
+
+/// Files that the agent's process has open.
+fn descriptors(agent: &Agent) -> usize {
+    let open = std::fs::read_dir(format!("/proc/{}/fd", agent.pid()));
+    open.expect("our child").count()
+}
+
+/// So many sockets at once, or as many as this process may have.
+fn may_hold(sockets: u16) -> u64 {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    let wanted = (u64::from(sockets) + OTHER_FILES).min(hard);
+    if wanted > soft {
+        setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).expect("a higher limit");
+    }
+    wanted
+        .max(soft)
+        .saturating_sub(OTHER_FILES)
+        .min(sockets.into())
+}
+
+/// More than the connections that the agent serves at once.
+const HALF_REQUESTS: usize = 300;
+
+#[tokio::test]
+async fn requests_whose_bodies_never_end_are_given_up_and_keep_nobody_from_an_answer() {
+    let place = Place::new().await;
+    let agent = agent_with(&place, &[("VISIT_PACER_TOKEN", TOKEN)]).await;
+    let half = "POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\ntoken=a";
+    let mut held = Vec::new();
+    for _ in 0..HALF_REQUESTS {
+        let mut connection = TcpStream::connect(agent.address()).await.expect("taken");
+        connection.write_all(half.as_bytes()).await.expect("sent");
+        held.push(connection);
+    }
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(agent.get(path).await.0, 200, "{path}");
+    }
+    let mut answer = String::new();
+    let newest = held.last_mut().expect("connections");
+    let answered = tokio::time::timeout(PATIENCE, newest.read_to_string(&mut answer)).await;
+    answered.expect("given up").expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+}
