@@ -1,13 +1,15 @@
 //! The agent's own HTTP: `/healthz`, `/readyz`, `/metrics`, and the dashboard with what it asks for below `/api`.
 //!
 //! `/healthz` says that the agent gets on, whatever the database answers; `/readyz` that the agent does its work, or why not.
-//! Everything else is behind [`guard`]. Bounds: connections, heads and bodies with the time for each, listeners. Who comes beyond them is refused, but for connections: there the newest wins ([`places`]). Pacing knows
+//! Everything else is behind [`guard`]. Bounds: connections, heads and bodies with the time for each, answers that nobody
+//! reads, listeners. Who comes beyond them is refused, but for connections: there the newest wins ([`places`]). Pacing knows
 //! nothing of all this.
 
 pub mod api;
 mod assets;
 pub mod guard;
 mod places;
+mod stream;
 pub mod view;
 
 use std::net::SocketAddr;
@@ -27,13 +29,14 @@ use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::api::Desk;
 use self::guard::Access;
 use self::places::{Place, Places, Standing};
+use self::stream::Stream;
 use crate::observe::RowsAsked;
 use crate::observe::text::Format;
 
@@ -73,6 +76,12 @@ const _: () = assert!(
     api::LISTENERS_MAX + api::ASKS_WAITING < CONNECTIONS_MAX,
     "listeners and whoever is being answered leave places for others"
 );
+/// Connections that wait for being taken, with the kernel.
+const BACKLOG: u32 = 1_024;
+/// What the kernel keeps of an answer that a peer has not read, in bytes.
+const UNREAD_MAX: u32 = 256 * 1024;
+/// A connection whose peer has not read anything of a waiting answer for so long is closed.
+const READ_WITHIN: Duration = Duration::from_secs(10);
 /// The longest head, in bytes.
 const HEAD_MAX: usize = 32 * 1024;
 /// A connection on which no request's head has come for so long is closed.
@@ -85,12 +94,24 @@ const BODY_MAX: usize = 4 * 1024;
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// A listener, bound, so that its address is known.
-pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
+pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    bound(address).with_context(|| {
         format!(
             "listen on {address}; use --listen with another address, or port 0 for any free one"
         )
     })
+}
+
+/// Connections have the listener's sizes.
+fn bound(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.set_send_buffer_size(UNREAD_MAX)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 fn router(pages: Pages) -> Router {
@@ -156,16 +177,16 @@ async fn answer(stream: TcpStream, place: Place, router: Router) {
         request.extensions_mut().insert(its_place.clone());
         router.call(request)
     });
-    let serving = http1::Builder::new()
+    let mut serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WITHIN)
         .max_buf_size(HEAD_MAX)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Stream::new(stream, READ_WITHIN)), service);
     tokio::select! {
         biased; // what has been asked already is answered first
         // Whoever hangs up in the middle has harmed nobody else.
-        _ended = serving => {}
-        () = place.leaves() => {}
+        _ended = &mut serving => {}
+        () = place.leaves() => serving.into_parts().io.into_inner().abandon(),
     }
 }
 

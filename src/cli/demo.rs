@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +26,7 @@ use crate::realtime::{Endpoint, websocket_url};
 use crate::runtime::serve::{Service, asked_to_stop, serve};
 use crate::runtime::snapshot::Snapshot;
 use crate::settings::Environment;
+use crate::web;
 use crate::web::guard::Access;
 
 const DB_PORT: u16 = 55_432;
@@ -69,7 +70,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     }
     let data_dir = args.data_dir.clone().map_or_else(default_data_dir, Ok)?;
     let data = data_dir.display().to_string();
-    let listener = listener(args.listen).await?;
+    let listener = listener(args.listen)?;
     info!("starting Postgres and Realtime, with their data in {data}");
     let stack = Stack::start(Options {
         data_dir,
@@ -229,16 +230,11 @@ fn service(
 }
 
 /// The address asked for; without one the usual, or any free one where that is taken.
-async fn listener(asked: Option<SocketAddr>) -> anyhow::Result<TcpListener> {
+fn listener(asked: Option<SocketAddr>) -> anyhow::Result<TcpListener> {
     if let Some(address) = asked {
-        return crate::web::bind(address).await;
+        return web::bind(address);
     }
-    match TcpListener::bind(LISTEN).await {
-        Ok(listener) => Ok(listener),
-        Err(_taken) => TcpListener::bind("127.0.0.1:0")
-            .await
-            .context("listen on a free port of 127.0.0.1"),
-    }
+    web::bind(LISTEN.parse()?).or_else(|_taken| web::bind(SocketAddr::from(([127, 0, 0, 1], 0))))
 }
 
 fn env_file(stack: &Stack, listen: SocketAddr) -> String {

@@ -82,7 +82,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     )?;
     access.allows(listen)?;
     let (database, endpoint) = (environment.database()?, environment.realtime()?);
-    let listener = web::bind(listen).await?;
+    let listener = web::bind(listen)?;
     info!(
         database = %database.place(), realtime = %endpoint, listen = %listener.local_addr()?,
         "visit-pacer {}: generated visits are labelled with their distribution_id", env!("CARGO_PKG_VERSION")

@@ -1,4 +1,5 @@
-//! Attackers: of another origin, under a forged name, with bodies that never end, with thousands of connections. They are refused, everybody else is answered, and the rows stay on their curves.
+//! Attackers: of another origin, under a forged name, with bodies that never end, with thousands of connections, who never
+//! read. They are refused, everybody else is answered, and the rows stay on their curves.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -238,4 +239,45 @@ async fn requests_whose_bodies_never_end_are_given_up_and_keep_nobody_from_an_an
     let answered = tokio::time::timeout(PATIENCE, newest.read_to_string(&mut answer)).await;
     answered.expect("given up").expect("an answer");
     assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+}
+
+/// Their board is larger than what the kernel keeps of it.
+const ROWS: i64 = 4_000;
+/// What a peer's kernel takes of an answer that it does not read.
+const TAKEN: u32 = 4 * 1024;
+
+#[tokio::test]
+async fn whoever_never_reads_an_answer_or_the_events_is_cut_off() {
+    let place = Place::new().await;
+    let agent = place.agent().await;
+    place
+        .edit(format!(
+            "insert into visit_distribution (partner_id, total_visits, time_period, visits_per_unit, is_active)
+             select '{}', 1000, 'second', 1, false from generate_series(1, {ROWS})",
+            place.partner
+        ))
+        .await;
+    let visitor = Visitor::of(&agent);
+    wait_until("the board has all rows", PATIENCE, async || {
+        let rows = &visitor.board().await["rows"];
+        i64::try_from(rows.as_array().map_or(0, Vec::len)) == Ok(ROWS)
+    })
+    .await;
+    let size = visitor.get("/api/board").await.1.len();
+    println!("a board of {size} bytes");
+    for path in ["/api/board", "/api/events"] {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(TAKEN).expect("a size");
+        let mut connection = socket.connect(agent.address()).await.expect("taken");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        connection
+            .write_all(request.as_bytes())
+            .await
+            .expect("sent");
+        wait_until(format!("{path} is cut off"), PATIENCE, async || {
+            connection.take_error().expect("a socket").is_some()
+        })
+        .await;
+    }
+    assert_eq!(agent.get("/readyz").await.0, 200);
 }

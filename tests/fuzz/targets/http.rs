@@ -76,7 +76,7 @@ fn server() -> SocketAddr {
                 .expect("a runtime");
             runtime.block_on(async {
                 let any = SocketAddr::from(([127, 0, 0, 1], 0));
-                let listener = bind(any).await.expect("a free port");
+                let listener = bind(any).expect("a free port");
                 told.send(listener.local_addr().expect("an address")).ok();
                 let pages = Pages {
                     loop_age: Arc::new(|| Some(Duration::ZERO)),
