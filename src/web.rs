@@ -7,9 +7,11 @@
 
 pub mod api;
 mod assets;
+mod failures;
 pub mod guard;
 mod places;
 mod stream;
+pub mod token;
 pub mod view;
 
 use std::net::SocketAddr;
@@ -19,7 +21,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::Router;
 use axum::body::to_bytes;
-use axum::extract::{Extension, FromRef, Query, Request, State};
+use axum::extract::{ConnectInfo, Extension, FromRef, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -154,7 +156,7 @@ pub async fn serve(
             Some(_ended) = connections.join_next() => continue,
             accepted = listener.accept() => accepted,
         };
-        let Ok((stream, _peer)) = accepted else {
+        let Ok((stream, peer)) = accepted else {
             places.make_room(1);
             tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
             continue;
@@ -163,18 +165,20 @@ pub async fn serve(
             places.make_room(CONNECTIONS_MAX);
             connections.join_next().await;
         }
-        connections.spawn(answer(stream, places.take(), router.clone()));
+        connections.spawn(answer(stream, peer, places.take(), router.clone()));
     }
     connections.shutdown().await;
     Ok(())
 }
 
 /// Serves one connection to its end, or until it must make room.
-async fn answer(stream: TcpStream, place: Place, router: Router) {
+async fn answer(stream: TcpStream, peer: SocketAddr, place: Place, router: Router) {
     let router = TowerToHyperService::new(router);
     let its_place = place.clone();
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(its_place.clone());
+        let extensions = request.extensions_mut();
+        extensions.insert(ConnectInfo(peer));
+        extensions.insert(its_place.clone());
         router.call(request)
     });
     let mut serving = http1::Builder::new()

@@ -4,33 +4,28 @@
 //! a request that changes something comes from our own page or from no page at all, and where there is a token the request
 //! has it, as `Authorization: Bearer` or as the cookie that a login gave. Whoever cannot pass is told what is missing, never
 //! what would be right.
+//!
+//! Logins that fail are counted ([`Failures`]), wrong `Authorization` is not: there a program speaks, whose token has 16
+//! characters or more, and behind a proxy, where all have one address, anybody could lock out everybody's scripts and scrapes.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::body::Bytes;
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hmac::{Hmac, KeyInit as _, Mac as _};
-use sha2::Sha256;
 use tokio::time::Instant;
 
+use super::failures::Failures;
+use super::token::{self, COOKIE_SECONDS};
 use crate::domain::secret::Secret;
 
 /// The cookie of a login.
 const COOKIE: &str = "visit_pacer";
-/// A login is good for so long.
-const COOKIE_SECONDS: u32 = 12 * 3600;
-/// Logins that may fail in [`LOGINS_WITHIN`].
-const LOGINS_MAX: u32 = 10;
-/// See [`LOGINS_MAX`].
-const LOGINS_WITHIN: Duration = Duration::from_secs(60);
 
 /// The pages would be open to everybody: exit code 78.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -50,12 +45,7 @@ pub struct Access {
     pub metrics_open: bool,
     /// Nobody edits anything here.
     pub read_only: bool,
-    logins: Mutex<Logins>,
-}
-
-struct Logins {
-    since: Instant,
-    failed: u32,
+    failures: Mutex<Failures>,
 }
 
 impl Access {
@@ -71,10 +61,7 @@ impl Access {
             allowed_hosts,
             metrics_open,
             read_only,
-            logins: Mutex::new(Logins {
-                since: Instant::now(),
-                failed: 0,
-            }),
+            failures: Mutex::new(Failures::new(Instant::now())),
         }
     }
 
@@ -106,35 +93,30 @@ impl Access {
             || (path == "/metrics" && self.metrics_open)
     }
 
-    fn admits(&self, headers: &HeaderMap) -> bool {
+    fn admits(&self, headers: &HeaderMap, now: u64) -> bool {
         let Some(token) = &self.token else {
             return true;
         };
         let bearer = text(headers, &header::AUTHORIZATION)
             .and_then(|value| value.strip_prefix("Bearer "))
-            .is_some_and(|given| same(given, token));
-        bearer || cookie(headers).is_some_and(|given| signs(token, given))
+            .is_some_and(|given| token::is_token(token, given));
+        bearer || cookie(headers).is_some_and(|given| token::is_cookie(token, now, given))
     }
 
-    /// Whether another login may be tried now.
-    fn may_log_in(&self) -> bool {
-        let mut logins = self.logins.lock().unwrap_or_else(PoisonError::into_inner);
-        if logins.since.elapsed() > LOGINS_WITHIN {
-            logins.since = Instant::now();
-            logins.failed = 0;
-        }
-        logins.failed < LOGINS_MAX
+    fn failures(&self) -> MutexGuard<'_, Failures> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn failed_to_log_in(&self) {
-        let mut logins = self.logins.lock().unwrap_or_else(PoisonError::into_inner);
-        logins.failed += 1;
-    }
+/// In seconds since 1970, by this machine's clock: people must log in while the database is away too.
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default().as_secs()
 }
 
 /// The one way in.
 pub async fn guard(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
-    let refused = refusal(&access, &request);
+    let refused = refusal(&access, &request, now());
     let page = request.uri().path() == "/";
     let mut response = match refused {
         None => next.run(request).await,
@@ -147,7 +129,7 @@ pub async fn guard(State(access): State<Arc<Access>>, request: Request, next: Ne
     response
 }
 
-fn refusal(access: &Access, request: &Request) -> Option<StatusCode> {
+fn refusal(access: &Access, request: &Request, now: u64) -> Option<StatusCode> {
     let headers = request.headers();
     let host = text(headers, &header::HOST);
     if !host.is_some_and(|host| access.is_our_name(host)) {
@@ -158,7 +140,7 @@ fn refusal(access: &Access, request: &Request) -> Option<StatusCode> {
         return Some(StatusCode::FORBIDDEN);
     }
     let path = request.uri().path();
-    (!access.is_open(path) && !access.admits(headers)).then_some(StatusCode::UNAUTHORIZED)
+    (!access.is_open(path) && !access.admits(headers, now)).then_some(StatusCode::UNAUTHORIZED)
 }
 
 /// A browser says where a request comes from; what is no browser has no page that could be another's.
@@ -204,23 +186,27 @@ fn harden(headers: &mut HeaderMap) {
 }
 
 /// `POST /login`, with the field `token` of a form.
-pub async fn log_in(State(access): State<Arc<Access>>, body: Bytes) -> Response {
+pub async fn log_in(
+    State(access): State<Arc<Access>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    body: Bytes,
+) -> Response {
     let Some(token) = &access.token else {
         return to("/", None);
     };
-    if !access.may_log_in() {
+    if !access.failures().allow(peer.ip(), Instant::now()) {
         let words = "too many logins failed; try again in a minute\n";
         return (StatusCode::TOO_MANY_REQUESTS, words).into_response();
     }
     let mut fields = url::form_urlencoded::parse(&body);
     let given = fields.find(|(name, _)| name == "token");
-    if !given.is_some_and(|(_, given)| same(given.trim(), token)) {
-        access.failed_to_log_in();
+    if !given.is_some_and(|(_, given)| token::is_token(token, given.trim())) {
+        access.failures().count(peer.ip());
         return to("/login?refused", None);
     }
     let cookie = format!(
         "{COOKIE}={}; Path=/; Max-Age={COOKIE_SECONDS}; HttpOnly; SameSite=Strict",
-        signature(token)
+        token::cookie(token, now())
     );
     to("/", Some(cookie))
 }
@@ -256,33 +242,11 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
         .find_map(|(name, value)| (name == COOKIE).then_some(value))
 }
 
-/// A code that only who has the token can make: what a login gives in its place.
-fn code(token: &Secret, of: &[u8]) -> Hmac<Sha256> {
-    let mut code =
-        Hmac::new_from_slice(token.expose().as_bytes()).expect("HMAC takes keys of any length");
-    code.update(of);
-    code
-}
-
-fn signature(token: &Secret) -> String {
-    URL_SAFE_NO_PAD.encode(code(token, COOKIE.as_bytes()).finalize().into_bytes())
-}
-
-/// In a time that tells nothing of where two texts differ.
-fn signs(token: &Secret, given: &str) -> bool {
-    let given = URL_SAFE_NO_PAD.decode(given).unwrap_or_default();
-    code(token, COOKIE.as_bytes()).verify_slice(&given).is_ok()
-}
-
-fn same(given: &str, token: &Secret) -> bool {
-    let given = code(token, given.as_bytes()).finalize().into_bytes();
-    let right = code(token, token.expose().as_bytes());
-    right.verify_slice(&given).is_ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NOW: u64 = 1_800_000_000;
 
     fn access(token: Option<&str>) -> Access {
         let token = token.map(Secret::new);
@@ -300,7 +264,7 @@ mod tests {
     #[track_caller]
     fn refused(access: &Access, headers: &[(&str, &str)], expected: Option<StatusCode>) {
         assert_eq!(
-            refusal(access, &request("POST", "/api/pause", headers)),
+            refusal(access, &request("POST", "/api/pause", headers), NOW),
             expected
         );
     }
@@ -367,14 +331,14 @@ mod tests {
             &[host, ("authorization", "Bearer a token of our own")],
             None,
         );
-        let cookie = format!(
-            "a=b; visit_pacer={}",
-            signature(access.token.as_ref().unwrap())
-        );
-        refused(&access, &[host, ("cookie", &cookie)], None);
+        let token = access.token.as_ref().unwrap();
+        for (issued, expected) in [(NOW, None), (NOW - COOKIE_SECONDS, no)] {
+            let cookie = format!("a=b; visit_pacer={}", token::cookie(token, issued));
+            refused(&access, &[host, ("cookie", &cookie)], expected);
+        }
         for open in ["/healthz", "/readyz", "/login", "/assets/app.js"] {
             assert_eq!(
-                refusal(&access, &request("GET", open, &[host])),
+                refusal(&access, &request("GET", open, &[host]), NOW),
                 None,
                 "{open}"
             );
@@ -388,7 +352,7 @@ mod tests {
             "/healthz/x",
         ] {
             assert_eq!(
-                refusal(&access, &request("GET", closed, &[host])),
+                refusal(&access, &request("GET", closed, &[host]), NOW),
                 no,
                 "{closed}"
             );

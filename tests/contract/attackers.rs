@@ -1,9 +1,9 @@
-//! Attackers: of another origin, under a forged name, with bodies that never end, with thousands of connections, who never
-//! read. They are refused, everybody else is answered, and the rows stay on their curves.
+//! Attackers: of another origin, under a forged name, with bodies that never end, with thousands of connections, who guess
+//! tokens, who never read. They are refused, everybody else is answered, and the rows stay on their curves.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
-use std::time::Duration;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::stream;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -12,11 +12,14 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use uuid::Uuid;
+use visit_pacer::domain::secret::Secret;
 use visit_pacer::web::CONNECTIONS_MAX;
+use visit_pacer::web::token::{COOKIE_SECONDS, cookie};
 
 use super::dashboard::{TOKEN, Visitor, agent_with};
 use crate::harness::{Agent, PATIENCE, Place, wait_until};
 
+const FORM: &str = "application/x-www-form-urlencoded";
 /// The body that an attacker sends, in chunks of a mebibyte.
 const CHUNKS: usize = 1_024;
 
@@ -280,4 +283,44 @@ async fn whoever_never_reads_an_answer_or_the_events_is_cut_off() {
         .await;
     }
     assert_eq!(agent.get("/readyz").await.0, 200);
+}
+
+/// More guesses than one address has in a minute.
+const GUESSES: usize = 20;
+
+#[tokio::test]
+async fn who_guesses_tokens_is_stopped_and_nobody_else() {
+    let place = Place::new().await;
+    let agent = agent_with(&place, &[("VISIT_PACER_TOKEN", TOKEN)]).await;
+    let attacker = Visitor::at(Ipv4Addr::new(127, 0, 0, 2), &agent);
+    for _ in 0..GUESSES {
+        attacker
+            .send(Method::POST, "/login", FORM, "token=another")
+            .await;
+    }
+    let right = format!("token={TOKEN}");
+    let (status, _) = attacker
+        .send(Method::POST, "/login", FORM, right.clone())
+        .await;
+    assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+    let visitor = Visitor::of(&agent);
+    let (status, _) = visitor.send(Method::POST, "/login", FORM, right).await;
+    assert_eq!(status, StatusCode::SEE_OTHER);
+    script(&agent).board().await;
+}
+
+#[tokio::test]
+async fn a_cookie_that_was_kept_for_longer_than_a_login_lasts_is_worth_nothing() {
+    let place = Place::new().await;
+    let agent = agent_with(&place, &[("VISIT_PACER_TOKEN", TOKEN)]).await;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.expect("after 1970").as_secs();
+    for (issued, status) in [
+        (now, StatusCode::OK),
+        (now - COOKIE_SECONDS, StatusCode::UNAUTHORIZED),
+    ] {
+        let cookie = cookie(&Secret::new(TOKEN), issued);
+        let visitor = Visitor::of(&agent).with("cookie", format!("visit_pacer={cookie}"));
+        assert_eq!(visitor.get("/api/board").await.0, status);
+    }
 }
