@@ -231,7 +231,7 @@ async fn what_is_changed_on_the_page_is_an_edit_of_the_table() {
         .await;
     assert_eq!(status, StatusCode::OK);
     visitor
-        .sees(row, "active", |row| row["status"] == "active")
+        .sees(row, "no pause", |row| row["status"] != "paused")
         .await;
 
     let before = place.stored(row).await;
