@@ -43,7 +43,10 @@ fn rows(batch: &Batch, generator: &Generator) -> Vec<u8> {
             field(&mut out, row.partner_id.as_bytes());
             field(&mut out, &number.to_be_bytes());
             field(&mut out, visit.id.as_bytes());
-            field(&mut out, &(moment.as_micros() - POSTGRES_EPOCH_US).to_be_bytes());
+            field(
+                &mut out,
+                &(moment.as_micros() - POSTGRES_EPOCH_US).to_be_bytes(),
+            );
             field(&mut out, &visit.session_duration.to_be_bytes());
             field(&mut out, visit.page_path.as_bytes());
             field(&mut out, visit.user_agent.as_bytes());

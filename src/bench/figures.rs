@@ -152,7 +152,11 @@ pub fn markdown(report: &Report) -> String {
 
 /// One table as Markdown.
 pub fn table_text(table: &Table) -> String {
-    let head: Vec<String> = table.columns.iter().map(|name| (*name).to_owned()).collect();
+    let head: Vec<String> = table
+        .columns
+        .iter()
+        .map(|name| (*name).to_owned())
+        .collect();
     let body: Vec<Vec<String>> = table
         .rows
         .iter()
@@ -181,7 +185,11 @@ pub fn table_text(table: &Table) -> String {
         let _infallible = if column == 0 {
             write!(rule, " {dashes} |")
         } else {
-            write!(rule, " {}: |", dashes.trim_end_matches(|_| false).get(1..).unwrap_or(""))
+            write!(
+                rule,
+                " {}: |",
+                dashes.trim_end_matches(|_| false).get(1..).unwrap_or("")
+            )
         };
     }
     let mut text = format!("**{}**\n\n{}\n{rule}\n", table.title, line(&head));
@@ -273,7 +281,9 @@ mod tests {
     #[test]
     fn a_table_is_markdown_with_aligned_columns() {
         let mut table = Table::new("Throughput", &["who", "visits/s"]);
-        table.rows.push(vec![Cell::word("COPY"), Cell::whole(1_234_567.4)]);
+        table
+            .rows
+            .push(vec![Cell::word("COPY"), Cell::whole(1_234_567.4)]);
         table.rows.push(vec![Cell::word("visit-pacer"), Cell::None]);
         table.at_least("half of COPY", 0.25, 0.5);
         let expected = "\

@@ -105,7 +105,10 @@ impl Ground {
         let value = |text: &str, name: &str| {
             let line = text.lines().find(|line| line.starts_with(name));
             let value = line.and_then(|line| line.split_once(':'));
-            value.map_or_else(|| "unknown".to_owned(), |(_, value)| value.trim().to_owned())
+            value.map_or_else(
+                || "unknown".to_owned(),
+                |(_, value)| value.trim().to_owned(),
+            )
         };
         let memory = value(&read("/proc/meminfo"), "MemTotal");
         let kib: u64 = memory.trim_end_matches(" kB").parse().unwrap_or(0);
@@ -184,7 +187,9 @@ async fn embedded() -> anyhow::Result<Place> {
         data_dir: folder.clone(),
         port: 0,
         durable: true,
-        settings: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
+        settings: settings
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec(),
     })
     .await?;
     let server = Box::new(server);
@@ -249,17 +254,22 @@ impl Field {
         .fetch_one(&mut self.connection)
         .await
         .context("insert rows")?;
-        sqlx::raw_sql("vacuum (analyze) public.visit_distribution, public.visit_distribution_progress")
-            .execute(&mut self.connection)
-            .await?;
-        starts.map(DbTime::from_micros).context("no moment to start at")
+        sqlx::raw_sql(
+            "vacuum (analyze) public.visit_distribution, public.visit_distribution_progress",
+        )
+        .execute(&mut self.connection)
+        .await?;
+        starts
+            .map(DbTime::from_micros)
+            .context("no moment to start at")
     }
 
     /// What the database's clock says.
     pub async fn now(&mut self) -> anyhow::Result<DbTime> {
-        let now: i64 = sqlx::query_scalar("select (extract(epoch from clock_timestamp()) * 1000000)::bigint")
-            .fetch_one(&mut self.connection)
-            .await?;
+        let now: i64 =
+            sqlx::query_scalar("select (extract(epoch from clock_timestamp()) * 1000000)::bigint")
+                .fetch_one(&mut self.connection)
+                .await?;
         Ok(DbTime::from_micros(now))
     }
 

@@ -52,7 +52,10 @@ impl Program {
         command
             .arg("run")
             .args(["--listen", &format!("127.0.0.1:{listen}")])
-            .args(["--max-visits-per-second", &told.max_visits_per_second.to_string()])
+            .args([
+                "--max-visits-per-second",
+                &told.max_visits_per_second.to_string(),
+            ])
             .current_dir(std::env::temp_dir())
             .env_clear()
             .env("DATABASE_URL", field.url.expose())
@@ -118,7 +121,10 @@ impl Program {
 
     /// Asks it to stop, and waits.
     pub async fn stop(mut self) -> anyhow::Result<()> {
-        kill(Pid::from_raw(i32::try_from(self.child.id())?), Signal::SIGTERM)?;
+        kill(
+            Pid::from_raw(i32::try_from(self.child.id())?),
+            Signal::SIGTERM,
+        )?;
         let asked = Instant::now();
         while asked.elapsed() < ENDS_WITHIN {
             if self.child.try_wait()?.is_some() {
@@ -140,7 +146,8 @@ impl Drop for Program {
 /// What a server has used of the processors: its children, those that have ended included.
 pub fn cpu_of_server(postmaster: u32) -> anyhow::Result<Duration> {
     let mut used = cpu_of(postmaster, true)?;
-    let children = std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"));
+    let children =
+        std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"));
     for child in children.unwrap_or_default().split_whitespace() {
         // One that has just ended is counted with the postmaster from now on.
         used += cpu_of(child.parse()?, false).unwrap_or_default();

@@ -27,7 +27,17 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 pub async fn measure(ground: &mut Ground, seconds: u32) -> anyhow::Result<Vec<Table>> {
     let mut table = Table::new(
         "Scale, one agent",
-        &["rows known", "active", "visits/s", "ready after, s", "first batch, s", "memory, MiB", "bytes a row", "agent's CPU, %", "server's CPU, %"],
+        &[
+            "rows known",
+            "active",
+            "visits/s",
+            "ready after, s",
+            "first batch, s",
+            "memory, MiB",
+            "bytes a row",
+            "agent's CPU, %",
+            "server's CPU, %",
+        ],
     );
     let time = Duration::from_secs(seconds.into());
     let mut field = ground.field().await?;
@@ -35,7 +45,14 @@ pub async fn measure(ground: &mut Ground, seconds: u32) -> anyhow::Result<Vec<Ta
     let mut known = 0;
     let mut looks = Vec::new();
     for (add, active) in [(ACTIVE, true), (KNOWN - ACTIVE, false)] {
-        field.rows(Rows { count: add, rates: RATES, start_in: -1, active }).await?;
+        field
+            .rows(Rows {
+                count: add,
+                rates: RATES,
+                start_in: -1,
+                active,
+            })
+            .await?;
         known += add;
         looks.push((known, look(ground, &mut field, time).await?));
     }
@@ -45,9 +62,21 @@ pub async fn measure(ground: &mut Ground, seconds: u32) -> anyhow::Result<Vec<Ta
     }
     ground.clear(field).await?;
     if let [(_, active), (_, all)] = looks.as_slice() {
-        table.at_most("memory for a row that is known, in bytes, at most 500", per_row(all, &empty, KNOWN), 500.0);
-        table.at_most("the agent's CPU with 100,000 active rows, % of a core, at most 10 besides storing", active.cpu, 10.0);
-        table.at_most("cold start with a million rows, s, at most 5", all.ready.as_secs_f64(), 5.0);
+        table.at_most(
+            "memory for a row that is known, in bytes, at most 500",
+            per_row(all, &empty, KNOWN),
+            500.0,
+        );
+        table.at_most(
+            "the agent's CPU with 100,000 active rows, % of a core, at most 10 besides storing",
+            active.cpu,
+            10.0,
+        );
+        table.at_most(
+            "cold start with a million rows, s, at most 5",
+            all.ready.as_secs_f64(),
+            5.0,
+        );
     }
     Ok(vec![table])
 }
@@ -64,7 +93,9 @@ struct Seen {
 
 async fn look(ground: &Ground, field: &mut Field, time: Duration) -> anyhow::Result<Seen> {
     let realtime = field.realtime().await?;
-    sqlx::raw_sql("truncate public.store_visits").execute(&mut field.connection).await?;
+    sqlx::raw_sql("truncate public.store_visits")
+        .execute(&mut field.connection)
+        .await?;
     let mut agent = Program::agent(field, realtime.as_ref(), TOLD)?;
     let ready = agent.ready().await?;
     let mut first = None;
@@ -120,10 +151,14 @@ fn row(known: u32, active: u32, seen: &Seen, empty: Option<&Seen>) -> Vec<Cell> 
         Cell::whole(active),
         Cell::Number(seen.rate, 0),
         Cell::Number(seen.ready.as_secs_f64(), 1),
-        seen.first.map_or(Cell::None, |first| Cell::Number(first.as_secs_f64(), 1)),
+        seen.first
+            .map_or(Cell::None, |first| Cell::Number(first.as_secs_f64(), 1)),
         Cell::Number(seen.memory / 1_048_576.0, 1),
-        empty.map_or(Cell::None, |empty| Cell::Number(per_row(seen, empty, known), 0)),
+        empty.map_or(Cell::None, |empty| {
+            Cell::Number(per_row(seen, empty, known), 0)
+        }),
         Cell::Number(seen.cpu, 1),
-        seen.server.map_or(Cell::None, |percent| Cell::Number(percent, 1)),
+        seen.server
+            .map_or(Cell::None, |percent| Cell::Number(percent, 1)),
     ]
 }

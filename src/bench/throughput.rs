@@ -36,7 +36,13 @@ enum Who {
 pub async fn measure(ground: &mut Ground, seconds: u32) -> anyhow::Result<Table> {
     let mut table = Table::new(
         "Throughput, batches of 10,000 visits",
-        &["who", "rows in a batch", "connections", "visits/s", "of COPY"],
+        &[
+            "who",
+            "rows in a batch",
+            "connections",
+            "visits/s",
+            "of COPY",
+        ],
     );
     let mut found = Vec::new();
     for connections in [1, 2] {
@@ -46,7 +52,10 @@ pub async fn measure(ground: &mut Ground, seconds: u32) -> anyhow::Result<Table>
         }
     }
     for (connections, rows, (copied, stored)) in &found {
-        for (who, figure) in [("COPY (binary, client side)", copied), ("visit-pacer", stored)] {
+        for (who, figure) in [
+            ("COPY (binary, client side)", copied),
+            ("visit-pacer", stored),
+        ] {
             table.rows.push(vec![
                 Cell::word(who),
                 Cell::whole(*rows),
@@ -58,8 +67,16 @@ pub async fn measure(ground: &mut Ground, seconds: u32) -> anyhow::Result<Table>
     }
     for connections in [1, 2] {
         let of = |(at, _, _): &&(u32, u32, (f64, f64))| *at == connections;
-        let best = found.iter().filter(of).map(|(.., (copied, _))| *copied).fold(0.0, f64::max);
-        let ours = found.iter().filter(of).map(|(.., (_, stored))| *stored).fold(0.0, f64::max);
+        let best = found
+            .iter()
+            .filter(of)
+            .map(|(.., (copied, _))| *copied)
+            .fold(0.0, f64::max);
+        let ours = found
+            .iter()
+            .filter(of)
+            .map(|(.., (_, stored))| *stored)
+            .fold(0.0, f64::max);
         let what = format!("0.9 of the best COPY with {connections} connection(s)");
         table.at_least(&what, ratio(ours, best), 0.9);
     }

@@ -81,6 +81,8 @@ const CROWD_RENEWED_EVERY: Duration = Duration::from_millis(5);
 const OTHER_FILES: u64 = 1_000;
 /// Descriptors of an agent that may come and go beside its connections: the database's, the exporter's.
 const DESCRIPTORS_BESIDE: usize = 16;
+/// Three questions are answered within this time, on a busy machine too.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(20);
 /// Visits that are stored while the attack lasts.
 const VISITS_DURING: i64 = 200;
 
@@ -131,9 +133,14 @@ async fn ten_thousand_idle_connections_keep_nobody_from_an_answer_and_no_row_fro
         held: VecDeque::new(),
         came: 0,
     };
-    for _ in 0..may_hold(CROWD) {
-        crowd.comes().await;
-    }
+    let fills = async {
+        for _ in 0..may_hold(CROWD) {
+            crowd.comes().await;
+        }
+    };
+    tokio::time::timeout(3 * PATIENCE, fills)
+        .await
+        .expect("every connection is taken");
     let held = crowd.held.len();
     println!("{held} connections held, {before} descriptors of the agent before them");
     assert!(held >= 4 * CONNECTIONS_MAX, "{held}");
@@ -142,10 +149,13 @@ async fn ten_thousand_idle_connections_keep_nobody_from_an_answer_and_no_row_fro
         let mut asked = 0;
         let mut most = 0;
         wait_until("the rows go on", PATIENCE, async || {
-            for path in ["/healthz", "/readyz"] {
-                assert_eq!(agent.get(path).await.0, 200, "{path}");
-            }
-            script.board().await;
+            let answers = tokio::time::timeout(ANSWERED_WITHIN, async {
+                for path in ["/healthz", "/readyz"] {
+                    assert_eq!(agent.get(path).await.0, 200, "{path}");
+                }
+                script.board().await;
+            });
+            answers.await.expect("nobody waits for a place");
             asked += 3;
             most = most.max(descriptors(&agent));
             place.stored(row).await >= stored + VISITS_DURING
