@@ -7,6 +7,8 @@
 mod copy;
 pub mod figures;
 pub mod ground;
+mod peers;
+pub mod precision;
 pub mod program;
 pub mod scale;
 pub mod throughput;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
 use url::Url;
 use uuid::Uuid;
 
@@ -23,6 +23,13 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 const DROPS_WITHIN: Duration = Duration::from_secs(20);
 /// How soon that is tried again.
 const DROP_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// The job's name.
+const CRON_JOB: &str = "visit-pacer bench";
+const CRON_SETTINGS: &[&str] = &[
+    "alter system set shared_preload_libraries = 'pg_cron'",
+    "alter system set cron.use_background_workers = 'on'",
+];
 
 /// A server, with a fresh database for each measurement.
 pub struct Ground {
@@ -160,6 +167,60 @@ impl Ground {
         }
         connection.close().await?;
         Ok(())
+    }
+
+    /// Has the guide's job done each minute in the field's database; false where there is no `pg_cron`.
+    pub async fn schedule_cron(&mut self, field: &Field) -> anyhow::Result<bool> {
+        if !self.load_cron().await? {
+            return Ok(false);
+        }
+        let mut connection = connect(&self.url(None)?).await?;
+        sqlx::query("select cron.schedule_in_database($1, '* * * * *', 'select * from public.distribute_visits()', $2)")
+            .bind(CRON_JOB)
+            .bind(&field.name)
+            .execute(&mut connection)
+            .await
+            .context("schedule the guide's job")?;
+        connection.close().await?;
+        Ok(true)
+    }
+
+    /// Takes the job away again.
+    pub async fn unschedule_cron(&mut self) -> anyhow::Result<()> {
+        let mut connection = connect(&self.url(None)?).await?;
+        sqlx::query("select cron.unschedule($1)")
+            .bind(CRON_JOB)
+            .execute(&mut connection)
+            .await?;
+        connection.close().await?;
+        Ok(())
+    }
+
+    async fn load_cron(&mut self) -> anyhow::Result<bool> {
+        let mut connection = connect(&self.url(None)?).await?;
+        let there: bool = sqlx::query_scalar(
+            "select exists (select from pg_available_extensions where name = 'pg_cron')",
+        )
+        .fetch_one(&mut connection)
+        .await?;
+        let Place::Embedded { server, .. } = &mut self.place else {
+            return Ok(false); // a server of somebody else's is not restarted
+        };
+        if !there {
+            return Ok(false);
+        }
+        for setting in CRON_SETTINGS {
+            connection.execute(*setting).await.context("load pg_cron")?;
+        }
+        connection.close().await?;
+        server.stop(StopMode::Fast).await?;
+        server.start_again().await?;
+        let mut connection = connect(&self.url(None)?).await?;
+        connection
+            .execute("create extension if not exists pg_cron")
+            .await?;
+        connection.close().await?;
+        Ok(true)
     }
 
     /// Stops and removes what was started.

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use super::log::{self, LogFormat};
 use crate::bench::figures::{Report, markdown};
 use crate::bench::ground::Ground;
-use crate::bench::{scale, throughput};
+use crate::bench::{precision, scale, throughput};
 use crate::settings::Environment;
 
 /// Flags of `bench`.
@@ -22,6 +22,9 @@ pub struct Args {
     /// How long each figure is measured, in seconds
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(5..=600))]
     seconds: u32,
+    /// Where the Node script is, with its packages (`npm ci`)
+    #[arg(long, value_name = "DIR", default_value = "tests/peers")]
+    peers: PathBuf,
     /// Write the figures to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -32,6 +35,8 @@ pub struct Args {
 enum Part {
     /// Visits a second through the writer, against COPY
     Throughput,
+    /// Lateness of commits and errors of single seconds, against pgbench, cron and a Node script
+    Precision,
     /// A million rows: memory, processor, cold start
     Scale,
     /// Everything
@@ -64,6 +69,10 @@ async fn measure(ground: &mut Ground, args: &Args) -> anyhow::Result<Report> {
     let wants = |part| args.part == part || args.part == Part::All;
     if wants(Part::Throughput) {
         tables.push(throughput::measure(ground, args.seconds).await?);
+    }
+    if wants(Part::Precision) {
+        let (table, _lateness) = precision::measure(ground, &args.peers, args.seconds).await?;
+        tables.push(table);
     }
     if wants(Part::Scale) {
         tables.extend(scale::measure(ground, args.seconds).await?);

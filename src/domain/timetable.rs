@@ -22,8 +22,8 @@ use super::time::{DbTime, micros_of};
 
 use self::entry::{Doubt, Entry, Fire, Hold};
 pub use self::look::{Look, Pace, Status};
-pub use self::survey::{Round, Survey};
 use self::spread::Spread;
+pub use self::survey::{Round, Survey};
 
 mod entry;
 mod look;
@@ -140,6 +140,13 @@ impl Timetable {
         }
     }
 
+    /// The first instant at or after `at` at which a row fires, where so many rows run.
+    pub fn instant_at_or_after(running: usize, id: Uuid, at: DbTime) -> DbTime {
+        let mut spread = Spread::default();
+        spread.fit(running);
+        spread.at_or_after(id, at)
+    }
+
     /// The control row as it is now.
     pub fn control(&self) -> Control {
         self.control
@@ -205,13 +212,10 @@ impl Timetable {
         };
         let control = self.control;
         let ours = self.share.owns(id);
-        let entry = self
-            .entries
-            .entry(id)
-            .or_insert_with(|| {
-                self.owned += usize::from(ours);
-                Box::new(Entry::unknown(ours))
-            });
+        let entry = self.entries.entry(id).or_insert_with(|| {
+            self.owned += usize::from(ours);
+            Box::new(Entry::unknown(ours))
+        });
         let changed = entry.take_config(&read, began);
         let moved = entry.take_progress(read, began, changed);
         let doubt = entry.settle(began);

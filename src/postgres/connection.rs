@@ -64,6 +64,11 @@ impl Connection {
         lifted.execute(&mut self.inner).await.map(|_| ())
     }
 
+    /// Whether each statement is a transaction of its own, by way of a transaction pooler.
+    pub fn is_pooled(&self) -> bool {
+        self.begin.is_some()
+    }
+
     /// The connection itself, for a transaction whose text the simple protocol carries.
     pub fn simple(&mut self) -> &mut PgConnection {
         &mut self.inner

@@ -46,9 +46,7 @@ pub async fn examine(connection: &mut Connection) -> Result<Vec<Finding>, sqlx::
         findings.extend(run(connection, ROWS).await);
         findings.extend(visits_can_be_stored(connection).await?);
         if findings.iter().all(|finding| finding.check != "types") {
-            findings.extend(invalid_rows(
-                &rows::every(connection).await?.rows,
-            ));
+            findings.extend(invalid_rows(&rows::every(connection).await?.rows));
         }
     }
     Ok(findings)

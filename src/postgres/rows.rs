@@ -52,7 +52,15 @@ macro_rules! rows_where {
     };
 }
 
-/// The first part of every row; `$1`: how many.
+/// Every row in one look, which parts are fetched from: one pass over both tables, in whatever order is cheapest.
+const OPEN: &str = concat!(
+    "begin; set local cursor_tuple_fraction = 1; declare visit_pacer_rows no scroll cursor for ",
+    rows_where!("true")
+);
+const FETCH: &str = "fetch 5000 from visit_pacer_rows";
+const CLOSE: &str = "commit";
+const _: () = assert!(ROWS_PER_READ == 5_000, "as FETCH has it");
+/// Through a transaction pooler no cursor outlives a call, so there each part is a look of its own, by id; `$1`: how many.
 const FIRST: &str = rows_where!("true order by v.id limit $1");
 /// `$1`: the row that the part comes after; `$2`: how many. Said of both tables, or a merge of their indexes begins at the
 /// second one's first row each time.
@@ -80,27 +88,77 @@ pub struct Rows {
     pub db: DbTime,
 }
 
-/// Reads rows.
+/// Reads every row, in parts, or some.
+#[derive(Debug, Default)]
+pub struct Reader {
+    /// There is a cursor, and a transaction around it.
+    open: bool,
+}
+
+impl Reader {
+    /// Reads a part. After a call that failed the connection may be in a transaction that is over: it must not be used on.
+    pub async fn read(
+        &mut self,
+        connection: &mut Connection,
+        what: &What,
+    ) -> Result<Rows, sqlx::Error> {
+        let begins = *what == What::All && !connection.is_pooled();
+        if begins {
+            self.close(connection).await?;
+            sqlx::raw_sql(OPEN).execute(connection.simple()).await?;
+            self.open = true;
+        }
+        if !self.open || !(begins || matches!(what, What::After(_))) {
+            return read(connection, what).await;
+        }
+        let found = sqlx::query(FETCH).fetch_all(&mut *connection).await?;
+        let part = rows(connection, &found, true).await?;
+        if part.more_after.is_none() {
+            self.close(connection).await?;
+        }
+        Ok(part)
+    }
+
+    /// The connection is to be another from now on; whether there was a cursor on it.
+    pub fn forget(&mut self) -> bool {
+        std::mem::take(&mut self.open)
+    }
+
+    async fn close(&mut self, connection: &mut Connection) -> Result<(), sqlx::Error> {
+        if std::mem::take(&mut self.open) {
+            sqlx::raw_sql(CLOSE).execute(connection.simple()).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads rows, by one statement.
 pub async fn read(connection: &mut Connection, what: &What) -> Result<Rows, sqlx::Error> {
     let most = i64::try_from(ROWS_PER_READ).unwrap_or(i64::MAX);
     let query: Query<'_, Postgres, PgArguments> = match what {
         What::All => sqlx::query(FIRST).bind(most),
         What::After(id) => sqlx::query(AFTER).bind(id).bind(most),
         What::Rows(ids) => sqlx::query(SOME).bind(ids),
-        What::Since(horizon) => sqlx::query(SINCE)
-            .bind(horizon.0.to_string())
-            .bind(most),
+        What::Since(horizon) => sqlx::query(SINCE).bind(horizon.0.to_string()).bind(most),
     };
     let found = query.fetch_all(&mut *connection).await?;
+    rows(connection, &found, !matches!(what, What::Rows(_))).await
+}
+
+/// The rows of an answer, which may be a part of them.
+async fn rows(
+    connection: &mut Connection,
+    found: &[PgRow],
+    is_part: bool,
+) -> Result<Rows, sqlx::Error> {
     let db = match found.first() {
         Some(row) => DbTime::from_micros(row.try_get("clock")?),
         None => clock(connection).await?,
     };
     let rows = found.iter().map(row).collect::<Result<Vec<_>, _>>()?;
-    let full = rows.len() >= ROWS_PER_READ && !matches!(what, What::Rows(_));
     let last = rows.last().map(|read| read.row.id);
     Ok(Rows {
-        more_after: last.filter(|_| full),
+        more_after: last.filter(|_| is_part && rows.len() >= ROWS_PER_READ),
         rows,
         db,
     })
@@ -108,9 +166,10 @@ pub async fn read(connection: &mut Connection, what: &What) -> Result<Rows, sqlx
 
 /// Reads every row, part by part; for who need not bound them.
 pub async fn every(connection: &mut Connection) -> Result<Rows, sqlx::Error> {
-    let mut all = read(connection, &What::All).await?;
+    let mut reader = Reader::default();
+    let mut all = reader.read(connection, &What::All).await?;
     while let Some(last) = all.more_after {
-        let part = read(connection, &What::After(last)).await?;
+        let part = reader.read(connection, &What::After(last)).await?;
         all.rows.extend(part.rows);
         all.more_after = part.more_after;
         all.db = part.db;

@@ -123,14 +123,23 @@ impl Catalogue {
 
 /// Reads rows until there is nothing more to read.
 pub async fn reader(mut link: Link, mut jobs: mpsc::Receiver<What>, answers: Answers) {
+    let mut rows = rows::Reader::default();
     while let Some(what) = jobs.recv().await {
-        let answer = read(&mut link, &what, &answers).await;
+        let answer = read(&mut link, &mut rows, &what, &answers).await;
+        if answer.is_err() && rows.forget() {
+            link.close().await; // its transaction has failed
+        }
         answers.give(Input::Read(answer)).await;
     }
     link.close().await;
 }
 
-async fn read(link: &mut Link, what: &What, answers: &Answers) -> Result<(Found, Trip), Fault> {
+async fn read(
+    link: &mut Link,
+    reader: &mut rows::Reader,
+    what: &What,
+    answers: &Answers,
+) -> Result<(Found, Trip), Fault> {
     let connection = link.open().await?;
     let mut sent = answers.clock.now();
     let outcome = within(async {
@@ -139,7 +148,7 @@ async fn read(link: &mut Link, what: &What, answers: &Answers) -> Result<(Found,
             What::After(_) | What::Rows(_) => None,
         };
         sent = answers.clock.now();
-        let read = rows::read(connection, what).await?;
+        let read = reader.read(connection, what).await?;
         let gone = match what {
             What::Since(since) => rows::gone(connection, *since).await?,
             What::All | What::After(_) | What::Rows(_) => BTreeSet::new(),

@@ -232,7 +232,10 @@ fn rows_of(snapshot: &Snapshot, asked: &RowsAsked) -> Vec<Family> {
         .0
         .iter()
         .filter_map(|id| {
-            let at = snapshot.survey.looks.binary_search_by_key(id, |look| look.id);
+            let at = snapshot
+                .survey
+                .looks
+                .binary_search_by_key(id, |look| look.id);
             snapshot.survey.looks.get(at.ok()?)
         })
         .collect();

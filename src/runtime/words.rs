@@ -184,6 +184,16 @@ pub fn said(notice: &Notice) -> Vec<Said> {
         // No warning yet: the event may still be on its way. One that does not come is told as silence.
         Notice::Repaired(rows) => Said::news("repaired", repaired(*rows)).repair(),
         Notice::Silent(way, verdict) => silent(way.as_str(), *verdict),
+        Notice::Followed(id, version) => {
+            let version =
+                version.map_or_else(String::new, |version| format!(", version {version}"));
+            Said::at(
+                Level::DEBUG,
+                "followed",
+                format!("the schedule follows the row{version}"),
+            )
+            .of(*id)
+        }
         Notice::Echoed(way, after) => Said::at(
             Level::DEBUG,
             "echo",

@@ -266,7 +266,9 @@ async fn a_sync_in_which_nothing_has_changed_reads_no_row_by_a_scan_of_the_table
     .await;
     let mut reader = Reader::new(&url).await;
     reader.comes_to_rest().await;
-    let since = rows::SINCE.replace("$1", &format!("'{}'", reader.horizon.0)).replace("$2", "5000");
+    let since = rows::SINCE
+        .replace("$1", &format!("'{}'", reader.horizon.0))
+        .replace("$2", "5000");
     let lines = sqlx::raw_sql(AssertSqlSafe(format!("explain {since}")))
         .fetch_all(&mut connection)
         .await

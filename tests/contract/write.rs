@@ -54,9 +54,7 @@ async fn with_rows(rows: i64) -> Connection {
 
 /// So many visits of every row, computed from what is read now.
 async fn batch(connection: &mut Connection, visits: i64) -> Batch {
-    let read = rows::every(connection)
-        .await
-        .expect("rows are read");
+    let read = rows::every(connection).await.expect("rows are read");
     let mut batch = Batch::default();
     for row in read.rows {
         let distribution = Distribution::parse(&row.row).expect("a valid row");

@@ -418,6 +418,7 @@ impl World {
             Notice::Broadcasts(false) => "broadcasts are listened to no more",
             Notice::Synced(_)
             | Notice::Silent(..)
+            | Notice::Followed(..)
             | Notice::Echoed(..)
             | Notice::NothingBroadcasts
             | Notice::Hindered(_)

@@ -212,6 +212,8 @@ pub enum Notice {
     Repaired(usize),
     /// Realtime's channel kept silent.
     Silent(Way, Verdict),
+    /// From here on the schedule is that of this version of the row.
+    Followed(Uuid, Option<i64>),
     /// What we wrote came back as an event after so long.
     Echoed(Way, Duration),
     /// The database's clock stepped.

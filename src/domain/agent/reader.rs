@@ -140,6 +140,7 @@ impl Agent {
             let applied = self.timetable.apply(id, Some(row), reading.began, db_now);
             if applied != Applied::Nothing && self.health.synced_at.is_some() {
                 changed.push(id);
+                self.tell(Notice::Followed(id, self.timetable.version(id)));
             }
             self.count_refusal(id, db_now);
             self.take_note(id, db_now, now);
