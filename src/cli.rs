@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod bench;
+pub mod browser;
 pub mod demo;
 pub mod distribute;
 pub mod doctor;

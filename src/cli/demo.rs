@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
+use super::browser::Words;
 use super::lines::Lines;
 use super::log::{self, LogFormat};
 use super::run::{LISTEN, MAX_VISITS_PER_SECOND};
@@ -163,8 +164,10 @@ async fn show(
     let database = Database::from_url(&Secret::new(stack.database_url()))?;
     let rows = admin::status(&mut database.connect().await?).await?;
     let screen = Screen {
-        title: "synthetic visits, each labelled with its distribution",
-        hint: "q or Ctrl-C stops everything · p: psql line again",
+        words: Words {
+            title: "synthetic visits, each labelled with its distribution",
+            keys: &["q stops everything", "p: psql line again"],
+        },
         intro: intro(&psql, &rows),
         lines,
     };

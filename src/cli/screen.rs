@@ -1,7 +1,8 @@
 //! A live table at the foot of the terminal: below what was printed, which stays where it is and
 //! scrolls up with the log, as in any shell.
 //!
-//! Owns the terminal while it is shown: raw mode, the cursor, the keys. The looks come from a task
+//! Owns the terminal while it is shown: raw mode, the cursor, the keys; what they do to the table
+//! is `browser`'s. The looks come from a task
 //! that asks the database once a second; drawing and keys are on a thread of their own, so that a
 //! slow terminal delays nothing else.
 //!
@@ -9,26 +10,24 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal as _, Stdout, Write as _, stdout};
-use std::iter::repeat;
 use std::sync::Once;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::cursor::{MoveTo, Show};
-use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyModifiers};
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent};
 use ratatui::crossterm::terminal::{self, Clear, ClearType, disable_raw_mode, enable_raw_mode};
 use ratatui::crossterm::{execute, queue};
-use ratatui::style::Stylize as _;
 use ratatui::text::Line;
 use ratatui::widgets::Paragraph;
 use ratatui::{Terminal, TerminalOptions, Viewport};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::browser::{Browser, Room, Wish, Words};
 use super::lines::Lines;
 use super::status::{Seen, keep_looking};
-use super::table::{self, View};
 use crate::postgres::link::{Database, Link};
 
 /// How long a key, a line of the log or the end may wait.
@@ -40,10 +39,8 @@ const FREE_ABOVE: u16 = 3;
 
 /// What is shown.
 pub struct Screen {
-    /// In the rule above the table.
-    pub title: &'static str,
-    /// Which keys do what, below it.
-    pub hint: &'static str,
+    /// Above and below the table.
+    pub words: Words,
     /// Printed first, as plain text that can be copied whole.
     pub intro: Vec<String>,
     /// The log.
@@ -75,111 +72,88 @@ impl Screen {
         let _held = Held::take(self.lines.clone())?;
         print(&self.intro)?;
         let mut canvas = Canvas::open(1).context("ask the terminal where its cursor is")?;
+        let mut browser = Browser::default();
         let mut recent = VecDeque::new();
         while !stop.is_cancelled() {
             let fresh = self.lines.drain();
             recent.extend(fresh.iter().cloned());
             recent.drain(..recent.len().saturating_sub(RECENT_MAX));
-            let mut is_stale = seen.has_changed().unwrap_or(false) || !fresh.is_empty();
             if !fresh.is_empty() {
                 canvas.print_above(&fresh)?;
             }
-            match turn()? {
-                Turn::Nothing => {}
+            let user = User::turn()?;
+            if user.has_resized {
+                execute!(stdout(), Clear(ClearType::All), MoveTo(0, 0))?;
+                let recent: Vec<String> = recent.iter().cloned().collect();
+                print(&recent)?;
+                print(&self.intro)?;
+                canvas = Canvas::open(1)?;
+            }
+            let is_new = seen.has_changed().unwrap_or(false);
+            if !is_new && fresh.is_empty() && user.keys.is_empty() && !user.has_resized {
+                continue;
+            }
+            let room = canvas.room()?;
+            let (wish, lines) = {
+                let seen = seen.borrow_and_update();
+                browser.arrange(&seen);
+                let wish = press(&mut browser, &user.keys, &seen);
+                (wish, browser.view(&seen, self.words, room))
+            };
+            match wish {
                 Turn::Quit => break,
-                Turn::Again => {
-                    canvas.print_above(&self.intro)?;
-                    is_stale = true;
-                }
-                Turn::Resized => {
-                    execute!(stdout(), Clear(ClearType::All), MoveTo(0, 0))?;
-                    let recent: Vec<String> = recent.iter().cloned().collect();
-                    print(&recent)?;
-                    print(&self.intro)?;
-                    canvas = Canvas::open(1)?;
-                    is_stale = true;
-                }
+                Turn::Again => canvas.print_above(&self.intro)?,
+                Turn::Look => {}
             }
-            if is_stale {
-                let (width, _) = terminal::size()?;
-                canvas.draw(self.content(&seen.borrow_and_update(), usize::from(width)))?;
-            }
+            canvas.draw(lines)?;
         }
         canvas.leave()
-    }
-
-    fn content(&self, seen: &Seen, width: usize) -> Vec<Line<'static>> {
-        let rule: String = format!("── {} ", self.title)
-            .chars()
-            .chain(repeat('─'))
-            .take(width)
-            .collect();
-        let mut lines = vec![Line::from(rule.dim())];
-        if let Some(look) = &seen.look {
-            lines.extend(table::distributions(
-                look,
-                View {
-                    width,
-                    live: Some(&seen.measured),
-                },
-            ));
-            lines.extend(table::agents(&look.agents));
-        }
-        lines.extend(
-            seen.trouble
-                .as_ref()
-                .map(|why| Line::from(why.clone().red())),
-        );
-        let clock = seen
-            .look
-            .as_ref()
-            .map(|look| look.at.format("database time %H:%M:%S UTC · "));
-        let clock = clock.map_or_else(String::new, |clock| clock.to_string());
-        lines.push(Line::from(format!("{clock}{}", self.hint).dim()));
-        lines
-            .into_iter()
-            .map(|line| table::clipped(line, width))
-            .collect()
     }
 }
 
 /// What is to be done; of several at once the last one here.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Turn {
-    Nothing,
+    Look,
     Again,
-    Resized,
     Quit,
 }
 
-/// Waits a little for what the user does.
-fn turn() -> io::Result<Turn> {
-    const EVENTS_MAX: usize = 64;
-    let mut turn = Turn::Nothing;
-    let mut patience = TURN;
-    for _ in 0..EVENTS_MAX {
-        if !event::poll(patience)? {
-            break;
-        }
-        patience = Duration::ZERO;
-        turn = turn.max(match event::read()? {
-            Event::Key(key) if key.is_press() => pressed(key),
-            Event::Resize(..) => Turn::Resized,
-            Event::Key(_) | Event::Mouse(_) | Event::Paste(_) => Turn::Nothing,
-            Event::FocusGained | Event::FocusLost => Turn::Nothing,
-        });
-    }
-    Ok(turn)
+fn press(browser: &mut Browser, keys: &[KeyEvent], seen: &Seen) -> Turn {
+    let turns = keys.iter().map(|key| match browser.press(*key, seen) {
+        Wish::Quit => Turn::Quit,
+        Wish::Other if key.code == KeyCode::Char('p') => Turn::Again,
+        Wish::Other | Wish::Look => Turn::Look,
+    });
+    turns.max().unwrap_or(Turn::Look)
 }
 
-fn pressed(key: KeyEvent) -> Turn {
-    let is_control = key.modifiers.contains(KeyModifiers::CONTROL);
-    if key.code == KeyCode::Char('q') || (key.code == KeyCode::Char('c') && is_control) {
-        Turn::Quit
-    } else if key.code == KeyCode::Char('p') {
-        Turn::Again
-    } else {
-        Turn::Nothing
+/// What the user did.
+#[derive(Default)]
+struct User {
+    keys: Vec<KeyEvent>,
+    has_resized: bool,
+}
+
+impl User {
+    /// Waits a little for it.
+    fn turn() -> io::Result<Self> {
+        const EVENTS_MAX: usize = 64;
+        let mut user = Self::default();
+        let mut patience = TURN;
+        for _ in 0..EVENTS_MAX {
+            if !event::poll(patience)? {
+                break;
+            }
+            patience = Duration::ZERO;
+            match event::read()? {
+                Event::Key(key) if !key.is_release() => user.keys.push(key),
+                Event::Resize(..) => user.has_resized = true,
+                Event::Key(_) | Event::Mouse(_) | Event::Paste(_) => {}
+                Event::FocusGained | Event::FocusLost => {}
+            }
+        }
+        Ok(user)
     }
 }
 
@@ -224,22 +198,23 @@ impl Canvas {
         Ok(())
     }
 
-    /// Draws the lines, taking more room where they need it.
-    fn draw(&mut self, mut lines: Vec<Line<'static>>) -> io::Result<()> {
-        let (_, rows) = terminal::size()?;
+    /// The room that there is: what is taken stays taken.
+    fn room(&self) -> io::Result<Room> {
+        let (width, rows) = terminal::size()?;
         let most = rows.saturating_sub(FREE_ABOVE).max(rows.div_ceil(2)).max(1);
-        let wanted = u16::try_from(lines.len()).unwrap_or(most).min(most);
+        Ok(Room {
+            width: width.into(),
+            least: self.height.min(most).into(),
+            most: most.into(),
+        })
+    }
+
+    /// Draws the lines, taking more room where they need it.
+    fn draw(&mut self, lines: Vec<Line<'static>>) -> io::Result<()> {
+        let wanted = u16::try_from(lines.len()).unwrap_or(u16::MAX);
         if wanted > self.height {
             self.height = wanted;
             self.print_above(&[])?;
-        }
-        let hidden = lines.len().saturating_sub(usize::from(self.height));
-        if hidden > 0 {
-            // The foot stays: the agents, and which keys there are.
-            let foot = lines.split_off(lines.len().saturating_sub(2));
-            lines.truncate(usize::from(self.height).saturating_sub(foot.len() + 1));
-            lines.push(Line::from(format!("  … {} more lines", hidden + 1).dim()));
-            lines.extend(foot);
         }
         self.terminal
             .draw(|frame| frame.render_widget(Paragraph::new(lines), frame.area()))?;

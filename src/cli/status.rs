@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::browser::Words;
 use super::lines::Lines;
 use super::measured::Meter;
 use super::screen::{self, Screen};
@@ -40,7 +41,7 @@ pub struct Args {
     /// As JSON: {"agents": […], "distributions": […]}
     #[arg(long)]
     json: bool,
-    /// Live on a terminal, until q or Ctrl-C
+    /// Live on a terminal, until q or Ctrl-C: scroll as in less, / filters, s sorts
     #[arg(long, conflicts_with = "json")]
     watch: bool,
     /// For a monitor, one line; exit code 0: all is well, 1: rows are behind, 2: no agent, rows invalid, or everything
@@ -191,8 +192,10 @@ async fn watch() -> anyhow::Result<()> {
         "--watch needs a terminal to draw on; use `visit-pacer status`, or --json for a script"
     );
     let screen = Screen {
-        title: "where each distribution stands",
-        hint: "q or Ctrl-C ends",
+        words: Words {
+            title: "where each distribution stands",
+            keys: &["q ends"],
+        },
         intro: Vec::new(),
         lines: Lines::default(),
     };

@@ -13,7 +13,10 @@ use ratatui::style::{Color, Style, Stylize as _};
 use ratatui::text::{Line, Span};
 use uuid::Uuid;
 
+use self::order::Sort;
 use crate::postgres::admin::{AgentRow, StatusRow};
+
+pub mod order;
 
 /// Visits per second that were really stored, by distribution.
 pub type Measured = BTreeMap<Uuid, f64>;
@@ -49,7 +52,7 @@ const GAP: &str = "  ";
 const INDENT: &str = "  ";
 const NONE: &str = "–";
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Column {
     Partner,
     Status,
@@ -127,7 +130,7 @@ impl Column {
         }
     }
 
-    fn cell(self, row: &StatusRow, look: &Look, view: View<'_>) -> Span<'static> {
+    fn cell(self, row: &StatusRow, now: DateTime<Utc>, view: View<'_>) -> Span<'static> {
         match self {
             Self::Partner => Span::raw(partner(row, view.width)),
             Self::Status => Span::styled(row.status.clone(), tone(&row.status)),
@@ -137,7 +140,7 @@ impl Column {
             Self::Bar => Span::styled(bar(row), tone(&row.status)),
             Self::Percent => Span::raw(percent(row)),
             Self::Backlog => Span::raw(row.backlog.map_or_else(String::new, grouped)),
-            Self::Completes => Span::raw(completes(row, look.at)),
+            Self::Completes => Span::raw(completes(row, now)),
             Self::Id => Span::raw(row.id.to_string()).dim(),
         }
     }
@@ -147,56 +150,89 @@ impl Column {
 /// something to explain.
 pub fn distributions(look: &Look, view: View<'_>) -> Vec<Line<'static>> {
     if look.rows.is_empty() {
-        return vec![Line::from(
-            "no distribution yet: insert a row into visit_distribution",
-        )];
+        return vec![none_yet()];
     }
-    let cells: Vec<Vec<Span<'static>>> = (look.rows.iter())
-        .map(|row| {
-            COLUMNS
-                .iter()
-                .map(|column| column.cell(row, look, view))
-                .collect()
-        })
+    let rows: Vec<&StatusRow> = look.rows.iter().collect();
+    let sheet = sheet(&rows, look.at, view, &mut Widths::default(), None);
+    [vec![sheet.titles], sheet.rows.concat()].concat()
+}
+
+/// What to do about there being none.
+pub fn none_yet() -> Line<'static> {
+    Line::from("no distribution yet: insert a row into visit_distribution")
+}
+
+/// Lines that a row takes on a screen.
+pub fn height(row: &StatusRow) -> usize {
+    1 + usize::from(row.reason.is_some())
+}
+
+/// The widths of the columns. They only grow, so that columns stand still while one scrolls.
+#[derive(Clone, Default)]
+pub struct Widths([usize; COLUMNS.len()]);
+
+impl Widths {
+    fn make_room<'a>(&mut self, cells: impl IntoIterator<Item = &'a Span<'static>>) {
+        for (width, cell) in self.0.iter_mut().zip(cells) {
+            *width = cell.width().max(*width);
+        }
+    }
+}
+
+/// Rows as lines.
+pub struct Sheet {
+    /// The line of titles.
+    pub titles: Line<'static>,
+    /// The lines of each row.
+    pub rows: Vec<Vec<Line<'static>>>,
+}
+
+/// Lays these rows out; `sort` marks the title of its column.
+pub fn sheet(
+    rows: &[&StatusRow],
+    now: DateTime<Utc>,
+    view: View<'_>,
+    widths: &mut Widths,
+    sort: Option<Sort>,
+) -> Sheet {
+    let titles = COLUMNS.map(|column| {
+        let mark = sort.and_then(|sort| sort.mark(column)).unwrap_or("");
+        Span::raw(format!("{}{mark}", column.title())).dim()
+    });
+    let cells: Vec<_> = (rows.iter())
+        .map(|row| COLUMNS.map(|column| column.cell(row, now, view)))
         .collect();
-    let widths: Vec<usize> = (COLUMNS.iter().enumerate())
-        .map(|(place, column)| {
-            let widest = cells
-                .iter()
-                .filter_map(|row| row.get(place))
-                .map(Span::width)
-                .max();
-            widest.unwrap_or(0).max(column.title().len())
-        })
-        .collect();
-    let shown = fitting(&widths, view);
-    let titles = COLUMNS
-        .iter()
-        .map(|column| Span::raw(column.title()).dim())
-        .collect();
-    let mut lines = vec![clipped(laid_out(titles, &widths, &shown), view.width)];
+    widths.make_room(&titles);
+    for row in &cells {
+        widths.make_room(row);
+    }
+    let shown = fitting(widths, view);
+    let laid_out = |cells| clipped(laid_out(cells, widths, &shown), view.width);
     let has_id = shown.contains(&Column::Id);
-    for (row, cells) in look.rows.iter().zip(cells) {
-        lines.push(clipped(laid_out(cells, &widths, &shown), view.width));
+    let rows = rows.iter().zip(cells).map(|(row, cells)| {
         let id = (!has_id && view.live.is_none()).then(|| format!("{INDENT}{}", row.id));
-        lines.extend(id.map(|id| Line::from(id.dim())));
-        let reason = row
-            .reason
-            .as_deref()
-            .map(|why| format!("{INDENT}{}", reason(why)));
-        let reason = reason.map(|why| Line::from(Span::styled(why, tone(&row.status))));
-        lines.extend(reason.map(|line| clipped(line, view.width)));
+        let reason = (row.reason.as_deref())
+            .map(|why| format!("{INDENT}{}", reason(why)))
+            .map(|why| Line::from(Span::styled(why, tone(&row.status))));
+        [laid_out(cells)]
+            .into_iter()
+            .chain(id.map(|id| Line::from(id.dim())))
+            .chain(reason.map(|line| clipped(line, view.width)))
+            .collect()
+    });
+    Sheet {
+        rows: rows.collect(),
+        titles: laid_out(titles),
     }
-    lines
 }
 
 /// The columns for which there is room.
-fn fitting(widths: &[usize], view: View<'_>) -> Vec<Column> {
+fn fitting(widths: &Widths, view: View<'_>) -> Vec<Column> {
     let mut left = view.width.saturating_add(GAP.len());
     let width_of = |column| {
         COLUMNS
             .iter()
-            .zip(widths)
+            .zip(widths.0)
             .find(|(other, _)| **other == column)
     };
     RANKS
@@ -211,9 +247,13 @@ fn fitting(widths: &[usize], view: View<'_>) -> Vec<Column> {
         .collect()
 }
 
-fn laid_out(cells: Vec<Span<'static>>, widths: &[usize], shown: &[Column]) -> Line<'static> {
+fn laid_out(
+    cells: [Span<'static>; COLUMNS.len()],
+    widths: &Widths,
+    shown: &[Column],
+) -> Line<'static> {
     let mut spans = Vec::new();
-    for ((column, cell), width) in COLUMNS.iter().zip(cells).zip(widths) {
+    for ((column, cell), width) in COLUMNS.iter().zip(cells).zip(widths.0) {
         if !shown.contains(column) {
             continue;
         }
@@ -423,7 +463,7 @@ fn span(time: TimeDelta) -> String {
 }
 
 /// `1234567` as `1,234,567`.
-fn grouped(number: i64) -> String {
+pub fn grouped(number: i64) -> String {
     let digits = number.unsigned_abs().to_string();
     let mut text = String::from(if number < 0 { "-" } else { "" });
     for (place, digit) in digits.chars().enumerate() {
