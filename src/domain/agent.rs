@@ -76,6 +76,8 @@ pub struct Agent {
     /// A full read that began before this one does not answer the last reason to sync.
     sync_since: Stamp,
     sync_called_for: bool,
+    /// … while every row was being read.
+    called_for_while_reading_all: bool,
     next_beat: Mono,
     reconciliation: Reconciliation,
     chores: VecDeque<Chore>,
@@ -130,6 +132,7 @@ impl Agent {
             next_full_sync: now,
             sync_since: Stamp::default(),
             sync_called_for: false,
+            called_for_while_reading_all: false,
             next_beat: now,
             reconciliation: Reconciliation::new(now),
             chores: VecDeque::from([Chore::Published]),

@@ -2,6 +2,7 @@
 //! the core; nothing that is in a table can make this fail.
 
 use std::collections::BTreeSet;
+use std::io;
 
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
@@ -79,6 +80,7 @@ pub const SINCE: &str = rows_where!(
 );
 
 /// Rows, and what the database's clock said meanwhile.
+#[derive(Debug)]
 pub struct Rows {
     /// In no order.
     pub rows: Vec<RowRead>,
@@ -93,6 +95,8 @@ pub struct Rows {
 pub struct Reader {
     /// There is a cursor, and a transaction around it.
     open: bool,
+    /// The next part, read while nobody has asked for it yet.
+    next: Option<Rows>,
 }
 
 impl Reader {
@@ -103,14 +107,35 @@ impl Reader {
         what: &What,
     ) -> Result<Rows, sqlx::Error> {
         let begins = *what == What::All && !connection.is_pooled();
+        let goes_on = matches!(what, What::After(_)) && !connection.is_pooled();
+        if goes_on && let Some(mut next) = self.next.take() {
+            next.db = clock(connection).await?; // that of the part is older than the call
+            return Ok(next);
+        }
+        if goes_on && !self.open {
+            let cut = "the look at every row was cut short";
+            return Err(io::Error::new(io::ErrorKind::ConnectionReset, cut).into());
+        }
         if begins {
             self.close(connection).await?;
             sqlx::raw_sql(OPEN).execute(connection.simple()).await?;
             self.open = true;
         }
-        if !self.open || !(begins || matches!(what, What::After(_))) {
+        if !begins && !goes_on {
             return read(connection, what).await;
         }
+        self.fetch(connection).await
+    }
+
+    /// Reads the next part of every row, if there is one, for who will ask for it: the database works on it meanwhile.
+    pub async fn read_ahead(&mut self, connection: &mut Connection) -> Result<(), sqlx::Error> {
+        if self.open && self.next.is_none() {
+            self.next = Some(self.fetch(connection).await?);
+        }
+        Ok(())
+    }
+
+    async fn fetch(&mut self, connection: &mut Connection) -> Result<Rows, sqlx::Error> {
         let found = sqlx::query(FETCH).fetch_all(&mut *connection).await?;
         let part = rows(connection, &found, true).await?;
         if part.more_after.is_none() {
@@ -121,10 +146,12 @@ impl Reader {
 
     /// The connection is to be another from now on; whether there was a cursor on it.
     pub fn forget(&mut self) -> bool {
+        self.next = None;
         std::mem::take(&mut self.open)
     }
 
     async fn close(&mut self, connection: &mut Connection) -> Result<(), sqlx::Error> {
+        self.next = None;
         if std::mem::take(&mut self.open) {
             sqlx::raw_sql(CLOSE).execute(connection.simple()).await?;
         }

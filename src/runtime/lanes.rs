@@ -126,12 +126,27 @@ pub async fn reader(mut link: Link, mut jobs: mpsc::Receiver<What>, answers: Ans
     let mut rows = rows::Reader::default();
     while let Some(what) = jobs.recv().await {
         let answer = read(&mut link, &mut rows, &what, &answers).await;
-        if answer.is_err() && rows.forget() {
-            link.close().await; // its transaction has failed
-        }
+        let failed = answer.is_err();
         answers.give(Input::Read(answer)).await;
+        // The loop takes one part in while the database reads the next.
+        if failed || read_ahead(&mut link, &mut rows).await.is_err() {
+            let broken = rows.forget();
+            if broken {
+                link.close().await; // its transaction has failed
+            }
+        }
     }
     link.close().await;
+}
+
+/// A part that could not be read is asked for in vain, and that is told.
+async fn read_ahead(link: &mut Link, reader: &mut rows::Reader) -> Result<(), Fault> {
+    if !link.is_open() {
+        return Ok(());
+    }
+    let connection = link.open().await?;
+    let outcome = within(reader.read_ahead(connection)).await;
+    link.check(outcome)
 }
 
 async fn read(

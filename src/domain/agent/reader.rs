@@ -26,6 +26,8 @@ pub(super) struct Sync {
     began: Stamp,
     /// The rows that a full one answers for beside the others: of their changes we have been told.
     told: BTreeSet<Uuid>,
+    /// It reads every row.
+    is_full: bool,
     /// Somebody called for it, since changes may have been missed: what it finds is no surprise.
     called_for: bool,
     /// Where the next one goes on.
@@ -61,7 +63,10 @@ impl Agent {
         } else {
             return;
         };
-        let began = self.next_stamp();
+        // The parts of one look are as old as its beginning: what was read by id meanwhile is newer.
+        let goes_on = sync.as_ref().filter(|sync| sync.after.is_some());
+        let began = goes_on.map(|sync| sync.began);
+        let began = began.unwrap_or_else(|| self.next_stamp());
         self.reader.busy = true;
         self.reading = Some(Reading {
             what: what.clone(),
@@ -74,7 +79,9 @@ impl Agent {
     fn begin_sync(&mut self, now: Mono) -> (What, Option<Sync>) {
         let called_for = std::mem::take(&mut self.sync_called_for);
         // What was missed may be a deletion, which only a look at every row shows.
-        let may_go_on = !called_for && now < self.next_full_sync;
+        // Where it was called for during such a look, that look and what is noted since tell of it.
+        let looked = std::mem::take(&mut self.called_for_while_reading_all);
+        let may_go_on = now < self.next_full_sync && (looked || !called_for);
         let since = self.horizon.filter(|_| may_go_on);
         let told = if since.is_none() {
             self.wanted_at = None;
@@ -85,6 +92,7 @@ impl Agent {
         let sync = Sync {
             began: Stamp(self.stamp.0 + 1),
             told,
+            is_full: since.is_none(),
             called_for,
             horizon: None,
             empty: true,
@@ -261,6 +269,7 @@ impl Agent {
         if answered {
             self.next_sync = now.plus(if live { SYNC_EVERY } else { SYNC_EVERY_BLIND });
         }
+        self.called_for_while_reading_all = !answered && sync.is_full;
         self.health.caught_up = live && answered;
         self.health.synced_at = Some(now);
         if first {

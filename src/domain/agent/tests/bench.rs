@@ -147,15 +147,16 @@ impl Bench {
     /// … by a database whose transactions have come so far.
     pub(super) fn answer_read_at(&mut self, rows: Vec<RowRead>, horizon: Option<u64>) {
         let horizon = horizon.map(Horizon);
+        self.answer_found(Found {
+            rows,
+            horizon,
+            ..Found::default()
+        });
+    }
+
+    pub(super) fn answer_found(&mut self, found: Found) {
         let trip = self.trip();
-        self.input(Input::Read(Ok((
-            Found {
-                rows,
-                horizon,
-                ..Found::default()
-            },
-            trip,
-        ))));
+        self.input(Input::Read(Ok((found, trip))));
         self.answer_looks();
     }
 

@@ -3,6 +3,7 @@
 use super::bench::{Bench, edited, id, row};
 use super::*;
 use crate::domain::limits::SYNC_FULL_EVERY;
+use crate::domain::timetable::RowRead;
 
 /// An agent whose last look at the table left off at this transaction.
 fn synced_at(horizon: u64) -> Bench {
@@ -58,8 +59,7 @@ fn a_row_that_is_found_deleted_is_forgotten_and_a_truncated_table_is_read_in_ful
         horizon: Some(Horizon(110)),
         ..Found::default()
     };
-    let answer = Ok((found, bench.trip()));
-    bench.input(Input::Read(answer));
+    bench.answer_found(found);
     assert_eq!(bench.agent.rows(), 1);
     bench.pass_to(90.0);
     assert_eq!(bench.take_read(), Some(What::Since(Horizon(110))));
@@ -68,8 +68,7 @@ fn a_row_that_is_found_deleted_is_forgotten_and_a_truncated_table_is_read_in_ful
         horizon: Some(Horizon(120)),
         ..Found::default()
     };
-    let answer = Ok((found, bench.trip()));
-    bench.input(Input::Read(answer));
+    bench.answer_found(found);
     assert_eq!(bench.take_read(), Some(What::All));
 }
 
@@ -115,4 +114,51 @@ fn a_row_that_an_event_told_of_is_read_by_itself_beside_what_has_changed() {
     assert_eq!(bench.take_read(), Some(What::Rows(vec![id(2)])));
     bench.answer_read(Vec::new());
     assert_eq!(bench.agent.rows(), 1, "it was deleted");
+}
+
+#[test]
+fn a_large_table_is_read_in_parts_and_what_was_edited_meanwhile_is_read_between_them_and_stays() {
+    let mut bench = synced_at(100);
+    bench.input(Input::News(News::Unclear));
+    assert_eq!(bench.take_read(), Some(What::All));
+    let part = |rows: Vec<RowRead>, last: Option<u128>| Found {
+        rows,
+        more_after: last.map(id),
+        horizon: Some(Horizon(110)),
+        ..Found::default()
+    };
+    bench.input(Input::News(News::Row(Way::Changes, id(3), None)));
+    bench.pass_to(30.1);
+    bench.answer_found(part(vec![row(1, 0)], Some(1)));
+    assert_eq!(bench.take_read(), Some(What::Rows(vec![id(3)])));
+    bench.answer_read_at(vec![edited(row(3, 0))], None);
+    assert_eq!(bench.take_read(), Some(What::After(id(1))));
+    bench.answer_found(part(vec![row(3, 0)], None));
+    let version = bench.agent.timetable.version(id(3));
+    assert_eq!(version, edited(row(3, 0)).row.config_version, "the look is older than the edit");
+    assert_eq!(bench.agent.rows(), 2, "row 2 was in no part");
+}
+
+#[test]
+fn a_sync_that_finds_more_than_one_read_takes_reads_every_row() {
+    let mut bench = synced_at(100);
+    bench.pass_to(60.0);
+    assert_eq!(bench.take_read(), Some(What::Since(Horizon(100))));
+    bench.answer_found(Found {
+        rows: vec![edited(row(1, 0))],
+        more_after: Some(id(1)),
+        horizon: Some(Horizon(120)),
+        ..Found::default()
+    });
+    assert_eq!(bench.take_read(), Some(What::All));
+}
+
+#[test]
+fn a_sync_that_is_called_for_while_every_row_is_read_goes_on_from_there() {
+    let mut bench = synced_at(100);
+    bench.input(Input::News(News::Unclear));
+    assert_eq!(bench.take_read(), Some(What::All));
+    bench.input(Input::News(News::Unclear));
+    bench.answer_read_at(vec![row(1, 0), row(2, 0)], Some(110));
+    assert_eq!(bench.take_read(), Some(What::Since(Horizon(110))));
 }
