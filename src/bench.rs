@@ -6,9 +6,12 @@
 
 mod copy;
 pub mod figures;
+pub mod footprint;
 pub mod ground;
 mod peers;
+pub mod plot;
 pub mod precision;
 pub mod program;
+pub mod reaction;
 pub mod scale;
 pub mod throughput;

@@ -170,10 +170,11 @@ impl Ground {
     }
 
     /// Has the guide's job done each minute in the field's database; false where there is no `pg_cron`.
-    pub async fn schedule_cron(&mut self, field: &Field) -> anyhow::Result<bool> {
+    pub async fn schedule_cron(&mut self, field: &mut Field) -> anyhow::Result<bool> {
         if !self.load_cron().await? {
             return Ok(false);
         }
+        field.connection = field.connect().await?; // the server was restarted
         let mut connection = connect(&self.url(None)?).await?;
         sqlx::query("select cron.schedule_in_database($1, '* * * * *', 'select * from public.distribute_visits()', $2)")
             .bind(CRON_JOB)

@@ -91,7 +91,7 @@ fn place(command: &mut Command, url: &Secret) -> anyhow::Result<()> {
         .env("PGDATABASE", url.path().trim_start_matches('/'))
         .env(
             "PGSSLMODE",
-            mode.map_or("prefer".to_owned(), |(_, mode)| mode.into_owned()),
+            mode.map_or_else(|| "prefer".to_owned(), |(_, mode)| mode.into_owned()),
         );
     Ok(())
 }

@@ -34,10 +34,13 @@ const TEN_A_SECOND: &[(&str, &str)] = &[("second", "10")];
 const START_IN: i32 = 8;
 /// What comes in the first seconds is not looked at.
 const WARM_UP_US: i64 = 3 * SECOND_US;
+/// What was scheduled within the time is stored so long after it, or late.
+const SETTLES_US: i64 = 3 * SECOND_US;
 /// A minute of cron, and the one in which it begins.
 const CRON_SECONDS: u32 = 130;
 const TOLD: Told = Told {
     max_visits_per_second: 50_000,
+    log: None,
 };
 
 /// Who stores.
@@ -62,6 +65,15 @@ struct Seen {
     server: Option<Duration>,
 }
 
+/// Rows, and who is to store their visits for so long.
+#[derive(Clone, Copy, Debug)]
+struct Load {
+    who: Who,
+    rows: u32,
+    rates: &'static [(&'static str, &'static str)],
+    seconds: u32,
+}
+
 /// Measures it; `seconds` for each figure.
 pub async fn measure(
     ground: &mut Ground,
@@ -84,77 +96,110 @@ pub async fn measure(
         ],
     );
     let mut all = Vec::new();
-    for (rows, rates) in [
-        (1, TEN_A_SECOND),
-        (100, MIXED),
-        (1_000, MIXED),
-        (1_000, EACH_SECOND),
-        (10_000, MIXED),
-        (10_000, EACH_SECOND),
-    ] {
-        all.extend(look(ground, peers, Who::Agent, rows, rates, seconds).await?);
-    }
-    let mut missing = Vec::new();
-    for (who, rows, time) in [
-        (Who::Node, 1, seconds),
-        (Who::Node, 1_000, seconds),
-        (Who::Cron, 1_000, CRON_SECONDS),
-    ] {
-        let rates = if rows == 1 { TEN_A_SECOND } else { EACH_SECOND };
-        match look(ground, peers, who, rows, rates, time).await? {
-            Some(seen) => all.push(seen),
-            None => missing.push(who),
+    for load in loads(seconds) {
+        match look(ground, peers, load).await? {
+            Some(seen) => {
+                table.rows.push(row(&seen));
+                all.push(seen);
+            }
+            None => table.notes.push(load.who.is_missing().to_owned()),
         }
     }
-    for seen in &all {
-        table.rows.push(row(seen));
-    }
+    let pgbench = pgbench(ground, &mut table, seconds).await?;
+    aims(&mut table, &all, &pgbench);
+    let of_a_thousand = all.into_iter().filter(|seen| seen.rows == 1_000);
+    let mut curves: Vec<(String, Spread)> = of_a_thousand
+        .map(|seen| (format!("{}, {} rows", seen.who, seen.rows), seen.late))
+        .collect();
+    // Of two of one name the last is the one beside the peers.
+    curves.reverse();
+    curves.dedup_by_key(|(name, _)| name.clone());
+    curves.reverse();
+    let peers = pgbench.into_iter();
+    curves.extend(peers.map(|(rate, late)| (format!("pgbench --rate {rate}"), late)));
+    Ok((table, curves))
+}
+
+fn loads(seconds: u32) -> Vec<Load> {
+    let load = |who, rows, rates| Load {
+        who,
+        rows,
+        rates,
+        seconds,
+    };
+    let cron = Load {
+        seconds: CRON_SECONDS,
+        ..load(Who::Cron, 1_000, EACH_SECOND)
+    };
+    vec![
+        load(Who::Agent, 1, TEN_A_SECOND),
+        load(Who::Agent, 100, MIXED),
+        load(Who::Agent, 1_000, MIXED),
+        load(Who::Agent, 1_000, EACH_SECOND),
+        load(Who::Agent, 10_000, MIXED),
+        load(Who::Agent, 10_000, EACH_SECOND),
+        load(Who::Node, 1, TEN_A_SECOND),
+        load(Who::Node, 1_000, EACH_SECOND),
+        cron,
+    ]
+}
+
+async fn pgbench(
+    ground: &mut Ground,
+    table: &mut Table,
+    seconds: u32,
+) -> anyhow::Result<BTreeMap<u32, Spread>> {
     let mut field = ground.field().await?;
-    field
-        .rows(Rows {
-            count: 1,
-            rates: EACH_SECOND,
-            start_in: 3_600,
-            active: false,
-        })
-        .await?;
-    let mut pgbench = BTreeMap::new();
+    let partners = Rows {
+        count: 1,
+        rates: EACH_SECOND,
+        start_in: 3_600,
+        active: false,
+    };
+    field.rows(partners).await?;
+    let mut found = BTreeMap::new();
     for rate in [10, 1_000] {
-        if let Some(late) = peers::pgbench(&field, rate, seconds)? {
-            let [p50, p99, max] = late.cells();
-            table.rows.push(vec![
-                Cell::word("pgbench --rate"),
-                Cell::None,
-                Cell::whole(rate),
-                Cell::None,
-                p50,
-                p99,
-                max,
-                Cell::whole(rate),
-                Cell::None,
-                Cell::None,
-            ]);
-            pgbench.insert(rate, late);
-        }
+        let Some(late) = peers::pgbench(&field, rate, seconds)? else {
+            table
+                .notes
+                .push("No pgbench: it is not in the PATH.".to_owned());
+            continue;
+        };
+        let mut cells = vec![
+            Cell::word("pgbench --rate"),
+            Cell::None,
+            Cell::whole(rate),
+            Cell::None,
+        ];
+        cells.extend(late.cells());
+        cells.extend([Cell::whole(rate), Cell::None, Cell::None]);
+        table.rows.push(cells);
+        found.insert(rate, late);
     }
     ground.clear(field).await?;
-    aims(&mut table, &all, &pgbench);
-    if missing.contains(&Who::Node) {
-        table
-            .notes
-            .push("No Node script: it needs node, and `npm ci` in tests/peers.".to_owned());
+    Ok(found)
+}
+
+impl Who {
+    /// As the table has it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Agent => AGENT,
+            Self::Node => "Node script",
+            Self::Cron => "pg_cron, each minute",
+        }
     }
-    if missing.contains(&Who::Cron) {
-        table.notes.push("No cron: pg_cron is not installed beside this server, or the server is not ours to load it.".to_owned());
+
+    /// Why there are no figures of it.
+    fn is_missing(self) -> &'static str {
+        match self {
+            Self::Agent => "No agent: it could not be started.",
+            Self::Node => "No Node script: it needs node, and `npm ci` in tests/peers.",
+            Self::Cron => {
+                "No cron: pg_cron is not installed beside this server, or the server is not ours to load it."
+            }
+        }
     }
-    let mut plots: Vec<(String, Spread)> = Vec::new();
-    for seen in all.into_iter().filter(|seen| seen.rows == 1_000) {
-        plots.push((format!("{}, {} rows", seen.who, seen.rows), seen.late));
-    }
-    for (rate, late) in pgbench {
-        plots.push((format!("pgbench --rate {rate}"), late));
-    }
-    Ok((table, plots))
 }
 
 fn aims(table: &mut Table, all: &[Seen], pgbench: &BTreeMap<u32, Spread>) {
@@ -179,7 +224,7 @@ fn aims(table: &mut Table, all: &[Seen], pgbench: &BTreeMap<u32, Spread>) {
             2.0,
         );
     }
-    if let (Some(many), Some(peer)) = (ours(1_000).last(), pgbench.get(&1_000)) {
+    if let (Some(many), Some(peer)) = (ours(1_000).next_back(), pgbench.get(&1_000)) {
         table.at_most(
             "p99 at 1,000 rows and 1,000/s, within 5 × pgbench's",
             ratio(many.late.percentile(99), peer.percentile(99)),
@@ -195,98 +240,84 @@ fn aims(table: &mut Table, all: &[Seen], pgbench: &BTreeMap<u32, Spread>) {
 
 const AGENT: &str = "visit-pacer";
 
-async fn look(
-    ground: &mut Ground,
-    peers: &Path,
-    who: Who,
-    rows: u32,
-    rates: &[(&str, &str)],
-    seconds: u32,
-) -> anyhow::Result<Option<Seen>> {
+async fn look(ground: &mut Ground, peers: &Path, load: Load) -> anyhow::Result<Option<Seen>> {
     let mut field = ground.field().await?;
-    let seen = look_at(ground, peers, &mut field, who, rows, rates, seconds).await;
-    ground.clear(field).await?;
-    seen
-}
-
-async fn look_at(
-    ground: &mut Ground,
-    peers: &Path,
-    field: &mut Field,
-    who: Who,
-    rows: u32,
-    rates: &[(&str, &str)],
-    seconds: u32,
-) -> anyhow::Result<Option<Seen>> {
-    let realtime = field.realtime().await?;
+    let realtime = match load.who {
+        Who::Agent | Who::Node => field.realtime().await?,
+        Who::Cron => None, // its server is restarted
+    };
     let start = field
         .rows(Rows {
-            count: rows,
-            rates,
+            count: load.rows,
+            rates: load.rates,
             start_in: START_IN,
             active: true,
         })
         .await?;
     let mut program = None;
-    match who {
-        Who::Agent => {
-            let mut agent = Program::agent(field, realtime.as_ref(), TOLD)?;
+    match (load.who, &realtime) {
+        (Who::Agent, _) => {
+            let mut agent = Program::agent(&field, realtime.as_ref(), TOLD)?;
             agent.ready().await?;
             program = Some(agent);
         }
-        Who::Node => {
-            let command = realtime
-                .as_ref()
-                .and_then(|realtime| peers::node(peers, field, realtime));
-            if let Some(command) = command {
-                program = Some(Program::peer(command)?);
-            }
+        (Who::Node, Some(realtime)) => {
+            let command = peers::node(peers, &field, realtime);
+            program = command.map(Program::peer).transpose()?;
         }
-        Who::Cron => {}
+        (Who::Node, None) | (Who::Cron, _) => {}
     }
-    let here = match who {
+    let is_there = match load.who {
         Who::Agent | Who::Node => program.is_some(),
-        Who::Cron => ground.schedule_cron(field).await?,
+        Who::Cron => ground.schedule_cron(&mut field).await?,
     };
-    let mut seen = None;
-    if here {
-        field.reach(start.plus_micros(WARM_UP_US)).await?;
-        let before = (used(ground, program.as_ref())?, field.transactions().await?);
-        let until = start.plus_micros(WARM_UP_US + i64::from(seconds) * SECOND_US);
-        field.reach(until).await?;
-        let after = (used(ground, program.as_ref())?, field.transactions().await?);
-        let took = f64::from(seconds);
-        field.reach(until.plus_micros(3 * SECOND_US)).await?;
-        let (late, off) = judge(field, who, (start.plus_micros(WARM_UP_US), until)).await?;
-        let spent = |before: Option<Duration>, after: Option<Duration>| {
-            Some(after?.saturating_sub(before?))
-        };
-        seen = Some(Seen {
-            who: match who {
-                Who::Agent => AGENT,
-                Who::Node => "Node script",
-                Who::Cron => "pg_cron, each minute",
-            },
-            rows,
-            visits: late.len(),
-            seconds: took,
-            late,
-            off,
-            transactions: f64::from(i32::try_from(after.1 - before.1)?) / took,
-            cpu: spent(before.0.0, after.0.0),
-            server: spent(before.0.1, after.0.1),
-        });
-    }
+    let seen = if is_there {
+        Some(watch(ground, &mut field, program.as_ref(), load, start).await?)
+    } else {
+        None
+    };
     if let Some(program) = program {
         program.stop().await?;
     }
-    if who == Who::Cron && here {
+    if load.who == Who::Cron && is_there {
         ground.unschedule_cron().await?;
     }
     if let Some((mut server, _)) = realtime {
         server.stop().await;
     }
+    ground.clear(field).await?;
     Ok(seen)
+}
+
+async fn watch(
+    ground: &Ground,
+    field: &mut Field,
+    program: Option<&Program>,
+    load: Load,
+    start: DbTime,
+) -> anyhow::Result<Seen> {
+    let from = start.plus_micros(WARM_UP_US);
+    let to = from.plus_micros(i64::from(load.seconds) * SECOND_US);
+    field.reach(from).await?;
+    let before = (used(ground, program)?, field.transactions().await?);
+    field.reach(to).await?;
+    let after = (used(ground, program)?, field.transactions().await?);
+    field.reach(to.plus_micros(SETTLES_US)).await?;
+    let (late, off) = judge(field, load.who, (from, to)).await?;
+    let spent =
+        |before: Option<Duration>, after: Option<Duration>| Some(after?.saturating_sub(before?));
+    let seconds = f64::from(load.seconds);
+    Ok(Seen {
+        who: load.who.name(),
+        rows: load.rows,
+        visits: late.len(),
+        seconds,
+        late,
+        off,
+        transactions: f64::from(i32::try_from(after.1 - before.1)?) / seconds,
+        cpu: spent(before.0.0, after.0.0),
+        server: spent(before.0.1, after.0.1),
+    })
 }
 
 /// The processor time of a program and of the server so far.

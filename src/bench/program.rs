@@ -1,7 +1,8 @@
 //! The programs that are measured, as processes of their own, and what the kernel says of them.
 
+use std::fs::File;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,7 @@ pub struct Program {
     child: Child,
     listen: u16,
     began: Instant,
+    log: Option<PathBuf>,
 }
 
 /// What an agent is told beside where its database is.
@@ -34,6 +36,8 @@ pub struct Program {
 pub struct Told {
     /// `--max-visits-per-second`
     pub max_visits_per_second: u32,
+    /// `VISIT_PACER_LOG`, where its log is to be read afterwards.
+    pub log: Option<&'static str>,
 }
 
 impl Program {
@@ -61,19 +65,29 @@ impl Program {
             .env("DATABASE_URL", field.url.expose())
             .env("SUPABASE_URL", url)
             .env("SUPABASE_SERVICE_ROLE_KEY", key);
-        Self::start(command, listen)
+        let log = told.log.map(|level| {
+            command
+                .env("VISIT_PACER_LOG", level)
+                .env("VISIT_PACER_LOG_FORMAT", "json");
+            std::env::temp_dir().join(format!("visit-pacer-bench-{listen}.log"))
+        });
+        Self::start(command, listen, log)
     }
 
     /// Starts another program.
     pub fn peer(command: Command) -> anyhow::Result<Self> {
-        Self::start(command, 0)
+        Self::start(command, 0, None)
     }
 
-    fn start(mut command: Command, listen: u16) -> anyhow::Result<Self> {
+    fn start(mut command: Command, listen: u16, log: Option<PathBuf>) -> anyhow::Result<Self> {
+        let said = match &log {
+            Some(path) => File::create(path)?.into(),
+            None => Stdio::null(),
+        };
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null());
+            .stderr(said);
         let child = command
             .spawn()
             .with_context(|| format!("start {}", command.get_program().display()))?;
@@ -81,6 +95,7 @@ impl Program {
             child,
             listen,
             began: Instant::now(),
+            log,
         })
     }
 
@@ -117,6 +132,15 @@ impl Program {
         let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kib = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
         Ok(1024 * kib.context("the kernel does not say how much memory it has")?)
+    }
+
+    /// Stops it; what it has logged.
+    pub async fn stop_and_read_log(mut self) -> anyhow::Result<String> {
+        let log = self.log.take().context("its log was not kept")?;
+        self.stop().await?;
+        let text = std::fs::read_to_string(&log)?;
+        std::fs::remove_file(&log)?;
+        Ok(text)
     }
 
     /// Asks it to stop, and waits.

@@ -15,6 +15,7 @@ const RATES: &[(&str, &str)] = &[("minute", "6")];
 /// The agent's own bound: twice what the rows ask for.
 const TOLD: Told = Told {
     max_visits_per_second: 20_000,
+    log: None,
 };
 /// An agent is watched after it has settled.
 const SETTLES: Duration = Duration::from_secs(10);
@@ -107,7 +108,7 @@ async fn look(ground: &Ground, field: &mut Field, time: Duration) -> anyhow::Res
     let (began, cpu, visits) = (agent.age(), agent.cpu()?, stored(field).await?);
     let server = ground.server_pid().map(cpu_of_server).transpose()?;
     tokio::time::sleep(time).await;
-    let took = (agent.age() - began).as_secs_f64();
+    let took = agent.age().saturating_sub(began).as_secs_f64();
     let percent = |used: Duration| 100.0 * used.as_secs_f64() / took;
     let server = match (server, ground.server_pid()) {
         (Some(before), Some(pid)) => Some(percent(cpu_of_server(pid)?.saturating_sub(before))),

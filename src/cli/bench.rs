@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use super::log::{self, LogFormat};
 use crate::bench::figures::{Report, markdown};
 use crate::bench::ground::Ground;
-use crate::bench::{precision, scale, throughput};
+use crate::bench::{footprint, plot, precision, reaction, scale, throughput};
 use crate::settings::Environment;
 
 /// Flags of `bench`.
@@ -28,6 +28,9 @@ pub struct Args {
     /// Write the figures to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Draw the lateness that was measured into this file
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
 }
 
 /// What can be measured.
@@ -37,6 +40,10 @@ enum Part {
     Throughput,
     /// Lateness of commits and errors of single seconds, against pgbench, cron and a Node script
     Precision,
+    /// From the COMMIT of an edit to the schedule, and to the first visit after a resume
+    Reaction,
+    /// Memory, processor and statements with ten rows, against a Node script's
+    Footprint,
     /// A million rows: memory, processor, cold start
     Scale,
     /// Everything
@@ -65,17 +72,30 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 async fn measure(ground: &mut Ground, args: &Args) -> anyhow::Result<Report> {
-    let mut tables = Vec::new();
+    let (mut tables, mut curves) = (Vec::new(), Vec::new());
     let wants = |part| args.part == part || args.part == Part::All;
     if wants(Part::Throughput) {
         tables.push(throughput::measure(ground, args.seconds).await?);
     }
     if wants(Part::Precision) {
-        let (table, _lateness) = precision::measure(ground, &args.peers, args.seconds).await?;
+        let (table, late) = precision::measure(ground, &args.peers, args.seconds).await?;
         tables.push(table);
+        curves.extend(late);
+    }
+    if wants(Part::Reaction) {
+        let (table, late) = reaction::measure(ground, args.seconds).await?;
+        tables.push(table);
+        curves.extend(late);
+    }
+    if wants(Part::Footprint) {
+        tables.push(footprint::measure(ground, &args.peers, args.seconds).await?);
     }
     if wants(Part::Scale) {
         tables.extend(scale::measure(ground, args.seconds).await?);
+    }
+    if let Some(path) = &args.svg {
+        std::fs::write(path, plot::svg(&curves))
+            .with_context(|| format!("write {}", path.display()))?;
     }
     Ok(Report {
         machine: ground.machine().await?,

@@ -135,7 +135,11 @@ fn a_large_table_is_read_in_parts_and_what_was_edited_meanwhile_is_read_between_
     assert_eq!(bench.take_read(), Some(What::After(id(1))));
     bench.answer_found(part(vec![row(3, 0)], None));
     let version = bench.agent.timetable.version(id(3));
-    assert_eq!(version, edited(row(3, 0)).row.config_version, "the look is older than the edit");
+    assert_eq!(
+        version,
+        edited(row(3, 0)).row.config_version,
+        "the look is older than the edit"
+    );
     assert_eq!(bench.agent.rows(), 2, "row 2 was in no part");
 }
 

@@ -1,0 +1,142 @@
+//! What it costs to run beside a project: memory, processor and statements with ten rows, against the Node script's.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use super::figures::{Cell, Table};
+use super::ground::{Ground, Rows};
+use super::peers;
+use super::program::{Program, Told, cpu_of_server};
+
+const ROWS: u32 = 10;
+const RATES: &[(&str, &str)] = &[("minute", "30"), ("minute", "60"), ("hour", "900")];
+/// The start is not the running.
+const SETTLES: Duration = Duration::from_secs(8);
+const TOLD: Told = Told {
+    max_visits_per_second: 2_000,
+    log: None,
+};
+const MIB: f64 = 1_048_576.0;
+
+/// What was seen of a program.
+struct Seen {
+    memory: f64,
+    cpu: f64,
+    server: Option<f64>,
+    transactions: f64,
+}
+
+/// Measures it; `seconds` for each program.
+pub async fn measure(ground: &mut Ground, peers: &Path, seconds: u32) -> anyhow::Result<Table> {
+    let mut table = Table::new(
+        "Footprint, ten rows",
+        &[
+            "who",
+            "memory, MiB",
+            "CPU, % of a core",
+            "server's CPU, %",
+            "statements/s",
+        ],
+    );
+    let idle = look(ground, seconds, None, true)
+        .await?
+        .context("nobody is always there")?;
+    let ours = look(ground, seconds, None, false)
+        .await?
+        .context("the agent is always there")?;
+    let node = look(ground, seconds, Some(peers), false).await?;
+    for (who, seen) in [("visit-pacer", Some(&ours)), ("Node script", node.as_ref())] {
+        let Some(seen) = seen else {
+            table
+                .notes
+                .push("No Node script: it needs node, and `npm ci` in tests/peers.".to_owned());
+            continue;
+        };
+        table.rows.push(vec![
+            Cell::word(who),
+            Cell::Number(seen.memory / MIB, 1),
+            Cell::Number(seen.cpu, 2),
+            seen.server
+                .zip(idle.server)
+                .map_or(Cell::None, |(with, without)| {
+                    Cell::Number((with - without).max(0.0), 2)
+                }),
+            Cell::Number((seen.transactions - idle.transactions).max(0.0), 1),
+        ]);
+    }
+    table.at_most("memory, MiB, at most 20", ours.memory / MIB, 20.0);
+    table.at_most("CPU, % of a core, under 0.5", ours.cpu, 0.5);
+    table.at_most(
+        "statements a second, under 5",
+        (ours.transactions - idle.transactions).max(0.0),
+        5.0,
+    );
+    table.notes.push(
+        "The server's figures are without those of the Realtime server, which runs beside either."
+            .to_owned(),
+    );
+    Ok(table)
+}
+
+/// One program for so long, or none.
+async fn look(
+    ground: &mut Ground,
+    seconds: u32,
+    peers: Option<&Path>,
+    nobody: bool,
+) -> anyhow::Result<Option<Seen>> {
+    let mut field = ground.field().await?;
+    let realtime = field.realtime().await?;
+    field
+        .rows(Rows {
+            count: ROWS,
+            rates: RATES,
+            start_in: -1,
+            active: true,
+        })
+        .await?;
+    let program = match (nobody, peers, &realtime) {
+        (true, ..) => None,
+        (false, None, _) => {
+            let mut agent = Program::agent(&field, realtime.as_ref(), TOLD)?;
+            agent.ready().await?;
+            Some(agent)
+        }
+        (false, Some(folder), Some(realtime)) => peers::node(folder, &field, realtime)
+            .map(Program::peer)
+            .transpose()?,
+        (false, Some(_), None) => None,
+    };
+    let mut seen = None;
+    if nobody || program.is_some() {
+        tokio::time::sleep(SETTLES).await;
+        let cpu = || program.as_ref().map_or(Ok(Duration::ZERO), Program::cpu);
+        let server = || ground.server_pid().map(cpu_of_server).transpose();
+        let before = (cpu()?, server()?, field.transactions().await?);
+        tokio::time::sleep(Duration::from_secs(seconds.into())).await;
+        let after = (cpu()?, server()?, field.transactions().await?);
+        let percent = |used: Duration| 100.0 * used.as_secs_f64() / f64::from(seconds);
+        seen = Some(Seen {
+            memory: match &program {
+                Some(program) => f64::from(u32::try_from(program.memory()? / 1024)?) * 1024.0,
+                None => 0.0,
+            },
+            cpu: percent(after.0.saturating_sub(before.0)),
+            server: after
+                .1
+                .zip(before.1)
+                .map(|(after, before)| percent(after.saturating_sub(before))),
+            transactions: f64::from(i32::try_from(after.2 - before.2)?) / f64::from(seconds),
+        });
+    }
+    if let Some(program) = program {
+        program.stop().await?;
+    }
+    if let Some((mut server, _)) = realtime {
+        server.stop().await;
+    }
+    ground.clear(field).await?;
+    Ok(seen)
+}
