@@ -1,11 +1,11 @@
 // A browser before a running agent: URL in DASHBOARD, rows in ROW (it runs) and BAD (it is invalid), SQL asked of the test over
-// standard output and answered on standard input. Each line that is said is JSON; it ends with {"done": true}.
+// standard output and answered on standard input. With TOKEN it is what the login is about, and nothing else. Each line that is said is JSON; it ends with {"done": true}.
 import { createInterface } from "node:readline";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { chromium } from "playwright-core";
 
-const { DASHBOARD, ROW, BAD, CHROMIUM } = process.env;
+const { DASHBOARD, ROW, BAD, TOKEN, CHROMIUM } = process.env;
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const answers = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 
@@ -98,6 +98,27 @@ async function edits(browser) {
   await page.context().close();
 }
 
+// Only a real browser says of a form where it comes from as browsers do.
+async function login(browser) {
+  for (const viewport of [{ width: 1280, height: 800 }, { width: 360, height: 700 }]) {
+    const context = await browser.newContext({ viewport });
+    const page = await context.newPage();
+    page.setDefaultTimeout(60000);
+    await page.goto(DASHBOARD);
+    await page.getByLabel("Token").fill("not the token of this agent");
+    await page.getByRole("button", { name: "Log in" }).click();
+    await page.getByText("That is not this agent's token.").waitFor();
+    await soundFor(page, "a refused login");
+    await page.getByLabel("Token").fill(TOKEN);
+    await page.keyboard.press("Enter");
+    await page.getByText("✓ ready").waitFor();
+    const wide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth + 1);
+    check(!wide, `${viewport.width} pixels: wider than the screen`);
+    await soundFor(page, `rows, ${viewport.width} pixels`);
+    await context.close();
+  }
+}
+
 async function looks(browser) {
   const desktop = { width: 1280, height: 800 };
   const phone = { width: 390, height: 800 };
@@ -121,8 +142,12 @@ async function looks(browser) {
 
 const browser = await chromium.launch({ executablePath: CHROMIUM, args: ["--no-sandbox", "--disable-dev-shm-usage"] });
 try {
-  await edits(browser);
-  await looks(browser);
+  if (TOKEN) {
+    await login(browser);
+  } else {
+    await edits(browser);
+    await looks(browser);
+  }
 } catch (error) {
   faults.push(String(error));
 }

@@ -1,6 +1,7 @@
 //! The dashboard in a real browser: an operator's clicks are edits of the table, the keyboard reaches all of it, nothing is said on
 //! the console, and axe finds no serious fault on any view, in light and dark, on a desktop and on a phone.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,9 +10,11 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;
 
+use super::dashboard::agent_with;
 use crate::harness::Place;
 use crate::peers::install;
 
+const TOKEN: &str = "a token of sixteen letters and more";
 /// All of it.
 const LIMIT: Duration = Duration::from_secs(300);
 /// Where Debian and others have the browser.
@@ -23,10 +26,6 @@ const BROWSERS: [&str; 3] = [
 
 #[tokio::test]
 async fn what_an_operator_does_on_the_page_happens_in_the_table_and_the_page_is_sound() {
-    let browser = BROWSERS.into_iter().find(|path| Path::new(path).exists());
-    let browser = browser.expect("a browser; install one: apt install chromium");
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser");
-    install(&folder).await;
     let place = Place::new().await;
     let agent = place.agent().await;
     let row = place.insert(1_000_000, "20 a second", "null").await;
@@ -39,12 +38,29 @@ async fn what_an_operator_does_on_the_page_happens_in_the_table_and_the_page_is_
         ))
         .await;
     place.has_stored(row, 40).await;
+    let asked = [("ROW", row.to_string()), ("BAD", bad.to_string())];
+    is_without_fault(&place, agent.address(), &asked).await;
+}
+
+#[tokio::test]
+async fn whoever_has_the_token_logs_in_with_a_browser_and_nobody_else() {
+    let place = Place::new().await;
+    let agent = agent_with(&place, &[("VISIT_PACER_TOKEN", TOKEN)]).await;
+    let asked = [("TOKEN", TOKEN.to_owned())];
+    is_without_fault(&place, agent.address(), &asked).await;
+}
+
+/// Runs the script in the browser; answers what it asks of the database.
+async fn is_without_fault(place: &Place, agent: SocketAddr, asked: &[(&str, String)]) {
+    let browser = BROWSERS.into_iter().find(|path| Path::new(path).exists());
+    let browser = browser.expect("a browser; install one: apt install chromium");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser");
+    install(&folder).await;
     let mut page = Command::new("node")
         .arg("page.mjs")
         .current_dir(&folder)
-        .env("DASHBOARD", format!("http://{}", agent.address()))
-        .env("ROW", row.to_string())
-        .env("BAD", bad.to_string())
+        .env("DASHBOARD", format!("http://{agent}"))
+        .envs(asked.iter().map(|(name, value)| (name, value)))
         .env("CHROMIUM", browser)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

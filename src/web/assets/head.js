@@ -17,7 +17,7 @@ export function wireHead() {
     clearTimeout(askedTimer);
     if (!paused && !asked) {
       asked = true;
-      button.textContent = "Pause all rows? Click again";
+      button.textContent = "Pause all? What falls due is stored after resuming. Click again";
       askedTimer = setTimeout(() => { asked = false; drawHead(); }, 5000);
       return;
     }
@@ -48,17 +48,21 @@ function banner(words, tone) {
 }
 
 export function drawHead() {
-  const lost = byId("lost");
-  lost.hidden = state.lostSince == null;
-  if (state.lostSince != null) {
-    lost.textContent = `The agent does not answer since ${f.time(state.lostSince)}: what you see is as it was then. Trying again…`;
+  const lost = state.lostSince != null;
+  byId("lost").hidden = !lost;
+  if (lost) {
+    byId("lost").textContent = `The agent does not answer since ${f.time(state.lostSince)}: what you see is as it was then. Trying again…`;
   }
   const head = state.head;
   if (!head) return;
   const { health, totals, lateness } = head;
-  put("tile-ready", health.ready ? "✓ ready" : "▼ not ready", health.ready ? "good" : "bad");
-  put("tile-database", health.database === "up" ? "✓ up" : "✖ away", health.database === "up" ? "good" : "bad");
-  put("tile-realtime", health.realtime === "live" ? "✓ live" : "▼ not live", health.realtime === "live" ? "good" : "warn");
+  if (lost) {
+    for (const tile of ["tile-ready", "tile-database", "tile-realtime"]) put(tile, "unknown", "warn");
+  } else {
+    put("tile-ready", health.ready ? "✓ ready" : "▼ not ready", health.ready ? "good" : "bad");
+    put("tile-database", health.database === "up" ? "✓ up" : "✖ away", health.database === "up" ? "good" : "bad");
+    put("tile-realtime", health.realtime === "live" ? "✓ live" : "▼ not live", health.realtime === "live" ? "good" : "warn");
+  }
   put("tile-rate", f.perSecond(totals.visits_per_second));
   put("tile-backlog", f.count(totals.backlog));
   put("tile-late", f.seconds(lateness.p99));
@@ -69,7 +73,7 @@ export function drawHead() {
   else if (!health.ready) said.push(`Not ready: ${health.unready.join("; ")}.`);
   const bad = said.length > 0;
   if (head.paused) {
-    said.push("Everything is paused (visit_pacer_control): nothing is stored. What falls due meanwhile drains afterwards.");
+    said.push("Everything is paused: nothing is stored. What falls due meanwhile drains afterwards.");
   }
   if (!bad && health.realtime !== "live") {
     said.push(`Realtime is not live: ${health.realtime}. Pacing goes on; edits are seen within two seconds.`);

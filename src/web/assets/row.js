@@ -32,14 +32,14 @@ const HTML = `
     <div class="edit-line"><button type="button" data-of="toggle"></button><span class="note" data-of="toggle-words"></span></div>
     <form class="edit-line" data-of="rate">
       <label>Rate <input name="visits" inputmode="decimal" required pattern="[0-9]+([.][0-9]{1,9})?" title="A number, with up to nine decimals" autocomplete="off"></label>
-      <label>visits a <select name="period"><option>second</option><option>minute</option><option>hour</option><option>day</option></select></label>
+      <label>visits a <select name="period" required><option value="">choose…</option><option>second</option><option>minute</option><option>hour</option><option>day</option></select></label>
       <button type="submit">Set rate</button>
-      <span class="note">Holds from that moment on; the past stays as it was.</span>
+      <span class="note" data-of="rate-words"></span>
     </form>
     <form class="edit-line" data-of="distribute">
       <label>Store <input name="visits" type="number" min="1" max="10000" value="50" required> visits now</label>
       <button type="submit">Store now</button>
-      <span class="note">For this partner, over its active rows; the rows then wait until their curves have caught up.</span>
+      <span class="note" data-of="distribute-words"></span>
     </form>
     <p class="problem" role="alert" data-of="problem" hidden></p>
     <p class="done" role="status" data-of="done"></p>
@@ -125,7 +125,7 @@ function drawFacts(row) {
   const now = state.head?.now;
   facts([
     ["Asked", f.pace(row)],
-    ["Measured", row.measured == null || row.status === "paused" ? "–" : `${f.measured(row)} / ${row.time_period}`],
+    ["Measured", row.measured == null || row.time_period == null || row.status === "paused" ? "–" : `${f.measured(row)} / ${row.time_period}`],
     ["Stored", `${f.count(row.distributed)} of ${f.count(row.total)}`],
     ["Due by now", f.count(row.due)],
     ["Owed", f.count(row.backlog)],
@@ -136,14 +136,26 @@ function drawFacts(row) {
   const readOnly = state.head?.read_only ?? false;
   part("edit").hidden = readOnly;
   part("read-only").hidden = !readOnly;
+  const invalid = row.status === "invalid";
   part("toggle").textContent = row.is_active ? "Pause this row" : "Resume this row";
+  part("toggle").disabled = invalid && !row.is_active;
   part("toggle-words").textContent = row.is_active
     ? "Stops at that commit; the time until it is resumed is not made up."
-    : "Goes on from where it is, without a burst.";
+    : invalid
+      ? "Resuming helps when the row is right: correct it here, in Studio or with psql."
+      : "Goes on from where it is, without a burst.";
+  part("rate-words").textContent = invalid
+    ? "What is wrong beside the rate is corrected in Studio, or with psql: update visit_distribution set … where id = …"
+    : "Holds from that moment on; the past stays as it was.";
+  const stores = ["active", "behind", "draining"].includes(row.status);
+  part("distribute").querySelector("button").disabled = !stores;
+  part("distribute-words").textContent = stores
+    ? "For this partner, over its active rows; the rows then wait until their curves have caught up."
+    : `Not while the row is ${row.status}.`;
   const form = part("rate");
   if (!open.draft && !form.contains(document.activeElement)) {
     form.elements.visits.value = row.visits_per_unit ?? "";
-    form.elements.period.value = row.time_period ?? "second";
+    form.elements.period.value = row.time_period ?? "";
   }
   part("distribute").hidden = row.partner_id == null;
 }
@@ -201,6 +213,11 @@ function sayLoad(problem) {
   part("load-problem").hidden = !problem;
 }
 
+// Beside the button that was pressed, where whoever pressed it looks.
+function sayAt(button) {
+  button.closest(".edit-line").after(part("problem"), part("done"));
+}
+
 function say(problem, done = "") {
   part("problem").textContent = problem;
   part("problem").hidden = !problem;
@@ -209,10 +226,12 @@ function say(problem, done = "") {
 
 async function attempt(button, edit, done) {
   say("");
+  sayAt(button);
   button.disabled = true;
   try {
     const answer = await edit();
-    say("", done(answer));
+    const { problem = "", words = "" } = done(answer);
+    say(problem, words);
     load();
   } catch (error) {
     say(error.message);
@@ -224,15 +243,17 @@ async function attempt(button, edit, done) {
 function toggle(event) {
   const row = state.rows.get(open.id);
   const pause = row.is_active;
-  attempt(event.target, () => (pause ? edits.pause(row.id) : edits.resume(row.id)), () => (pause ? "Paused." : "Resumed."));
+  attempt(event.target, () => (pause ? edits.pause(row.id) : edits.resume(row.id)), () => ({ words: pause ? "Paused." : "Resumed." }));
 }
 
 function setRate(event) {
   event.preventDefault();
   const { visits, period } = event.target.elements;
+  const consequence = hasty(state.rows.get(open.id), Number(visits.value), period.value);
+  if (consequence && !sure(event.submitter, `rate ${visits.value} ${period.value}`, `${consequence} Click again`)) return;
   attempt(event.submitter, () => edits.rate(open.id, visits.value.trim(), period.value), () => {
     open.draft = false;
-    return `The rate is ${visits.value.trim()} a ${period.value} from now on.`;
+    return { words: `The rate is ${visits.value.trim()} ${period.value === "hour" ? "an" : "a"} ${period.value} from now on.` };
   });
 }
 
@@ -241,17 +262,42 @@ function distribute(event) {
   const row = state.rows.get(open.id);
   const visits = event.target.elements.visits.valueAsNumber;
   const button = event.submitter;
-  // It cannot be taken back, so it takes a second click.
-  if (open.storing !== visits) {
-    open.storing = visits;
-    button.textContent = `Store ${f.count(visits)} now? Click again`;
-    setTimeout(() => {
-      if (open) open.storing = null;
-      button.textContent = "Store now";
-    }, 5000);
-    return;
+  // It cannot be taken back.
+  if (!sure(button, `store ${visits}`, `Store ${f.count(visits)} now? Click again`)) return;
+  attempt(button, () => edits.distribute(row.partner_id, visits), (answer) => {
+    const why = answer.message ? `: ${answer.message}.` : ".";
+    if (answer.added === 0) return { problem: `Nothing was stored${why}` };
+    return { words: `${f.count(answer.added)} ${answer.added === 1 ? "visit was" : "visits were"} stored${why}` };
+  });
+}
+
+const SECONDS = { second: 1, minute: 60, hour: 3600, day: 86400 };
+
+// What a change of the rate would do that one may not have meant; null where there is nothing of the kind.
+function hasty(row, visits, period) {
+  if (!row) return null;
+  const before = Number(row.visits_per_unit) / SECONDS[row.time_period];
+  const after = visits / SECONDS[period];
+  const left = row.total - row.distributed;
+  if (after > 0 && left > 0 && left / after < 60) return `The other ${f.count(left)} visits would be stored within a minute.`;
+  if (before > 0 && after > 10 * before) return `That is ${f.count(Math.round(after / before))} times the rate.`;
+  return null;
+}
+
+// Whether a button was pressed a second time, for the same thing, soon after the first.
+function sure(button, what, question) {
+  if (open.asked === what) {
+    open.asked = null;
+    button.textContent = open.label;
+    return true;
   }
-  open.storing = null;
-  button.textContent = "Store now";
-  attempt(event.submitter, () => edits.distribute(row.partner_id, visits), (answer) => `${f.count(answer.added)} visits were stored. ${answer.message ?? ""}`);
+  if (open.asked == null) open.label = button.textContent;
+  open.asked = what;
+  button.textContent = question;
+  setTimeout(() => {
+    if (open?.asked !== what) return;
+    open.asked = null;
+    button.textContent = open.label;
+  }, 5000);
+  return false;
 }

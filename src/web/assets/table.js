@@ -64,7 +64,9 @@ export function wireTable(open) {
 }
 
 function sortBy(key) {
-  view.down = view.sort === key ? !view.down : false;
+  // Of numbers the largest are looked for.
+  const numbers = COLUMNS.find((column) => column.key === key)?.number ?? false;
+  view.down = view.sort === key ? !view.down : numbers;
   view.sort = key;
   const cells = byId("grid-head").querySelectorAll("[role=columnheader]");
   COLUMNS.forEach((column, n) => {
@@ -118,7 +120,8 @@ function matches(row) {
   if (view.statuses.size && !view.statuses.has(row.status)) return false;
   if (!view.words) return true;
   return f.partner(row).toLowerCase().includes(view.words) || row.id.includes(view.words)
-    || (row.partner_id ?? "").includes(view.words);
+    || (row.partner_id ?? "").includes(view.words) || row.status.includes(view.words)
+    || (row.reason ?? "").toLowerCase().includes(view.words);
 }
 
 export function drawTable() {
@@ -265,6 +268,7 @@ function draw() {
     fillLine(made, view.sorted[at], at);
   });
   const grid = byId("grid");
-  if (view.sorted.length) grid.setAttribute("aria-activedescendant", `row-${view.cursor}`);
+  const drawn = view.cursor >= first && view.cursor < last;
+  if (drawn) grid.setAttribute("aria-activedescendant", `row-${view.cursor}`);
   else grid.removeAttribute("aria-activedescendant");
 }
