@@ -228,6 +228,7 @@ fn service(
         metrics_rows: RowsAsked::default(),
         listener,
         access,
+        export: None,
         snapshot,
     })
 }

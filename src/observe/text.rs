@@ -8,7 +8,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::{Family, Series, Value};
+use super::{Family, PREFIX, Series, Value};
 
 /// What a scraper accepts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,7 +42,7 @@ impl Format {
 pub fn render(ours: Vec<Family>, process: Vec<Family>, format: Format) -> String {
     let mut registry = Registry::default();
     registry
-        .sub_registry_with_prefix("visit_pacer")
+        .sub_registry_with_prefix(PREFIX)
         .register_collector(Box::new(Families(ours)));
     registry.register_collector(Box::new(Families(process)));
     let mut text = String::new();

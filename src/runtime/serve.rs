@@ -22,9 +22,10 @@ use super::snapshot::Snapshot;
 use super::words::{Said, Voice};
 use crate::domain::policy::PacedRetry;
 use crate::domain::way::{Following, ListenBy};
+use crate::observe::otlp::Export;
 use crate::observe::recent::Recent;
 use crate::observe::text::{Format, render};
-use crate::observe::{Metrics, RowsAsked, process};
+use crate::observe::{Family, Metrics, RowsAsked, process};
 use crate::postgres::chores::Identity;
 use crate::postgres::fault::Fault;
 use crate::postgres::link::{Database, Link, within};
@@ -50,6 +51,8 @@ pub struct Service {
     pub listener: TcpListener,
     /// Who may see them.
     pub access: Access,
+    /// Where the metrics are pushed to.
+    pub export: Option<Export>,
     /// Where the state is shown.
     pub snapshot: watch::Sender<Snapshot>,
 }
@@ -83,13 +86,14 @@ pub async fn serve(service: Service, shutdown: CancellationToken) -> anyhow::Res
     let metrics = Metrics::default();
     let identity = identity();
     let mut voice = Voice::new(Recent::default());
-    let scrape = Scrape {
+    let scrape = Arc::new(Scrape {
         seen: seen.clone(),
         clock,
         metrics: metrics.clone(),
         database: service.database.clone(),
         always: service.metrics_rows,
-    };
+    });
+    let exporter = Exporter::start(service.export, identity.id, Arc::clone(&scrape));
     let (desk, asks) = desk(service.access);
     let pages = pages(seen.clone(), clock, scrape, (waits_for.clone(), desk));
     let about = About {
@@ -130,18 +134,15 @@ pub async fn serve(service: Service, shutdown: CancellationToken) -> anyhow::Res
             identity,
             clock,
         };
-        driver::run(
-            config,
-            Windows {
-                snapshot: service.snapshot,
-                metrics,
-                voice,
-            },
-            shutdown,
-        )
-        .await?;
+        let windows = Windows {
+            snapshot: service.snapshot,
+            metrics,
+            voice,
+        };
+        driver::run(config, windows, shutdown).await?;
         info!("stopped");
     }
+    exporter.stop().await;
     // Systemd is told of the stop.
     while notifier.join_next().await.is_some() {}
     web_shutdown.cancel();
@@ -273,10 +274,37 @@ impl Scrape {
         } else {
             rows
         };
+        render(self.families(rows), process::families(), format)
+    }
+
+    fn families(&self, rows: &RowsAsked) -> Vec<Family> {
         let snapshot = self.seen.borrow().clone();
         let mut families = readings(&snapshot, self.clock.now(), self.database.open(), rows);
         families.extend(self.metrics.families());
-        render(families, process::families(), format)
+        families
+    }
+}
+
+/// Pushes the metrics, where that is asked for, until it is stopped.
+struct Exporter {
+    task: JoinSet<()>,
+    stop: CancellationToken,
+}
+
+impl Exporter {
+    fn start(export: Option<Export>, agent: Uuid, scrape: Arc<Scrape>) -> Self {
+        let (mut task, stop) = (JoinSet::new(), CancellationToken::new());
+        if let Some(export) = export {
+            let families = move || scrape.families(&scrape.always);
+            task.spawn(export.run(agent, families, stop.clone()));
+        }
+        Self { task, stop }
+    }
+
+    /// The last push tells how it all ended.
+    async fn stop(mut self) {
+        self.stop.cancel();
+        while self.task.join_next().await.is_some() {}
     }
 }
 
@@ -294,7 +322,7 @@ fn desk(access: Access) -> (Desk, mpsc::Receiver<Ask>) {
 fn pages(
     seen: watch::Receiver<Snapshot>,
     clock: Clock,
-    scrape: Scrape,
+    scrape: Arc<Scrape>,
     (waits_for, desk): (watch::Receiver<String>, Desk),
 ) -> Pages {
     let turned = seen.clone();
