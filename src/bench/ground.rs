@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{
+    AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection, Row as _,
+};
 use url::Url;
 use uuid::Uuid;
 
@@ -210,12 +213,16 @@ impl Ground {
         if !there {
             return Ok(false);
         }
-        for setting in CRON_SETTINGS {
-            connection.execute(*setting).await.context("load pg_cron")?;
-        }
         connection.close().await?;
-        server.stop(StopMode::Fast).await?;
-        server.start_again().await?;
+        // The second one is known only where the first has been loaded.
+        for setting in CRON_SETTINGS {
+            let url = Secret::new(server.url("postgres"));
+            let mut connection = connect(&url).await?;
+            connection.execute(*setting).await.context("load pg_cron")?;
+            connection.close().await?;
+            server.stop(StopMode::Fast).await?;
+            server.start_again().await?;
+        }
         let mut connection = connect(&self.url(None)?).await?;
         connection
             .execute("create extension if not exists pg_cron")
@@ -260,7 +267,10 @@ async fn embedded() -> anyhow::Result<Place> {
 
 /// A connection of the bench.
 pub async fn connect(url: &Secret) -> anyhow::Result<PgConnection> {
-    let connecting = PgConnection::connect(url.expose());
+    let options: PgConnectOptions = url.expose().parse()?;
+    // Questions about a million rows take their time.
+    let options = options.disable_statement_logging();
+    let connecting = PgConnection::connect_with(&options);
     let connected = tokio::time::timeout(CONNECT_WITHIN, connecting).await;
     connected
         .context("the database does not answer")?

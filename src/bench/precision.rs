@@ -106,6 +106,9 @@ pub async fn measure(
         }
     }
     let pgbench = pgbench(ground, &mut table, seconds).await?;
+    table.notes.push(
+        "Transactions and the server's CPU include those of the Realtime server beside the agent and the script.".to_owned(),
+    );
     aims(&mut table, &all, &pgbench);
     let of_a_thousand = all.into_iter().filter(|seen| seen.rows == 1_000);
     let mut curves: Vec<(String, Spread)> = of_a_thousand

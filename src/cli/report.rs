@@ -114,13 +114,14 @@ async fn read(connection: &mut Connection, args: &Args) -> anyhow::Result<Report
         .map_err(Fault::from)?;
     let partner = series::partners(connection).await.map_err(Fault::from)?;
     let partner = partner.into_iter().find(|(id, _)| *id == row.partner_id);
+    let partner = partner.and_then(|(_, name)| name);
     let at = admin::clock(connection).await.map_err(Fault::from)?;
     let before = series::before(connection, id, from)
         .await
         .map_err(Fault::from)?;
     Ok(Report::new(svg::Said {
         id,
-        partner: partner.map_or_else(|| row.partner_id.to_string(), |(_, name)| name),
+        partner: partner.unwrap_or_else(|| row.partner_id.to_string()),
         made_at: at.into(),
         steps: steps(&history, &stored, (from, to), step),
         step_us: step,

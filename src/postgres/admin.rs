@@ -56,8 +56,16 @@ pub struct StatusRow {
 /// Rows that one look returns at the most.
 pub const STATUS_ROWS_MAX: i64 = 10_000;
 
-/// The status of the rows, the ones that run first.
+/// The status of the rows, the ones that need somebody first.
 pub async fn status(connection: &mut Connection) -> Result<Vec<StatusRow>, sqlx::Error> {
+    status_of(connection, None).await
+}
+
+/// … of these rows, or of all.
+pub async fn status_of(
+    connection: &mut Connection,
+    only: Option<&[Uuid]>,
+) -> Result<Vec<StatusRow>, sqlx::Error> {
     const STATUS: &str = r#"
       select s.id, s.partner_id, to_jsonb(p) ->> 'name' as partner, s.status, s.reason,
              v.visits_per_unit::text || ' a ' || v.time_period::text as pace,
@@ -74,11 +82,13 @@ pub async fn status(connection: &mut Connection) -> Result<Vec<StatusRow>, sqlx:
         from public.visit_distribution_status s
         join public.visit_distribution v on v.id = s.id
         left join public.partners p on p.id = s.partner_id
+       where $2::uuid[] is null or s.id = any ($2)
        order by array_position(array['behind','invalid','draining','active','scheduled','paused','ended','completed'], s.status),
                 v.created_at desc, s.id
        limit $1"#;
     let rows = sqlx::query(STATUS)
         .bind(STATUS_ROWS_MAX)
+        .bind(only)
         .fetch_all(connection)
         .await?;
     rows.iter()

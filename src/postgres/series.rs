@@ -92,16 +92,18 @@ pub async fn seconds(
         .collect()
 }
 
-/// Names of partners, where the user's table has them.
-pub async fn partners(connection: &mut Connection) -> Result<Vec<(Uuid, String)>, sqlx::Error> {
-    /// Partners that are named at the most.
-    const PARTNERS_MAX: i64 = 20_000;
-    let rows = sqlx::query(
-        "select id, name from (select p.id, to_jsonb(p) ->> 'name' as name from public.partners p limit $1) n where name is not null",
-    )
-    .bind(PARTNERS_MAX)
-    .fetch_all(connection)
-    .await?;
+/// Partners that are read at the most.
+pub const PARTNERS_MAX: usize = 20_000;
+
+/// Partners, with their names where the user's table has them.
+pub async fn partners(
+    connection: &mut Connection,
+) -> Result<Vec<(Uuid, Option<String>)>, sqlx::Error> {
+    let rows =
+        sqlx::query("select p.id, to_jsonb(p) ->> 'name' as name from public.partners p limit $1")
+            .bind(i64::try_from(PARTNERS_MAX).unwrap_or(i64::MAX))
+            .fetch_all(connection)
+            .await?;
     rows.iter()
         .map(|row| Ok((row.try_get("id")?, row.try_get("name")?)))
         .collect()

@@ -14,12 +14,13 @@ use super::reasons;
 use super::snapshot::{Snapshot, WayState};
 use crate::domain::meter::Meter;
 use crate::domain::time::{DbTime, Mono};
-use crate::domain::timetable::{Look, Pace, Status};
+use crate::domain::timetable::{Look, Pace, Stall, Status};
 use crate::domain::way::Way;
 use crate::observe::Metrics;
 use crate::observe::recent::Recent;
 use crate::postgres::admin::{AgentRow, StatusRow};
 use crate::postgres::chores::Identity;
+use crate::postgres::series::PARTNERS_MAX;
 use crate::web::api::Frame;
 use crate::web::view::{
     AboutAgent, AgentView, Bucket, Changed, Course, EventView, Head, HealthView, Lateness,
@@ -33,12 +34,21 @@ const NANO_PER_SECOND: f64 = 86_400e9;
 /// What only the database knows, as last read.
 #[derive(Clone, Default)]
 pub struct Facts {
-    /// Names of partners.
-    pub partners: BTreeMap<Uuid, Text>,
+    /// The partners, with their names.
+    pub partners: BTreeMap<Uuid, Option<Text>>,
     /// The agents.
     pub agents: Vec<AgentRow>,
-    /// Every row, where other agents have some.
+    /// Every row, where other agents have some; else the bad ones.
     pub others: Vec<StatusRow>,
+}
+
+impl Facts {
+    /// The row's partner, where there certainly is none of that id.
+    fn is_without_partner(&self, look: &Look) -> Option<Uuid> {
+        let all_are_known = (1..PARTNERS_MAX).contains(&self.partners.len());
+        let partner = look.partner_id?;
+        (all_are_known && !self.partners.contains_key(&partner)).then_some(partner)
+    }
 }
 
 /// What does not change while the agent runs, and what it measures.
@@ -131,10 +141,24 @@ impl Board {
             });
             self.meter.take(at, counted)
         });
+        let read: BTreeMap<Uuid, &StatusRow> =
+            facts.others.iter().map(|row| (row.id, row)).collect();
         let ours = looks().map(|look| {
-            let terms = self.terms(look, facts);
+            let terms = match read.get(&look.id) {
+                // The agent keeps nothing of a bad row; the view has what can be read of it.
+                Some(row) if look.partner_id.is_none() => Terms {
+                    agent: Some(self.me.clone()),
+                    ..others_row(row).terms
+                },
+                Some(_) | None => self.terms(look, facts),
+            };
             let measured = measured.get(&look.id).copied();
-            let course = course(look, snapshot.paused, measured);
+            let mut course = course(look, snapshot.paused, measured);
+            if look.stall == Some(Stall::Locked)
+                && let Some(partner) = facts.is_without_partner(look)
+            {
+                course.reason = Some(reasons::no_partner(partner).as_str().into());
+            }
             (look.id, Row { terms, course })
         });
         let mut rows: BTreeMap<Uuid, Row> = ours.collect();
@@ -151,7 +175,7 @@ impl Board {
             partner_id: look.partner_id,
             partner: look
                 .partner_id
-                .and_then(|partner| facts.partners.get(&partner).cloned()),
+                .and_then(|partner| facts.partners.get(&partner).cloned().flatten()),
             asked: pace.map(|pace| float(pace.slope) / NANO_PER_SECOND),
             visits_per_unit: pace.map(Pace::visits_per_unit),
             time_period: pace.map(|pace| pace.time_period().to_owned()),
@@ -364,7 +388,8 @@ fn others_row(row: &StatusRow) -> Row {
         },
         course: Course {
             status: row.status.as_str().into(),
-            reason: row.reason.as_deref().map(Into::into),
+            reason: reasons::of_view(row.status.as_str(), row.reason.as_deref())
+                .map(|why| why.as_str().into()),
             measured: None,
             due: row.due.unwrap_or(0),
             distributed: row.distributed.unwrap_or(0),

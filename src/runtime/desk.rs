@@ -36,6 +36,8 @@ const QUESTIONS_WAITING: usize = 32;
 const IDLE_AFTER: Duration = Duration::from_secs(60);
 /// What only the database knows is read again so often while somebody watches.
 const FACTS_EVERY: Duration = Duration::from_secs(5);
+/// Bad rows that are read for what can be shown of them.
+const BAD_MAX: usize = 500;
 /// Names of partners are read again so often.
 const PARTNERS_EVERY: Duration = Duration::from_secs(30);
 /// A row's seconds that are shown at first.
@@ -92,11 +94,13 @@ pub async fn serve(
 }
 
 /// What the clerk is to find out by itself.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, PartialEq, Eq, Default)]
 struct Watching {
     watched: bool,
     /// Other agents have rows, no more than can be shown.
     shared: bool,
+    /// Rows of which the agent itself knows no more than that they are bad.
+    bad: Vec<Uuid>,
 }
 
 fn look(
@@ -110,13 +114,16 @@ fn look(
     let snapshot = seen.borrow().clone();
     let shared = snapshot.rows_owned < snapshot.rows && snapshot.rows <= ROWS_PER_LOOK;
     if live {
+        let bad = snapshot.survey.looks.iter();
+        let bad = bad.filter(|look| look.partner_id.is_none()).take(BAD_MAX);
+        let wanted = Watching {
+            watched: true,
+            shared,
+            bad: bad.map(|look| look.id).collect(),
+        };
         watched.send_if_modified(|watching| {
-            let changed = !watching.watched || watching.shared != shared;
-            *watching = Watching {
-                watched: true,
-                shared,
-            };
-            changed
+            let before = std::mem::replace(watching, wanted);
+            before != *watching
         });
     }
     let facts = facts.borrow().clone();
@@ -194,7 +201,7 @@ async fn clerk(
                     link.close().await;
                     continue;
                 }
-                let watching = *watched.borrow();
+                let watching = watched.borrow().clone();
                 let partners = next_partners <= Instant::now();
                 read_facts(&mut link, &facts, watching, partners).await;
                 let now = Instant::now();
@@ -221,15 +228,17 @@ async fn read_facts(
         let agents = admin::agents(connection).await?;
         let others = if watching.shared {
             admin::status(connection).await?
-        } else {
+        } else if watching.bad.is_empty() {
             Vec::new()
+        } else {
+            admin::status_of(connection, Some(&watching.bad)).await?
         };
         let partners = if partners {
             let names = series::partners(connection).await?;
             let named = names
                 .into_iter()
-                .map(|(id, name)| (id, Text::from(name.as_str())));
-            named.collect::<BTreeMap<Uuid, Text>>()
+                .map(|(id, name)| (id, name.map(|name| Text::from(name.as_str()))));
+            named.collect::<BTreeMap<Uuid, Option<Text>>>()
         } else {
             before.partners.clone()
         };

@@ -153,7 +153,7 @@ async fn each_row_is_shown_with_what_it_asks_what_it_has_and_why_it_is_not_on_it
         .sees(row, "everything paused", |row| row["reason"] != Value::Null)
         .await;
     let why = shown["reason"].as_str().expect("a reason");
-    assert!(why.contains("visit_pacer_control"), "{why}");
+    assert!(why.contains("Everything is paused"), "{why}");
     place
         .edit("update visit_pacer_control set paused = false")
         .await;
@@ -185,6 +185,47 @@ async fn each_row_is_shown_with_what_it_asks_what_it_has_and_why_it_is_not_on_it
     visitor
         .sees(row, "active again", |row| row["status"] == "active")
         .await;
+}
+
+#[tokio::test]
+async fn of_a_bad_row_all_that_can_be_read_is_shown_and_a_row_whose_partner_is_gone_says_so() {
+    let place = Place::new().await;
+    let agent = place.agent().await;
+    let visitor = Visitor::of(&agent);
+    let bad = place.insert(4_321, "30 a minute", "null").await;
+    let left = place.insert(1_000, "5 a second", "null").await;
+    place
+        .edit(format!(
+            "alter table visit_distribution disable trigger all;
+             update visit_distribution set visits_per_unit = 'NaN', config_version = config_version + 1 where id = '{bad}';
+             alter table visit_distribution enable trigger all"
+        ))
+        .await;
+    // While somebody watches.
+    let events = format!("{}/api/events", visitor.base);
+    let watched = visitor.client.get(events).send().await.expect("a stream");
+    let shown = visitor
+        .sees(bad, "what can be read", |row| row["total"] == 4_321)
+        .await;
+    assert_eq!(shown["status"], "invalid");
+    assert_eq!(shown["partner_id"], json!(place.partner));
+    assert_eq!(shown["time_period"], "minute");
+    assert_eq!(shown["is_active"], true);
+
+    place
+        .edit(format!(
+            "begin; set local session_replication_role = replica;
+             insert into partners (id) values (gen_random_uuid());
+             update visit_distribution set partner_id = '00000000-0000-4000-8000-00000000dead' where id = '{left}'; commit"
+        ))
+        .await;
+    visitor
+        .sees(left, "no partner", |row| {
+            let why = row["reason"].as_str().unwrap_or("");
+            why.contains("00000000-0000-4000-8000-00000000dead does not exist in partners")
+        })
+        .await;
+    drop(watched);
 }
 
 #[tokio::test]

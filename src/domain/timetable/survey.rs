@@ -17,7 +17,7 @@ pub struct Survey {
     pub by_status: BTreeMap<Status, usize>,
     /// Rows that do not get what is due, by what keeps them.
     pub stalled: BTreeMap<Stall, usize>,
-    /// Due and not distributed, all rows together.
+    /// Due and not distributed, of all rows that may still get it.
     pub backlog: i64,
     /// Rows by id: all of them, or the first [`ROWS_PER_LOOK`] that are off their pace and then as many others as fit.
     pub looks: Vec<Look>,
@@ -53,7 +53,9 @@ impl Round {
         if let Some(stall) = look.stall {
             *counted.stalled.entry(stall).or_insert(0) += 1;
         }
-        counted.backlog += look.backlog();
+        if look.status != Status::Ended {
+            counted.backlog += look.backlog(); // what was given up is owed no more
+        }
         let of_its_kind = if look.is_off_pace() {
             &mut self.off_pace
         } else {

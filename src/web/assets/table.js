@@ -226,7 +226,8 @@ function fillLine(line, row, at) {
   line.status.className = `status ${status.tone}`;
   put(line.shape, status.shape);
   put(line.word, row.status);
-  put(line.why, row.status === "active" ? "" : row.reason ?? "");
+  put(line.why, row.reason ?? "");
+  line.why.title = row.reason ?? "";
   put(line.cells.asked, f.pace(row));
   put(line.cells.measured, f.measured(row));
   const whole = Math.max(1, row.total);
