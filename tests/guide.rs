@@ -8,6 +8,7 @@ mod adoption;
 mod cron;
 mod functions;
 mod own_tables;
+mod partitions;
 mod retention;
 mod same_rules;
 mod statements;

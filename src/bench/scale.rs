@@ -79,7 +79,100 @@ pub async fn measure(ground: &mut Ground, seconds: u32) -> anyhow::Result<Vec<Ta
             5.0,
         );
     }
-    Ok(vec![table])
+    Ok(vec![table, shared(ground, time).await?])
+}
+
+/// Rows that several agents share, a visit a second each.
+const SHARED: u32 = 10_000;
+const EACH_SECOND: &[(&str, &str)] = &[("second", "1")];
+
+/// One load, and one, two and four agents for it.
+async fn shared(ground: &mut Ground, time: Duration) -> anyhow::Result<Table> {
+    let mut table = Table::new(
+        "Agents that share 10,000 rows of a visit a second",
+        &[
+            "agents",
+            "visits/s",
+            "memory of all, MiB",
+            "CPU of all, %",
+            "server's CPU, %",
+            "transactions/s",
+        ],
+    );
+    for count in [1, 2, 4] {
+        let mut field = ground.field().await?;
+        let realtime = field.realtime().await?;
+        let rows = Rows {
+            count: SHARED,
+            rates: EACH_SECOND,
+            start_in: -1,
+            active: true,
+        };
+        field.rows(rows).await?;
+        let mut agents = Vec::new();
+        for _ in 0..count {
+            agents.push(Program::agent(&field, realtime.as_ref(), TOLD)?);
+        }
+        for agent in &mut agents {
+            agent.ready().await?;
+        }
+        tokio::time::sleep(SETTLES).await;
+        let before = together(ground, &agents, &mut field).await?;
+        tokio::time::sleep(time).await;
+        let after = together(ground, &agents, &mut field).await?;
+        let seconds = time.as_secs_f64();
+        let rate = |after: i64, before: i64| -> anyhow::Result<f64> {
+            Ok(f64::from(i32::try_from(after - before)?) / seconds)
+        };
+        let percent = |used: Duration| 100.0 * used.as_secs_f64() / seconds;
+        let server = after.server.zip(before.server);
+        table.rows.push(vec![
+            Cell::whole(count),
+            Cell::Number(rate(after.visits, before.visits)?, 0),
+            Cell::Number(after.memory / 1_048_576.0, 1),
+            Cell::Number(percent(after.cpu.saturating_sub(before.cpu)), 1),
+            server.map_or(Cell::None, |(after, before)| {
+                Cell::Number(percent(after.saturating_sub(before)), 1)
+            }),
+            Cell::Number(rate(after.transactions, before.transactions)?, 1),
+        ]);
+        for agent in agents {
+            agent.stop().await?;
+        }
+        if let Some((mut server, _)) = realtime {
+            server.stop().await;
+        }
+        ground.clear(field).await?;
+    }
+    Ok(table)
+}
+
+/// What agents and their server have used and done so far.
+struct Together {
+    cpu: Duration,
+    memory: f64,
+    server: Option<Duration>,
+    visits: i64,
+    transactions: i64,
+}
+
+async fn together(
+    ground: &Ground,
+    agents: &[Program],
+    field: &mut Field,
+) -> anyhow::Result<Together> {
+    let (mut cpu, mut memory) = (Duration::ZERO, 0.0);
+    for agent in agents {
+        cpu += agent.cpu()?;
+        memory += f64::from(u32::try_from(agent.memory()? / 1024)?) * 1024.0;
+    }
+    Ok(Together {
+        cpu,
+        memory,
+        server: ground.server_pid().map(cpu_of_server).transpose()?,
+        visits: stored(field).await?,
+        transactions: field.transactions().await?,
+    })
 }
 
 /// What was seen of an agent.

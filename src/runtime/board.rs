@@ -29,6 +29,8 @@ use crate::web::view::{
 
 /// Visits of the whole agent are measured over so many looks.
 const LOOKS: usize = 6;
+/// Of a slower row, in visits a second, a minute holds too few for a measurement to mean anything.
+const MEASURED_FROM: f64 = 0.2;
 const NANO_PER_SECOND: f64 = 86_400e9;
 
 /// What only the database knows, as last read.
@@ -153,6 +155,8 @@ impl Board {
                 Some(_) | None => self.terms(look, facts),
             };
             let measured = measured.get(&look.id).copied();
+            let measured =
+                measured.filter(|_| terms.asked.is_none_or(|asked| asked >= MEASURED_FROM));
             let mut course = course(look, snapshot.paused, measured);
             if look.stall == Some(Stall::Locked)
                 && let Some(partner) = facts.is_without_partner(look)

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use crate::domain::timetable::{Look, Stall, Status};
 
 const LOCKED: &str = "Another transaction holds this row or its partner, so its visits wait; they come when it commits or rolls \
-                      back. To find it: select pid, usename, query from pg_stat_activity where state = 'idle in transaction'.";
+                      back. To find it: select pid, usename, state, query from pg_stat_activity where xact_start < now() - interval '5 s'.";
 const BUCKET: &str = "Catching up: what fell due in an interruption is stored at catch_up times the pace (2 unless set), not in \
                       one burst. Nothing to do; a greater catch_up in the row is quicker.";
 const BOUND: &str = "All rows together ask for more than this agent may store a second, so they share what there is. Start the \
@@ -42,7 +42,7 @@ pub fn reason(look: &Look, everything_paused: bool) -> Option<String> {
         )),
         Status::Paused => Some(PAUSED.to_owned()),
         Status::Scheduled if pace.is_some_and(|pace| pace.start.is_some()) => {
-            Some("It begins at start_time.".to_owned())
+            Some("It has not begun: start_time is yet to come.".to_owned())
         }
         Status::Scheduled if pace.is_some() => {
             Some("start_time is null, so it never begins. Set start_time.".to_owned())
