@@ -1,8 +1,12 @@
 //! The page's files, in the binary: nothing is read from a disk, and nothing comes from elsewhere.
 
-use axum::extract::Path;
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Response};
+
+use super::guard::Access;
 
 struct Asset {
     name: &'static str,
@@ -23,7 +27,7 @@ macro_rules! asset {
     };
 }
 
-const INDEX: Asset = asset!("index.html", "text/html; charset=utf-8");
+const INDEX: &str = include_str!("assets/index.html");
 const LOGIN: Asset = asset!("login.html", "text/html; charset=utf-8");
 
 /// uPlot (`uplot.*`) is as npm has it, with its licence; the rest is ours.
@@ -44,9 +48,25 @@ const ASSETS: &[Asset] = &[
     asset!("UPLOT-LICENSE", "text/plain; charset=utf-8"),
 ];
 
+/// A page that says why something is refused, at `{why}`.
+const REFUSED: &str = include_str!("assets/refused.html");
+/// Of what makes sense only to who has logged in.
+const UNLESS_TOKEN: &str = " hidden data-unless-token";
+
 /// `/`
-pub async fn index() -> Response {
-    served(&INDEX)
+pub async fn index(State(access): State<Arc<Access>>) -> Response {
+    let page = if access.token.is_some() {
+        INDEX.replace(UNLESS_TOKEN, "")
+    } else {
+        INDEX.to_owned()
+    };
+    // Another version of the program has another one.
+    ([(header::CACHE_CONTROL, "no-cache")], Html(page)).into_response()
+}
+
+/// To people, in words of ours.
+pub fn refused(status: StatusCode, why: &'static str) -> Response {
+    (status, Html(REFUSED.replace("{why}", why.trim_end()))).into_response()
 }
 
 /// `/login`
@@ -72,4 +92,15 @@ fn served(asset: &Asset) -> Response {
         asset.bytes,
     )
         .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_have_the_places_that_are_filled_in() {
+        assert_eq!(INDEX.matches(UNLESS_TOKEN).count(), 1);
+        assert_eq!(REFUSED.matches("{why}").count(), 1);
+    }
 }

@@ -20,6 +20,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tokio::time::Instant;
 
+use super::assets;
 use super::failures::Failures;
 use super::token::{self, COOKIE_SECONDS};
 use crate::domain::secret::Secret;
@@ -117,12 +118,12 @@ fn now() -> u64 {
 /// The one way in.
 pub async fn guard(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
     let refused = refusal(&access, &request, now());
-    let page = request.uri().path() == "/";
+    let path = request.uri().path();
+    let (home, page) = (path == "/", matches!(path, "/" | "/login" | "/logout"));
     let mut response = match refused {
         None => next.run(request).await,
-        Some(StatusCode::UNAUTHORIZED) if page => {
-            (StatusCode::SEE_OTHER, [(header::LOCATION, "/login")]).into_response()
-        }
+        Some(StatusCode::UNAUTHORIZED) if home => to("/login", None),
+        Some(status) if page => assets::refused(status, reason(status)),
         Some(status) => (status, reason(status)).into_response(),
     };
     harden(response.headers_mut());
@@ -144,10 +145,16 @@ fn refusal(access: &Access, request: &Request, now: u64) -> Option<StatusCode> {
 }
 
 /// A browser says where a request comes from; what is no browser has no page that could be another's.
+///
+/// `Origin: null` is what a sandboxed frame says, and also our own page where something withholds its name. `Sec-Fetch-Site`,
+/// which no page can write, tells them apart: the frame is `cross-site`.
 fn is_same_origin(headers: &HeaderMap, host: &str) -> bool {
     let site = text(headers, &HeaderName::from_static("sec-fetch-site"));
     let origin = text(headers, &header::ORIGIN);
     let same_host = |origin: &str| origin.split_once("://").is_some_and(|(_, at)| at == host);
+    if origin == Some("null") {
+        return site == Some("same-origin");
+    }
     site.is_none_or(|site| matches!(site, "same-origin" | "none")) && origin.is_none_or(same_host)
 }
 
@@ -197,7 +204,7 @@ pub async fn log_in(
     };
     if !access.failures().allow(peer.ip(), Instant::now()) {
         let words = "too many logins failed; try again in a minute\n";
-        return (StatusCode::TOO_MANY_REQUESTS, words).into_response();
+        return assets::refused(StatusCode::TOO_MANY_REQUESTS, words);
     }
     let mut fields = url::form_urlencoded::parse(&body);
     let given = fields.find(|(name, _)| name == "token");
@@ -310,6 +317,16 @@ mod tests {
             ("sec-fetch-site", "same-site"),
         ] {
             refused(&access, &[host, other], Some(StatusCode::FORBIDDEN));
+        }
+        let null = ("origin", "null");
+        refused(
+            &access,
+            &[host, null, ("sec-fetch-site", "same-origin")],
+            None,
+        );
+        for site in ["cross-site", "same-site", "none"] {
+            let no = Some(StatusCode::FORBIDDEN);
+            refused(&access, &[host, null, ("sec-fetch-site", site)], no);
         }
     }
 

@@ -105,16 +105,28 @@ async function login(browser) {
     const page = await context.newPage();
     page.setDefaultTimeout(60000);
     await page.goto(DASHBOARD);
+    await soundFor(page, `login, ${viewport.width} pixels`);
     await page.getByLabel("Token").fill("not the token of this agent");
     await page.getByRole("button", { name: "Log in" }).click();
     await page.getByText("That is not this agent's token.").waitFor();
-    await soundFor(page, "a refused login");
+    await soundFor(page, `a refused login, ${viewport.width} pixels`);
     await page.getByLabel("Token").fill(TOKEN);
     await page.keyboard.press("Enter");
     await page.getByText("✓ ready").waitFor();
     const wide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth + 1);
     check(!wide, `${viewport.width} pixels: wider than the screen`);
     await soundFor(page, `rows, ${viewport.width} pixels`);
+    await page.getByRole("button", { name: "Log out" }).click();
+    await page.getByLabel("Token").waitFor();
+    await page.goto(DASHBOARD);
+    check(new URL(page.url()).pathname === "/login", "after the logout, the login is asked for again");
+    // Another site's form, as a browser sends it.
+    await page.goto("about:blank");
+    await page.setContent(`<form method="post" action="${DASHBOARD}/login"><input name="token"><button>Go</button></form>`);
+    await page.getByRole("button", { name: "Go" }).click();
+    await page.getByText("a page of another origin may not change anything here").waitFor();
+    check(await page.title() === "Refused · visit-pacer", "a refusal is a page");
+    await soundFor(page, "another site's form is refused");
     await context.close();
   }
 }
