@@ -1,11 +1,11 @@
-// A browser before a running agent: URL in DASHBOARD, rows in ROW (it runs) and BAD (it is invalid), SQL asked of the test over
-// standard output and answered on standard input. With TOKEN it is what the login is about, and nothing else. Each line that is said is JSON; it ends with {"done": true}.
+// A browser before a running agent: URL in DASHBOARD, rows in ROW (it runs), BAD (its time_period is not one) and LOST (it has no
+// total), SQL asked of the test over standard output and answered on standard input. With TOKEN it is what the login is about, and nothing else. Each line that is said is JSON; it ends with {"done": true}.
 import { createInterface } from "node:readline";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { chromium } from "playwright-core";
 
-const { DASHBOARD, ROW, BAD, TOKEN, CHROMIUM } = process.env;
+const { DASHBOARD, ROW, BAD, LOST, TOKEN, CHROMIUM } = process.env;
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const answers = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 
@@ -47,31 +47,51 @@ async function soundFor(page, where) {
   }
 }
 
+// Where whoever pressed the button looks.
+async function answered(page, words) {
+  const answer = page.locator("#row .done, #row .problem").getByText(words);
+  await answer.waitFor();
+  const { y, height } = await answer.boundingBox();
+  check(y >= 0 && y + height <= page.viewportSize().height, `the answer ${words} is in the window`);
+}
+
 async function edits(browser) {
-  const page = await open(browser, { viewport: { width: 1280, height: 800 } });
+  const page = await open(browser, { viewport: { width: 1440, height: 900 } });
   const first = page.locator(".grid-row.body:not([hidden])").first();
   await first.getByText("invalid").waitFor();
   await page.getByLabel("Search by partner or id").fill(ROW.slice(0, 8));
   await page.locator(".grid-row.body:not([hidden])").first().click();
   await page.getByRole("button", { name: "Pause this row" }).click();
-  await page.getByText("Paused.", { exact: true }).waitFor();
+  await answered(page, "Paused.");
   const paused = await ask(`select count(*)::text from store_visits where distribution_id = '${ROW}'`);
   check(await ask(`select is_active::text from visit_distribution where id = '${ROW}'`) === "false", "paused in the table");
   await page.locator("#row .why-line .word").getByText("paused").waitFor();
   await ask("select 'three seconds, in each of which the row would fire' from pg_sleep(3)");
   check(await ask(`select count(*)::text from store_visits where distribution_id = '${ROW}'`) === paused, "nothing is stored after the pause");
 
+  await page.locator("#row").getByText("Not while the row is paused: resume it first.").waitFor();
+  check(await page.getByRole("button", { name: "Store now" }).isDisabled(), "nothing can be stored for a paused row");
+
+  await page.getByLabel("Rate").fill("5000000");
+  await page.getByRole("button", { name: "Set rate" }).click();
+  await page.getByRole("button", { name: /^20 → 5,000,000 a second: the other [0-9,]+ visits would be stored within seconds. Click again$/ }).waitFor();
+  check(await ask(`select visits_per_unit || ' ' || time_period from visit_distribution where id = '${ROW}'`) === "20 second", "a rate that is asked about is not set yet");
   await page.getByLabel("Rate").fill("7.5");
   await page.getByLabel("visits a").selectOption("second");
-  await page.getByRole("button", { name: "Set rate" }).click();
-  await page.getByText("The rate is 7.5 a second").waitFor();
+  await page.locator("#row form").first().getByRole("button").click();
+  await answered(page, "The rate is 7.5 a second");
   check(await ask(`select visits_per_unit || ' ' || time_period from visit_distribution where id = '${ROW}'`) === "7.5 second", "the rate in the table");
 
   await page.getByRole("button", { name: "Resume this row" }).click();
-  await page.getByText("Resumed.", { exact: true }).waitFor();
+  await answered(page, "Resumed.");
   await page.locator("#row .why-line .word").getByText("active").waitFor();
   await page.locator("#row canvas").nth(1).waitFor();
   await page.locator("#row .log li").getByText(/resumed/).waitFor();
+
+  await page.getByRole("spinbutton").fill("1");
+  await page.getByRole("button", { name: "Store now" }).click();
+  await page.getByRole("button", { name: "Store 1 now? Click again" }).click();
+  await answered(page, /^1 visit was stored: /);
 
   await ask(`update visit_distribution set visits_per_unit = 9 where id = '${ROW}' returning 'edited'`);
   await page.locator("#row .facts").getByText("9 / second").first().waitFor();
@@ -87,6 +107,7 @@ async function edits(browser) {
   await page.keyboard.press("ArrowDown");
   await page.keyboard.press("Enter");
   await page.locator("#row .why-line").getByText(/Correct the row/).waitFor();
+  await mends(page);
   await page.keyboard.press("Escape");
   await page.locator("#row").waitFor({ state: "hidden" });
 
@@ -96,6 +117,22 @@ async function edits(browser) {
   await page.getByRole("button", { name: "Resume everything" }).click();
   await page.locator("#banner").waitFor({ state: "hidden" });
   await page.context().close();
+}
+
+// A row that is not right is mended where it can be, and says how where it cannot.
+async function mends(page) {
+  await page.getByRole("button", { name: "Pause this row" }).waitFor();
+  check(await page.getByLabel("visits a").inputValue() === "", "no unit is chosen for a row that has none");
+  await page.getByRole("button", { name: "Set rate" }).click();
+  check(await ask(`select time_period from visit_distribution where id = '${BAD}'`) === "fortnight", "no unit is set that was not chosen");
+  await page.getByLabel("visits a").selectOption("minute");
+  await page.getByRole("button", { name: "Set rate" }).click();
+  await answered(page, "The rate is 1 a minute");
+  check(await ask(`select time_period from visit_distribution where id = '${BAD}'`) === "minute", "the unit in the table");
+  await page.locator("#row .why-line .word").getByText("active").waitFor();
+
+  await page.goto(`${DASHBOARD}/#/rows/${LOST}`);
+  await page.locator("#row code").getByText(`update visit_distribution set total_visits = … where id = '${LOST}';`).waitFor();
 }
 
 // Only a real browser says of a form where it comes from as browsers do.

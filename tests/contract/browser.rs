@@ -29,16 +29,22 @@ async fn what_an_operator_does_on_the_page_happens_in_the_table_and_the_page_is_
     let place = Place::new().await;
     let agent = place.agent().await;
     let row = place.insert(1_000_000, "20 a second", "null").await;
-    let bad = place.insert(10, "1 a second", "null").await;
+    let bad = place.insert(1_000, "1 a second", "null").await;
+    let lost = place.insert(1_000, "1 a second", "null").await;
     place
         .edit(format!(
             "alter table visit_distribution disable trigger all;
-             update visit_distribution set visits_per_unit = -1, config_version = config_version + 1 where id = '{bad}';
+             update visit_distribution set time_period = 'fortnight', config_version = config_version + 1 where id = '{bad}';
+             update visit_distribution set total_visits = null, config_version = config_version + 1 where id = '{lost}';
              alter table visit_distribution enable trigger all"
         ))
         .await;
     place.has_stored(row, 40).await;
-    let asked = [("ROW", row.to_string()), ("BAD", bad.to_string())];
+    let asked = [
+        ("ROW", row.to_string()),
+        ("BAD", bad.to_string()),
+        ("LOST", lost.to_string()),
+    ];
     is_without_fault(&place, agent.address(), &asked).await;
 }
 

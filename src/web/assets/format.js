@@ -1,27 +1,35 @@
 // Numbers, paces and times as people read them. Pure.
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const exact = new Intl.NumberFormat("en", { maximumFractionDigits: 9 });
 const three = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const dated = new Intl.DateTimeFormat("en-GB", {
   day: "numeric", month: "short", hour: "2-digit", minute: "2-digit",
 });
 
-const NONE = "–";
-const SECONDS = { second: 1, minute: 60, hour: 3600, day: 86400 };
+export const NONE = "–";
+export const SECONDS = { second: 1, minute: 60, hour: 3600, day: 86400 };
 
 export const count = (n) => (n == null ? NONE : whole.format(n));
+
+export const number = (n) => exact.format(n);
+
+export const visits = (n) => `${count(n)} ${n === 1 ? "visit" : "visits"}`;
 
 export const percent = (part, all) =>
   all > 0 ? `${Math.floor((100 * part) / all)} %` : NONE;
 
 // "33.33 / minute"
 export const pace = (row) =>
-  row.visits_per_unit == null ? NONE : `${row.visits_per_unit} / ${row.time_period}`;
+  row.visits_per_unit == null ? NONE : `${row.visits_per_unit} / ${row.time_period ?? "?"}`;
+
+// "7.5 a second"
+export const rate = (visits, period) => `${number(visits)} ${period === "hour" ? "an" : "a"} ${period}`;
 
 // What was measured, in the unit that the row asks in.
 export function measured(row) {
-  if (row.measured == null || row.status === "paused") return NONE;
-  return three.format(row.measured * (SECONDS[row.time_period] ?? 1));
+  if (row.measured == null || !(row.time_period in SECONDS) || ["paused", "invalid"].includes(row.status)) return NONE;
+  return three.format(row.measured * SECONDS[row.time_period]);
 }
 
 export const perSecond = (n) => (n == null ? NONE : three.format(n));

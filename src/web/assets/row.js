@@ -4,6 +4,9 @@ import * as f from "./format.js";
 import { secondsChart, windowChart, secondsData, windowData } from "./charts.js";
 
 const WINDOW_EVERY = 10000;
+// How long a question waits for the second click.
+const SURE_WITHIN = 8000;
+const { SECONDS } = f;
 
 const panel = () => document.getElementById("row");
 let open = null;
@@ -18,6 +21,7 @@ const HTML = `
   </div>
   <p class="why-line"><span class="status"><span class="shape" aria-hidden="true"></span><span class="word"></span></span>
     <span data-of="why"></span></p>
+  <p class="note" data-of="by-hand" hidden>In Studio or in psql: <code class="to-copy"></code></p>
   <p class="problem" role="alert" data-of="load-problem" hidden></p>
   <dl class="facts" data-of="facts"></dl>
   <h3>Per second, the last two minutes</h3>
@@ -52,7 +56,7 @@ const part = (name) => panel().querySelector(`[data-of="${name}"]`);
 
 export function openRow(id, leave) {
   closeRow();
-  open = { id, edits: [], window: null, charts: null, loaded: null, gone: false, draft: false };
+  open = { id, edits: [], window: null, charts: null, draft: false, busy: false, asked: null };
   panel().innerHTML = HTML;
   panel().hidden = false;
   document.body.classList.add("has-row");
@@ -70,6 +74,7 @@ export function openRow(id, leave) {
 export function closeRow() {
   if (!open) return;
   clearInterval(open.timer);
+  forgetAsked();
   open.charts?.forEach((chart) => chart.destroy());
   open = null;
   panel().hidden = true;
@@ -125,7 +130,7 @@ function drawFacts(row) {
   const now = state.head?.now;
   facts([
     ["Asked", f.pace(row)],
-    ["Measured", row.measured == null || row.time_period == null || row.status === "paused" ? "–" : `${f.measured(row)} / ${row.time_period}`],
+    ["Measured", f.measured(row) === f.NONE ? f.NONE : `${f.measured(row)} / ${row.time_period}`],
     ["Stored", `${f.count(row.distributed)} of ${f.count(row.total)}`],
     ["Due by now", f.count(row.due)],
     ["Owed", f.count(row.backlog)],
@@ -133,31 +138,67 @@ function drawFacts(row) {
     ["Last visit due", row.completes_at ? `${f.moment(row.completes_at)}, ${f.relative(row.completes_at, now)}` : "–"],
     ["Stored by", row.agent ?? "another agent"],
   ]);
+  const byHand = statement(row);
+  part("by-hand").hidden = byHand == null;
+  part("by-hand").querySelector("code").textContent = byHand;
   const readOnly = state.head?.read_only ?? false;
   part("edit").hidden = readOnly;
   part("read-only").hidden = !readOnly;
-  const invalid = row.status === "invalid";
+  drawEdits(row);
+}
+
+function drawEdits(row) {
+  const cannotToggle = whyNotToggled(row);
   part("toggle").textContent = row.is_active ? "Pause this row" : "Resume this row";
-  part("toggle").disabled = invalid && !row.is_active;
-  part("toggle-words").textContent = row.is_active
+  part("toggle").disabled = open.busy || cannotToggle != null;
+  part("toggle-words").textContent = cannotToggle ?? (row.is_active
     ? "Stops at that commit; the time until it is resumed is not made up."
-    : invalid
-      ? "Resuming helps when the row is right: correct it here, in Studio or with psql."
-      : "Goes on from where it is, without a burst.";
-  part("rate-words").textContent = invalid
-    ? "What is wrong beside the rate is corrected in Studio, or with psql: update visit_distribution set … where id = …"
-    : "Holds from that moment on; the past stays as it was.";
-  const stores = ["active", "behind", "draining"].includes(row.status);
-  part("distribute").querySelector("button").disabled = !stores;
-  part("distribute-words").textContent = stores
-    ? "For this partner, over its active rows; the rows then wait until their curves have caught up."
-    : `Not while the row is ${row.status}.`;
+    : "Goes on from where it is, without a burst.");
   const form = part("rate");
+  form.querySelector("button").disabled = open.busy;
+  part("rate-words").textContent = row.status === "invalid"
+    ? "The database takes it, and the row goes on at once, when the rest of the row is right."
+    : "Holds from that moment on; the past stays as it was.";
   if (!open.draft && !form.contains(document.activeElement)) {
-    form.elements.visits.value = row.visits_per_unit ?? "";
-    form.elements.period.value = row.time_period ?? "";
+    form.elements.visits.value = Number(row.visits_per_unit) >= 0 ? row.visits_per_unit ?? "" : "";
+    form.elements.period.value = row.time_period in SECONDS ? row.time_period : "";
   }
-  part("distribute").hidden = row.partner_id == null;
+  const cannotStore = whyNotStored(row);
+  part("distribute").querySelector("button").disabled = open.busy || cannotStore != null;
+  part("distribute-words").textContent = cannotStore
+    ?? "For this partner, over its active rows; the rows then wait until their curves have caught up.";
+}
+
+// What mends a row that this page cannot mend; null where there is nothing of the kind.
+function statement(row) {
+  const column = {
+    invalid: row.reason?.match(/^Set aside: ([a-z_]+) is /)?.[1] ?? "…",
+    ended: "end_time",
+    scheduled: row.start_time ? null : "start_time",
+  }[row.status];
+  if (column == null || column === "visits_per_unit" || column === "time_period") return null;
+  return `update visit_distribution set ${column} = … where id = '${row.id}';`;
+}
+
+function whyNotToggled(row) {
+  if (row.status !== "invalid" || row.is_active) return null;
+  // Of a bad row the agent itself keeps nothing.
+  return row.partner_id == null
+    ? "What is_active says of this row is not known here yet."
+    : "Its is_active is false; it can be resumed when the row is right.";
+}
+
+function whyNotStored(row) {
+  if (row.partner_id == null) return "Its partner is not known here yet.";
+  if (state.head?.paused) return "Not while everything is paused: resume everything first.";
+  return {
+    paused: "Not while the row is paused: resume it first.",
+    scheduled: "Not before the row has begun.",
+    draining: "Not after the window: move end_time first.",
+    ended: "Not after the window: move end_time first.",
+    completed: "Every visit of total_visits is stored.",
+    invalid: "Not before the row is right.",
+  }[row.status] ?? null;
 }
 
 function facts(pairs) {
@@ -203,7 +244,7 @@ function drawHistory() {
     const item = document.createElement("li");
     const at = document.createElement("time");
     at.textContent = `${f.moment(edit.at)} ${f.time(edit.at)}`;
-    item.append(at, ` ${edit.what}${edit.by ? `, by ${edit.by}` : ""}`);
+    item.append(at, ` ${edit.what.replace(/\bnull\b/g, f.NONE)}${edit.by ? `, by ${edit.by}` : ""}`);
     return item;
   }));
 }
@@ -222,22 +263,26 @@ function say(problem, done = "") {
   part("problem").textContent = problem;
   part("problem").hidden = !problem;
   part("done").textContent = done;
+  part(problem ? "problem" : "done").scrollIntoView({ block: "nearest" });
 }
 
 async function attempt(button, edit, done) {
+  const asked = open;
   say("");
   sayAt(button);
-  button.disabled = true;
+  asked.busy = true;
+  drawRow({ rows: true });
+  let said;
   try {
-    const answer = await edit();
-    const { problem = "", words = "" } = done(answer);
-    say(problem, words);
-    load();
+    said = done(await edit());
   } catch (error) {
-    say(error.message);
-  } finally {
-    button.disabled = false;
+    said = { problem: error.message };
   }
+  asked.busy = false;
+  if (open !== asked) return;
+  drawRow({ rows: true });
+  say(said.problem ?? "", said.words);
+  load();
 }
 
 function toggle(event) {
@@ -253,7 +298,7 @@ function setRate(event) {
   if (consequence && !sure(event.submitter, `rate ${visits.value} ${period.value}`, `${consequence} Click again`)) return;
   attempt(event.submitter, () => edits.rate(open.id, visits.value.trim(), period.value), () => {
     open.draft = false;
-    return { words: `The rate is ${visits.value.trim()} ${period.value === "hour" ? "an" : "a"} ${period.value} from now on.` };
+    return { words: `The rate is ${f.rate(visits.value.trim(), period.value)} from now on.` };
   });
 }
 
@@ -267,11 +312,11 @@ function distribute(event) {
   attempt(button, () => edits.distribute(row.partner_id, visits), (answer) => {
     const why = answer.message ? `: ${answer.message}.` : ".";
     if (answer.added === 0) return { problem: `Nothing was stored${why}` };
-    return { words: `${f.count(answer.added)} ${answer.added === 1 ? "visit was" : "visits were"} stored${why}` };
+    const were = answer.added === 1 ? "was" : "were";
+    if (answer.added < visits) return { problem: `Only ${f.count(answer.added)} of ${f.visits(visits)} ${were} stored${why}` };
+    return { words: `${f.visits(visits)} ${were} stored${why}` };
   });
 }
-
-const SECONDS = { second: 1, minute: 60, hour: 3600, day: 86400 };
 
 // What a change of the rate would do that one may not have meant; null where there is nothing of the kind.
 function hasty(row, visits, period) {
@@ -279,25 +324,29 @@ function hasty(row, visits, period) {
   const before = Number(row.visits_per_unit) / SECONDS[row.time_period];
   const after = visits / SECONDS[period];
   const left = row.total - row.distributed;
-  if (after > 0 && left > 0 && left / after < 60) return `The other ${f.count(left)} visits would be stored within a minute.`;
-  if (before > 0 && after > 10 * before) return `That is ${f.count(Math.round(after / before))} times the rate.`;
+  const from = row.time_period === period ? f.number(row.visits_per_unit) : f.rate(row.visits_per_unit, row.time_period);
+  const change = `${before > 0 ? `${from} → ` : ""}${f.rate(visits, period)}`;
+  if (after > 0 && left > 0 && left / after < 60) {
+    return `${change}: the other ${f.visits(left)} would be stored within ${left / after < 10 ? "seconds" : "a minute"}.`;
+  }
+  if (before > 0 && after > 10 * before) return `${change}: ${f.count(after / before)} times as many a second.`;
   return null;
 }
 
 // Whether a button was pressed a second time, for the same thing, soon after the first.
 function sure(button, what, question) {
-  if (open.asked === what) {
-    open.asked = null;
-    button.textContent = open.label;
-    return true;
-  }
-  if (open.asked == null) open.label = button.textContent;
-  open.asked = what;
+  const before = open.asked?.what;
+  forgetAsked();
+  if (before === what) return true;
+  open.asked = { what, button, label: button.textContent, timer: setTimeout(forgetAsked, SURE_WITHIN) };
   button.textContent = question;
-  setTimeout(() => {
-    if (open?.asked !== what) return;
-    open.asked = null;
-    button.textContent = open.label;
-  }, 5000);
   return false;
+}
+
+function forgetAsked() {
+  if (!open?.asked) return;
+  const { button, label, timer } = open.asked;
+  clearTimeout(timer);
+  button.textContent = label;
+  open.asked = null;
 }
