@@ -40,7 +40,7 @@ function draw(changed) {
   document.body.classList.toggle("is-lost", state.lostSince != null);
   if (changed.lost || changed.head) drawHead();
   if (changed.head && shown.view === "health") drawHealth();
-  if (changed.rows && shown.view === "rows") drawTable();
+  if ((changed.rows || changed.head) && shown.view === "rows") drawTable();
   if (shown.row && (changed.rows || changed.row || changed.head)) drawRow(changed);
 }
 

@@ -69,3 +69,12 @@ export const STATUS = {
   ended: { shape: "■", tone: "calm", words: "window over, short of the total" },
   completed: { shape: "✓", tone: "calm", words: "at its total" },
 };
+
+const STOPPED = { shape: "❙❙", tone: "warn", words: "on its curve, but everything is paused" };
+
+// How a status looks, while everything is paused or not.
+export const look = (status, stopped) =>
+  stopped && status === "active" ? STOPPED : STATUS[status] ?? { shape: "•", tone: "calm", words: "" };
+
+export const reason = (row, stopped) =>
+  row.reason ?? (stopped && row.status === "active" ? "Everything is paused. Resume everything to go on." : null);

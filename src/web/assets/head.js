@@ -9,6 +9,9 @@ let askedTimer = null;
 let problem = "";
 
 export function wireHead() {
+  // What is open below the banner begins where it ends.
+  const lost = byId("lost");
+  new ResizeObserver(() => document.documentElement.style.setProperty("--lost", `${lost.offsetHeight}px`)).observe(lost);
   byId("pause-all").addEventListener("click", async (event) => {
     const button = event.currentTarget;
     const paused = state.head?.paused;
@@ -66,7 +69,7 @@ export function drawHead() {
   put("tile-rate", f.perSecond(totals.visits_per_second));
   put("tile-backlog", f.count(totals.backlog));
   put("tile-late", f.seconds(lateness.p99));
-  document.title = `${health.ready ? "" : "▼ "}visit-pacer`;
+  document.title = `${lost ? "✖ " : health.ready ? "" : "▼ "}visit-pacer`;
   const said = [];
   if (problem) said.push(problem);
   if (health.database !== "up") said.push(`The database is ${health.database}.`);

@@ -119,14 +119,15 @@ export function drawRow(changed) {
 }
 
 function drawFacts(row) {
-  const status = f.STATUS[row.status] ?? { shape: "•", tone: "calm", words: "" };
+  const stopped = state.head?.paused;
+  const status = f.look(row.status, stopped);
   part("id").textContent = row.id;
   document.getElementById("row-title").textContent = f.partner(row);
   const badge = panel().querySelector(".why-line .status");
   badge.className = `status ${status.tone}`;
   badge.querySelector(".shape").textContent = status.shape;
   badge.querySelector(".word").textContent = row.status;
-  part("why").textContent = row.reason ?? `It is ${status.words}.`;
+  part("why").textContent = f.reason(row, stopped) ?? `It is ${status.words}.`;
   const now = state.head?.now;
   facts([
     ["Asked", f.pace(row)],

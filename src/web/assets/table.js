@@ -121,7 +121,7 @@ function matches(row) {
   if (!view.words) return true;
   return f.partner(row).toLowerCase().includes(view.words) || row.id.includes(view.words)
     || (row.partner_id ?? "").includes(view.words) || row.status.includes(view.words)
-    || (row.reason ?? "").toLowerCase().includes(view.words);
+    || (f.reason(row, state.head?.paused) ?? "").toLowerCase().includes(view.words);
 }
 
 export function drawTable() {
@@ -152,10 +152,11 @@ function drawChips() {
   for (const row of state.rows.values()) counts.set(row.status, (counts.get(row.status) ?? 0) + 1);
   const chips = byId("chips");
   const shown = ORDER.filter((status) => counts.has(status) || view.statuses.has(status));
-  const signature = shown.join();
+  const stopped = state.head?.paused;
+  const signature = `${shown} ${stopped}`;
   if (chips.dataset.of !== signature) {
     chips.dataset.of = signature;
-    chips.replaceChildren(...shown.map(chip));
+    chips.replaceChildren(...shown.map((status) => chip(status, f.look(status, stopped))));
   }
   for (const button of chips.children) {
     const status = button.dataset.status;
@@ -164,12 +165,12 @@ function drawChips() {
   }
 }
 
-function chip(status) {
-  const button = element("button", `chip ${f.STATUS[status]?.tone ?? "calm"}`);
+function chip(status, look) {
+  const button = element("button", `chip ${look.tone}`);
   button.type = "button";
   button.dataset.status = status;
-  button.title = f.STATUS[status]?.words ?? "";
-  const shape = element("span", "shape", f.STATUS[status]?.shape ?? "•");
+  button.title = look.words;
+  const shape = element("span", "shape", look.shape);
   shape.setAttribute("aria-hidden", "true");
   button.append(shape, ` ${status} `, element("span", "count", ""));
   button.addEventListener("click", () => {
@@ -216,7 +217,9 @@ function put(node, words) {
 }
 
 function fillLine(line, row, at) {
-  const status = f.STATUS[row.status] ?? { shape: "•", tone: "calm" };
+  const stopped = state.head?.paused;
+  const status = f.look(row.status, stopped);
+  const why = f.reason(row, stopped) ?? "";
   line.row.dataset.id = row.id;
   line.row.setAttribute("aria-rowindex", String(at + 2));
   line.row.classList.toggle("cursor", at === view.cursor);
@@ -226,8 +229,8 @@ function fillLine(line, row, at) {
   line.status.className = `status ${status.tone}`;
   put(line.shape, status.shape);
   put(line.word, row.status);
-  put(line.why, row.reason ?? "");
-  line.why.title = row.reason ?? "";
+  put(line.why, why);
+  if (line.why.title !== why) line.why.title = why;
   put(line.cells.asked, f.pace(row));
   put(line.cells.measured, f.measured(row));
   const whole = Math.max(1, row.total);
