@@ -42,7 +42,7 @@ enum Part {
     Precision,
     /// From the COMMIT of an edit to the schedule, and to the first visit after a resume
     Reaction,
-    /// Memory, processor and statements with ten rows, against a Node script's
+    /// Memory and processor with ten rows, against a Node script's
     Footprint,
     /// A million rows: memory, processor, cold start
     Scale,
