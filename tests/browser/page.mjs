@@ -1,11 +1,12 @@
 // A browser before a running agent: URL in DASHBOARD, rows in ROW (it runs), BAD (its time_period is not one) and LOST (it has no
-// total), SQL asked of the test over standard output and answered on standard input. With TOKEN it is what the login is about, and nothing else. Each line that is said is JSON; it ends with {"done": true}.
+// total), SQL asked of the test over standard output and answered on standard input. With TOKEN it is what the login is about, and nothing else; with
+// READ_ONLY it is of an agent that lets nobody edit, and that is killed when that is asked for. Each line that is said is JSON; it ends with {"done": true}.
 import { createInterface } from "node:readline";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { chromium } from "playwright-core";
 
-const { DASHBOARD, ROW, BAD, LOST, TOKEN, CHROMIUM } = process.env;
+const { DASHBOARD, ROW, BAD, LOST, TOKEN, READ_ONLY, CHROMIUM } = process.env;
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const answers = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 
@@ -13,6 +14,11 @@ const answers = createInterface({ input: process.stdin })[Symbol.asyncIterator](
 async function ask(sql) {
   console.log(JSON.stringify({ ask: sql }));
   return (await answers.next()).value;
+}
+
+async function killAgent() {
+  console.log(JSON.stringify({ kill: true }));
+  await answers.next();
 }
 
 const faults = [];
@@ -55,11 +61,35 @@ async function answered(page, words) {
   check(y >= 0 && y + height <= page.viewportSize().height, `the answer ${words} is in the window`);
 }
 
+// What is searched for and chosen is in the address, and an address shows it.
+async function filters(page) {
+  await page.locator("#chips .chip").getByText("invalid").click();
+  await page.getByLabel(/^Search/).fill("total_visits is");
+  const found = page.locator("#view-rows:not([hidden]) .grid-row.body:not([hidden])").getByText(LOST.slice(0, 8));
+  await found.waitFor();
+  check(page.url().endsWith("/#/?status=invalid&q=total_visits+is"), `the address is ${page.url()}`);
+  const count = await page.locator("#rows-count").textContent();
+  await page.reload();
+  await found.waitFor();
+  check(await page.locator("#rows-count").textContent() === count, "the address shows what was seen");
+  await page.locator("#nav-health").click();
+  await page.locator("#nav-rows").click();
+  await found.waitFor();
+  check(await page.locator("#grid").getAttribute("aria-activedescendant") === "row-0", "the row of the cursor");
+  await page.getByLabel(/^Search/).fill("nothing has this in it");
+  await page.locator("#rows-count").getByText(/^0 of/).waitFor();
+  check(await page.locator("#grid").getAttribute("aria-activedescendant") === null, "no row, no cursor");
+  await soundFor(page, "no row is like that");
+  await page.goto(`${DASHBOARD}/#/`);
+  await page.locator("#rows-count").getByText(/^[0-9]+$/).waitFor();
+}
+
 async function edits(browser) {
   const page = await open(browser, { viewport: { width: 1440, height: 900 } });
   const first = page.locator(".grid-row.body:not([hidden])").first();
   await first.getByText("invalid").waitFor();
-  await page.getByLabel("Search by partner or id").fill(ROW.slice(0, 8));
+  await filters(page);
+  await page.getByLabel(/^Search/).fill(ROW.slice(0, 8));
   await page.locator(".grid-row.body:not([hidden])").first().click();
   await page.getByRole("button", { name: "Pause this row" }).click();
   await answered(page, "Paused.");
@@ -112,8 +142,12 @@ async function edits(browser) {
   await page.locator("#row").waitFor({ state: "hidden" });
 
   await page.getByRole("button", { name: "Pause everything" }).click();
-  await page.getByRole("button", { name: /Click again/ }).click();
+  await page.getByRole("button", { name: "Pause all? What falls due is stored after resuming. Click again" }).click();
   await page.locator("#banner").getByText(/Everything is paused/).waitFor();
+  await page.getByLabel(/^Search/).fill("");
+  await page.locator(".grid-row.body:not([hidden]) .why").getByText("Everything is paused").first().waitFor();
+  check(await page.locator("#view-rows .status.good, #chips .chip.good").count() === 0, "no row looks as if it ran");
+  await soundFor(page, "everything is paused");
   await page.getByRole("button", { name: "Resume everything" }).click();
   await page.locator("#banner").waitFor({ state: "hidden" });
   await page.context().close();
@@ -168,9 +202,39 @@ async function login(browser) {
   }
 }
 
+// What the page cannot do, and what it cannot know, it says.
+async function readOnlyThenLost(browser) {
+  const pages = [];
+  for (const [viewport, colorScheme] of [[{ width: 1440, height: 900 }, "light"], [{ width: 360, height: 700 }, "dark"]]) {
+    const context = await browser.newContext({ viewport, colorScheme });
+    const page = await context.newPage();
+    page.setDefaultTimeout(60000);
+    await page.goto(`${DASHBOARD}/#/rows/${ROW}`);
+    await page.locator("#row").getByText("This page is read-only here").waitFor();
+    check(await page.locator("#row .edit, #pause-all").filter({ visible: true }).count() === 0, "nothing can be edited");
+    await soundFor(page, `read-only, ${viewport.width} pixels`);
+    pages.push(page);
+  }
+  await killAgent();
+  for (const page of pages) {
+    const { width } = page.viewportSize();
+    await page.locator("#lost").getByText("The agent does not answer since").waitFor();
+    const banner = await page.locator("#lost").boundingBox();
+    const panel = await page.locator("#row").boundingBox();
+    check(panel.y >= banner.y + banner.height, `${width} pixels: the panel covers the banner`);
+    await soundFor(page, `the agent is lost, a row, ${width} pixels`);
+    await page.keyboard.press("Escape");
+    for (const tile of ["ready", "database", "realtime"]) {
+      check(await page.locator(`#tile-${tile}`).textContent() === "unknown", `${tile} is not known`);
+    }
+    await soundFor(page, `the agent is lost, ${width} pixels`);
+    await page.context().close();
+  }
+}
+
 async function looks(browser) {
   const desktop = { width: 1280, height: 800 };
-  const phone = { width: 390, height: 800 };
+  const phone = { width: 360, height: 700 };
   for (const colorScheme of ["light", "dark"]) {
     for (const [device, viewport] of [["desktop", desktop], ["phone", phone]]) {
       for (const [view, path, sign] of [
@@ -183,6 +247,10 @@ async function looks(browser) {
         await soundFor(page, `${view}, ${device}, ${colorScheme}`);
         const wide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth + 1);
         check(!wide, `${view}, ${device}: wider than the screen`);
+        if (view === "rows") {
+          const room = await page.locator("#grid").evaluate((grid) => grid.clientHeight / grid.querySelector(".body").offsetHeight);
+          check(room > 3, `${device}: room for ${room} rows`);
+        }
         await page.context().close();
       }
     }
@@ -193,6 +261,8 @@ const browser = await chromium.launch({ executablePath: CHROMIUM, args: ["--no-s
 try {
   if (TOKEN) {
     await login(browser);
+  } else if (READ_ONLY) {
+    await readOnlyThenLost(browser);
   } else {
     await edits(browser);
     await looks(browser);

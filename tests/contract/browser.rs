@@ -1,7 +1,6 @@
 //! The dashboard in a real browser: an operator's clicks are edits of the table, the keyboard reaches all of it, nothing is said on
 //! the console, and axe finds no serious fault on any view, in light and dark, on a desktop and on a phone.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;
 
 use super::dashboard::agent_with;
-use crate::harness::Place;
+use crate::harness::{Agent, Place};
 use crate::peers::install;
 
 const TOKEN: &str = "a token of sixteen letters and more";
@@ -27,7 +26,7 @@ const BROWSERS: [&str; 3] = [
 #[tokio::test]
 async fn what_an_operator_does_on_the_page_happens_in_the_table_and_the_page_is_sound() {
     let place = Place::new().await;
-    let agent = place.agent().await;
+    let mut agent = place.agent().await;
     let row = place.insert(1_000_000, "20 a second", "null").await;
     let bad = place.insert(1_000, "1 a second", "null").await;
     let lost = place.insert(1_000, "1 a second", "null").await;
@@ -45,19 +44,29 @@ async fn what_an_operator_does_on_the_page_happens_in_the_table_and_the_page_is_
         ("BAD", bad.to_string()),
         ("LOST", lost.to_string()),
     ];
-    is_without_fault(&place, agent.address(), &asked).await;
+    is_without_fault(&place, &mut agent, &asked).await;
 }
 
 #[tokio::test]
 async fn whoever_has_the_token_logs_in_with_a_browser_and_nobody_else() {
     let place = Place::new().await;
-    let agent = agent_with(&place, &[("VISIT_PACER_TOKEN", TOKEN)]).await;
+    let mut agent = agent_with(&place, &[("VISIT_PACER_TOKEN", TOKEN)]).await;
     let asked = [("TOKEN", TOKEN.to_owned())];
-    is_without_fault(&place, agent.address(), &asked).await;
+    is_without_fault(&place, &mut agent, &asked).await;
 }
 
-/// Runs the script in the browser; answers what it asks of the database.
-async fn is_without_fault(place: &Place, agent: SocketAddr, asked: &[(&str, String)]) {
+#[tokio::test]
+async fn a_page_that_may_not_edit_says_so_and_one_whose_agent_is_gone_says_what_is_unknown() {
+    let place = Place::new().await;
+    let mut agent = agent_with(&place, &[("VISIT_PACER_READ_ONLY", "true")]).await;
+    let row = place.insert(1_000_000, "20 a second", "null").await;
+    place.has_stored(row, 40).await;
+    let asked = [("READ_ONLY", "true".to_owned()), ("ROW", row.to_string())];
+    is_without_fault(&place, &mut agent, &asked).await;
+}
+
+/// Runs the script in the browser; answers what it asks of the database, and kills the agent where it asks for that.
+async fn is_without_fault(place: &Place, agent: &mut Agent, asked: &[(&str, String)]) {
     let browser = BROWSERS.into_iter().find(|path| Path::new(path).exists());
     let browser = browser.expect("a browser; install one: apt install chromium");
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser");
@@ -65,7 +74,7 @@ async fn is_without_fault(place: &Place, agent: SocketAddr, asked: &[(&str, Stri
     let mut page = Command::new("node")
         .arg("page.mjs")
         .current_dir(&folder)
-        .env("DASHBOARD", format!("http://{agent}"))
+        .env("DASHBOARD", format!("http://{}", agent.address()))
         .envs(asked.iter().map(|(name, value)| (name, value)))
         .env("CHROMIUM", browser)
         .stdin(Stdio::piped())
@@ -83,6 +92,10 @@ async fn is_without_fault(place: &Place, agent: SocketAddr, asked: &[(&str, Stri
             if let Some(sql) = said["ask"].as_str() {
                 let answer: String = place.ask(sql).await;
                 let answered = answers.write_all(format!("{answer}\n").as_bytes()).await;
+                answered.expect("it listens");
+            } else if said["kill"] == Value::Bool(true) {
+                agent.kill();
+                let answered = answers.write_all(b"gone\n").await;
                 answered.expect("it listens");
             } else if said["done"] == Value::Bool(true) {
                 return said["faults"].clone();

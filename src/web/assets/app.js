@@ -2,14 +2,23 @@
 import { state, start, listen, subscribe } from "./api.js";
 import { applyTheme, switchTheme } from "./theme.js";
 import { drawHead, drawHealth, wireHead } from "./head.js";
-import { drawTable, wireTable, focusTable } from "./table.js";
+import { drawTable, wireTable, focusTable, filter, setFilter } from "./table.js";
 import { openRow, closeRow, drawRow, redrawCharts } from "./row.js";
 
 const byId = (id) => document.getElementById(id);
 
+// The address says what is seen, so that it can be shared: "#/rows/ID?status=behind,invalid&q=acme".
 function place() {
-  const [, view, id] = location.hash.match(/^#\/(rows|health)(?:\/([0-9a-f-]{36}))?$/) ?? [];
-  return { view: view === "health" ? "health" : "rows", row: view === "rows" ? id ?? null : null };
+  const [path, query = ""] = location.hash.split("?");
+  const [, view, id] = path.match(/^#\/(rows|health)(?:\/([0-9a-f-]{36}))?$/) ?? [];
+  return { view: view === "health" ? "health" : "rows", row: view === "rows" ? id ?? null : null, query };
+}
+
+const address = (row) => `#/${row ? `rows/${row}` : ""}${filter()}`;
+
+function keepFilter() {
+  history.replaceState(null, "", address(shown.row));
+  byId("nav-rows").setAttribute("href", address(null));
 }
 
 let shown = { view: "rows", row: null };
@@ -18,6 +27,10 @@ function show() {
   const next = place();
   byId("view-rows").hidden = next.view !== "rows";
   byId("view-health").hidden = next.view !== "health";
+  if (next.view === "rows") {
+    setFilter(next.query);
+    byId("nav-rows").setAttribute("href", address(null));
+  }
   for (const view of ["rows", "health"]) {
     if (view === next.view) byId(`nav-${view}`).setAttribute("aria-current", "page");
     else byId(`nav-${view}`).removeAttribute("aria-current");
@@ -33,7 +46,7 @@ function show() {
 }
 
 function leaveRow() {
-  location.hash = "#/";
+  location.hash = address(null);
 }
 
 function draw(changed) {
@@ -46,7 +59,7 @@ function draw(changed) {
 
 applyTheme();
 wireHead();
-wireTable((id) => { location.hash = `#/rows/${id}`; });
+wireTable((id) => { location.hash = address(id); }, keepFilter);
 byId("theme").addEventListener("click", () => { switchTheme(); redrawCharts(); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { applyTheme(); redrawCharts(); });
 addEventListener("hashchange", show);

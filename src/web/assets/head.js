@@ -11,7 +11,7 @@ let problem = "";
 export function wireHead() {
   // What is open below the banner begins where it ends.
   const lost = byId("lost");
-  new ResizeObserver(() => document.documentElement.style.setProperty("--lost", `${lost.offsetHeight}px`)).observe(lost);
+  new ResizeObserver(() => document.documentElement.style.setProperty("--lost", `${lost.getBoundingClientRect().height}px`)).observe(lost);
   byId("pause-all").addEventListener("click", async (event) => {
     const button = event.currentTarget;
     const paused = state.head?.paused;

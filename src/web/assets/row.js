@@ -136,6 +136,7 @@ function drawFacts(row) {
     ["Due by now", f.count(row.due)],
     ["Owed", f.count(row.backlog)],
     ["Window", `${f.moment(row.start_time)} to ${row.end_time ? f.moment(row.end_time) : "no end"}`],
+    ...(row.status === "scheduled" && row.start_time ? [["Begins", `${f.moment(row.start_time)}, ${f.relative(row.start_time, now)}`]] : []),
     ["Last visit due", row.completes_at ? `${f.moment(row.completes_at)}, ${f.relative(row.completes_at, now)}` : "–"],
     ["Stored by", row.agent ?? "another agent"],
   ]);

@@ -3,7 +3,7 @@ import { state } from "./api.js";
 import * as f from "./format.js";
 
 const ROW_HEIGHT = 44;
-const CARD_HEIGHT = 104;
+const CARD_HEIGHT = 92;
 const BEYOND = 6;
 
 // Rows that need somebody first.
@@ -22,7 +22,7 @@ const COLUMNS = [
   { key: "end", name: "Last visit due", less: (a, b) => late(a.completes_at ?? a.end_time) - late(b.completes_at ?? b.end_time) },
 ];
 
-const view = { sort: null, down: false, statuses: new Set(), words: "", cursor: 0, sorted: [], open: null };
+const view = { sort: null, down: false, statuses: new Set(), words: "", cursor: 0, sorted: [], open: null, filtered: null };
 const pool = [];
 
 const byId = (id) => document.getElementById(id);
@@ -36,8 +36,9 @@ function element(tag, className, words) {
   return made;
 }
 
-export function wireTable(open) {
+export function wireTable(open, filtered) {
   view.open = open;
+  view.filtered = filtered;
   const head = element("div", "grid-row");
   head.setAttribute("role", "row");
   head.setAttribute("aria-rowindex", "1");
@@ -54,8 +55,7 @@ export function wireTable(open) {
   byId("grid").addEventListener("scroll", draw, { passive: true });
   byId("rows-search").addEventListener("input", (event) => {
     view.words = event.target.value.trim().toLowerCase();
-    view.cursor = 0;
-    drawTable();
+    narrowed();
   });
   byId("grid").addEventListener("keydown", onKey);
   narrow.addEventListener("change", drawTable);
@@ -114,6 +114,31 @@ export function focusTable(id) {
   if (at >= 0) view.cursor = at;
   byId("grid").focus({ preventScroll: true });
   draw();
+}
+
+function narrowed() {
+  view.cursor = 0;
+  view.filtered();
+  drawTable();
+}
+
+// Which rows are shown, as a query of the address; empty for all of them.
+export function filter() {
+  const query = new URLSearchParams();
+  if (view.statuses.size) query.set("status", [...view.statuses].join());
+  if (view.words) query.set("q", view.words);
+  const words = String(query).replaceAll("%2C", ",");
+  return words && `?${words}`;
+}
+
+export function setFilter(text) {
+  const query = new URLSearchParams(text);
+  const statuses = (query.get("status") ?? "").split(",").filter((status) => ORDER.includes(status));
+  const words = (query.get("q") ?? "").trim().toLowerCase();
+  const search = byId("rows-search");
+  if (search.value.trim().toLowerCase() !== words) search.value = words;
+  view.statuses = new Set(statuses);
+  view.words = words;
 }
 
 function matches(row) {
@@ -175,8 +200,7 @@ function chip(status, look) {
   button.append(shape, ` ${status} `, element("span", "count", ""));
   button.addEventListener("click", () => {
     if (!view.statuses.delete(status)) view.statuses.add(status);
-    view.cursor = 0;
-    drawTable();
+    narrowed();
   });
   return button;
 }
@@ -239,13 +263,16 @@ function fillLine(line, row, at) {
   put(line.progress, `${f.count(row.distributed)} of ${f.count(row.total)} · ${f.percent(row.distributed, row.total)}`);
   put(line.cells.backlog, f.count(row.backlog));
   line.cells.backlog.classList.toggle("owed", row.status === "behind" || row.status === "draining");
-  put(line.cells.end, end(row));
+  const ending = end(row);
+  put(line.cells.end, ending);
+  if (line.cells.end.title !== ending) line.cells.end.title = ending;
 }
 
 function end(row) {
   if (["completed", "ended"].includes(row.status)) return row.status === "completed" ? "done" : "over";
   if (row.status === "paused" || row.status === "invalid") return "–";
   const now = state.head?.now;
+  if (row.status === "scheduled") return row.start_time ? `begins ${f.relative(row.start_time, now)}` : "never";
   if (row.completes_at && (!row.end_time || late(row.completes_at) <= late(row.end_time))) return f.relative(row.completes_at, now);
   return row.end_time ? `window ends ${f.relative(row.end_time, now)}` : "never";
 }
