@@ -14,6 +14,7 @@ mod edits;
 mod exactly_once;
 mod history;
 mod keys;
+mod large;
 mod log;
 mod metrics;
 mod migrations;

@@ -75,20 +75,19 @@ impl Subject {
         let unit = args.per.context("--per is missing")?;
         let rate = args.rate.context("--rate is missing")?;
         let start = DbTime::from_micros(SOME_START_US);
-        let micros = |at: DbTime| at.as_micros().to_string();
         let row = RawRow {
             id: Uuid::nil(),
             partner_id: Some(Uuid::nil()),
             config_version: Some(0),
             is_active: Some(true),
-            total_visits: args.total,
-            visits_per_unit: Some(rate.clone()),
-            time_period: Some(unit.name().to_owned()),
-            start_time: Some(micros(start)),
-            end_time: args.window.map(|window| micros(start.plus_micros(window))),
+            total_visits: args.total.map(Into::into),
+            visits_per_unit: Some(rate.as_str().into()),
+            time_period: Some(unit.name().into()),
+            start_time: Some(start),
+            end_time: args.window.map(|window| start.plus_micros(window)),
             catch_up: None,
-            anchor_units: Some("0".to_owned()),
-            anchor_at: Some(micros(start)),
+            anchor_units: Some("0".into()),
+            anchor_at: Some(start),
         };
         Ok(Self {
             plan: Plan::of(&Distribution::parse(&row)?, unit, 0, start),

@@ -362,12 +362,9 @@ impl Agent {
 
     /// Follows from where a row stands now: whether it is set aside, and whether its own column is right.
     fn take_note(&mut self, id: Uuid, db_now: DbTime, now: Mono) {
-        let Some(look) = self.timetable.look(id, db_now) else {
+        let Some(look) = self.timetable.look_at_ours(id, db_now) else {
             return;
         };
-        if !self.timetable.is_ours(id) {
-            return;
-        }
         match look.reason {
             Some(why) if self.set_aside.insert(id) => self.tell(Notice::SetAside(id, why)),
             None if self.set_aside.remove(&id) => {

@@ -16,6 +16,9 @@ pub enum DecimalError {
     TooLarge,
 }
 
+/// So many digits of any number fit into an `i64`, where arithmetic is cheap.
+const DIGITS_IN_64_BITS: usize = 18;
+
 /// Parses `text` into `value × 10^decimals`.
 pub fn parse_scaled(text: &str, decimals: u32) -> Result<i128, DecimalError> {
     let (negative, digits) = match text.strip_prefix('-') {
@@ -32,18 +35,31 @@ pub fn parse_scaled(text: &str, decimals: u32) -> Result<i128, DecimalError> {
     let missing = decimals
         .checked_sub(places)
         .ok_or(DecimalError::TooManyDecimals)?;
-    let mut value: i128 = 0;
-    for digit in whole.bytes().chain(fraction.bytes()) {
-        value = value
-            .checked_mul(10)
-            .and_then(|v| v.checked_add(i128::from(digit - b'0')))
-            .ok_or(DecimalError::TooLarge)?;
-    }
+    let value = number(whole, fraction)?;
     let scaled = 10_i128
         .checked_pow(missing)
         .and_then(|power| value.checked_mul(power))
         .ok_or(DecimalError::TooLarge)?;
     Ok(if negative { -scaled } else { scaled })
+}
+
+/// The number that has these digits, one part after the other.
+fn number(whole: &str, fraction: &str) -> Result<i128, DecimalError> {
+    let digits = whole.bytes().chain(fraction.bytes());
+    let digits = digits.map(|digit| digit - b'0');
+    if whole.len() + fraction.len() <= DIGITS_IN_64_BITS {
+        return Ok(digits
+            .fold(0_i64, |value, digit| value * 10 + i64::from(digit))
+            .into());
+    }
+    let mut value: i128 = 0;
+    for digit in digits {
+        value = value
+            .checked_mul(10)
+            .and_then(|v| v.checked_add(i128::from(digit)))
+            .ok_or(DecimalError::TooLarge)?;
+    }
+    Ok(value)
 }
 
 /// Writes `value / 10^decimals` as Postgres reads it.

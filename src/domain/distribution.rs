@@ -2,6 +2,7 @@
 //!
 //! The rules are those of `visit_pacer_invalid()` in the migrations; a test holds the two against each other.
 
+use compact_str::CompactString;
 use thiserror::Error;
 use uuid::Uuid;
 
@@ -21,7 +22,8 @@ const MAX_TOTAL: i128 = 1_000_000_000_000_000;
 const YEAR_2000_US: i64 = 946_684_800_000_000;
 const YEAR_2200_US: i64 = 7_258_118_400_000_000;
 
-/// A row as the database gives it: values that a user may have made anything of are text.
+/// A row as the database gives it: values that a user may have made anything of are text,
+/// which is short in all but bad rows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RawRow {
     /// `id`
@@ -33,21 +35,21 @@ pub struct RawRow {
     /// `is_active`
     pub is_active: Option<bool>,
     /// `total_visits`, as text.
-    pub total_visits: Option<String>,
+    pub total_visits: Option<CompactString>,
     /// `visits_per_unit`, as text.
-    pub visits_per_unit: Option<String>,
+    pub visits_per_unit: Option<CompactString>,
     /// `time_period`
-    pub time_period: Option<String>,
-    /// `start_time`: microseconds since the Unix epoch as text, or `infinity`.
-    pub start_time: Option<String>,
+    pub time_period: Option<CompactString>,
+    /// `start_time`; an infinity is a moment out of range.
+    pub start_time: Option<DbTime>,
     /// `end_time`, likewise.
-    pub end_time: Option<String>,
+    pub end_time: Option<DbTime>,
     /// `catch_up`, as text.
-    pub catch_up: Option<String>,
+    pub catch_up: Option<CompactString>,
     /// `anchor_units`, as text.
-    pub anchor_units: Option<String>,
-    /// `anchor_at`: microseconds since the Unix epoch as text.
-    pub anchor_at: Option<String>,
+    pub anchor_units: Option<CompactString>,
+    /// `anchor_at`
+    pub anchor_at: Option<DbTime>,
 }
 
 /// So many visits, at such a rate, in such a window, for a partner.
@@ -130,8 +132,8 @@ impl Distribution {
         let total = parse_total(row.total_visits.as_deref())?;
         let (slope, period) =
             parse_slope(row.visits_per_unit.as_deref(), row.time_period.as_deref())?;
-        let start = parse_moment("start_time", row.start_time.as_deref())?;
-        let end = parse_moment("end_time", row.end_time.as_deref())?;
+        let start = in_range("start_time", row.start_time)?;
+        let end = in_range("end_time", row.end_time)?;
         if let (Some(start), Some(end)) = (start, end)
             && end <= start
         {
@@ -145,11 +147,7 @@ impl Distribution {
             .ok_or_else(|| Unpaced::Invalid("partner_id is null; name the partner".to_owned()))?;
         let version = row.config_version.ok_or(Unpaced::NotAnchored)?;
         let anchor = parse_anchor(row.anchor_units.as_deref())?;
-        let anchor_at = row
-            .anchor_at
-            .as_deref()
-            .and_then(|text| text.parse().ok().map(DbTime::from_micros))
-            .ok_or(Unpaced::NotAnchored)?;
+        let anchor_at = row.anchor_at.ok_or(Unpaced::NotAnchored)?;
         let active = row.is_active.unwrap_or(false);
         let curve = Curve {
             anchor,
@@ -237,15 +235,14 @@ fn parse_slope(rate: Option<&str>, period: Option<&str>) -> Result<(i128, Period
     Ok((nano * (86_400 / period.seconds()), period))
 }
 
-fn parse_moment(column: &str, text: Option<&str>) -> Result<Option<DbTime>, Unpaced> {
-    let Some(text) = text else { return Ok(None) };
-    match text.parse() {
-        Ok(micros) if (YEAR_2000_US..YEAR_2200_US).contains(&micros) => {
-            Ok(Some(DbTime::from_micros(micros)))
+fn in_range(column: &str, moment: Option<DbTime>) -> Result<Option<DbTime>, Unpaced> {
+    match moment {
+        Some(at) if !(YEAR_2000_US..YEAR_2200_US).contains(&at.as_micros()) => {
+            Err(Unpaced::Invalid(format!(
+                "{column} is out of range; use a time between the years 2000 and 2200"
+            )))
         }
-        Ok(_) | Err(_) => Err(Unpaced::Invalid(format!(
-            "{column} is out of range; use a time between the years 2000 and 2200"
-        ))),
+        there_or_not => Ok(there_or_not),
     }
 }
 
@@ -288,14 +285,14 @@ mod tests {
             partner_id: Some(Uuid::from_u128(2)),
             config_version: Some(7),
             is_active: Some(true),
-            total_visits: Some("600".to_owned()),
-            visits_per_unit: Some("3600".to_owned()),
-            time_period: Some("minute".to_owned()),
-            start_time: Some("1800000000000000".to_owned()),
-            end_time: Some("1800000010000000".to_owned()),
+            total_visits: Some("600".into()),
+            visits_per_unit: Some("3600".into()),
+            time_period: Some("minute".into()),
+            start_time: Some(DbTime::from_micros(1_800_000_000_000_000)),
+            end_time: Some(DbTime::from_micros(1_800_000_010_000_000)),
             catch_up: None,
-            anchor_units: Some("0".to_owned()),
-            anchor_at: Some("1800000000000000".to_owned()),
+            anchor_units: Some("0".into()),
+            anchor_at: Some(DbTime::from_micros(1_800_000_000_000_000)),
         }
     }
 
@@ -319,34 +316,29 @@ mod tests {
     #[test]
     fn each_bad_value_says_what_was_found_and_what_to_use() {
         assert!(
-            why(|r| r.total_visits = Some("NaN".to_owned()))
+            why(|r| r.total_visits = Some("NaN".into()))
                 .starts_with("total_visits is NaN; use a whole number")
         );
-        assert!(why(|r| r.total_visits = Some("-1".to_owned())).contains("is -1"));
+        assert!(why(|r| r.total_visits = Some("-1".into())).contains("is -1"));
         assert!(why(|r| r.total_visits = None).contains("null"));
-        assert!(why(|r| r.total_visits = Some("1000000000000001".to_owned())).contains("10^15"));
-        assert!(why(|r| r.visits_per_unit = Some("Infinity".to_owned())).contains("0 or more"));
+        assert!(why(|r| r.total_visits = Some("1000000000000001".into())).contains("10^15"));
+        assert!(why(|r| r.visits_per_unit = Some("Infinity".into())).contains("0 or more"));
+        assert!(why(|r| r.visits_per_unit = Some("0.0000000001".into())).contains("9 decimals"));
         assert!(
-            why(|r| r.visits_per_unit = Some("0.0000000001".to_owned())).contains("9 decimals")
-        );
-        assert!(
-            why(|r| r.visits_per_unit = Some("60000001".to_owned()))
+            why(|r| r.visits_per_unit = Some("60000001".into()))
                 .contains("at most 1000000 visits a second")
         );
         assert!(
-            why(|r| r.time_period = Some("week".to_owned()))
+            why(|r| r.time_period = Some("week".into()))
                 .contains("'second', 'minute', 'hour' or 'day'")
         );
-        assert!(why(|r| r.start_time = Some("infinity".to_owned())).contains("start_time"));
-        assert!(
-            why(|r| r.end_time = Some("1800000000000000".to_owned()))
-                .contains("not after start_time")
-        );
-        assert!(why(|r| r.catch_up = Some("0.5".to_owned())).contains("from 1 to 1000"));
+        assert!(why(|r| r.start_time = Some(DbTime::from_micros(i64::MAX))).contains("start_time"));
+        assert!(why(|r| r.end_time = r.start_time).contains("not after start_time"));
+        assert!(why(|r| r.catch_up = Some("0.5".into())).contains("from 1 to 1000"));
         assert!(why(|r| r.config_version = None).contains("next sync"));
         assert!(why(|r| r.anchor_units = None).contains("next sync"));
         for anchor in ["-1", "NaN", "86400000000000000000000000.000000001"] {
-            let words = why(|r| r.anchor_units = Some(anchor.to_owned()));
+            let words = why(|r| r.anchor_units = Some(anchor.into()));
             assert!(words.contains("insert it again"), "{words}");
         }
     }
@@ -355,8 +347,8 @@ mod tests {
     fn a_rate_or_a_total_of_zero_is_valid_a_null_start_never_starts_and_a_null_is_active_is_inactive()
      {
         let mut still = row();
-        still.visits_per_unit = Some("0".to_owned());
-        still.total_visits = Some("0".to_owned());
+        still.visits_per_unit = Some("0".into());
+        still.total_visits = Some("0".into());
         assert!(Distribution::parse(&still).is_ok());
         let mut never = row();
         never.start_time = None;

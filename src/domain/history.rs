@@ -4,6 +4,8 @@
 
 use std::fmt::Write as _;
 
+use compact_str::CompactString;
+
 use super::curve::Curve;
 use super::distribution::{Distribution, RawRow};
 use super::time::DbTime;
@@ -95,16 +97,12 @@ impl History {
 }
 
 fn pace(row: &RawRow) -> String {
-    let none = || "null".to_owned();
-    format!(
-        "{} a {}",
-        row.visits_per_unit.clone().unwrap_or_else(none),
-        row.time_period.clone().unwrap_or_else(none)
-    )
+    let (rate, unit) = (row.visits_per_unit.as_ref(), row.time_period.as_ref());
+    format!("{} a {}", text(rate), text(unit))
 }
 
-fn text(value: Option<&String>) -> &str {
-    value.map_or("null", String::as_str)
+fn text(value: Option<&CompactString>) -> &str {
+    value.map_or("null", CompactString::as_str)
 }
 
 fn first(row: &RawRow) -> String {
@@ -178,14 +176,14 @@ mod tests {
                 partner_id: Some(Uuid::from_u128(2)),
                 config_version: Some(at),
                 is_active: Some(active),
-                total_visits: Some("1000".to_owned()),
-                visits_per_unit: Some(rate.to_owned()),
-                time_period: Some("second".to_owned()),
-                start_time: Some(T0.to_string()),
+                total_visits: Some("1000".into()),
+                visits_per_unit: Some(rate.into()),
+                time_period: Some("second".into()),
+                start_time: Some(DbTime::from_micros(T0)),
                 end_time: None,
                 catch_up: None,
-                anchor_units: Some((anchor_visits * 86_400_000_000).to_string()),
-                anchor_at: Some(at.to_string()),
+                anchor_units: Some((anchor_visits * 86_400_000_000).to_string().into()),
+                anchor_at: Some(DbTime::from_micros(at)),
             },
         }
     }
@@ -216,7 +214,7 @@ mod tests {
         let late = History::new(vec![edit(10, true, "10", 100)]);
         assert_eq!(late.due(DbTime::from_micros(T0)), None);
         let mut backdated = edit(10, true, "10", 0);
-        backdated.row.anchor_at = Some(T0.to_string());
+        backdated.row.anchor_at = Some(DbTime::from_micros(T0));
         let backdated = History::new(vec![backdated]);
         assert_eq!(backdated.due(DbTime::from_micros(T0 + 5_000_000)), Some(50));
         assert_eq!(backdated.begins(), Some(DbTime::from_micros(T0)));

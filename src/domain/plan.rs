@@ -298,14 +298,14 @@ mod tests {
             partner_id: Some(Uuid::from_u128(2)),
             config_version: Some(1),
             is_active: Some(active),
-            total_visits: Some(total.to_owned()),
-            visits_per_unit: Some(rate.to_owned()),
-            time_period: Some(unit.name().to_owned()),
-            start_time: Some(T0.to_string()),
-            end_time: window_s.map(|s| (T0 + s * SECOND_US).to_string()),
+            total_visits: Some(total.into()),
+            visits_per_unit: Some(rate.into()),
+            time_period: Some(unit.name().into()),
+            start_time: Some(DbTime::from_micros(T0)),
+            end_time: window_s.map(|s| DbTime::from_micros(T0 + s * SECOND_US)),
             catch_up: None,
-            anchor_units: Some("0".to_owned()),
-            anchor_at: Some(T0.to_string()),
+            anchor_units: Some("0".into()),
+            anchor_at: Some(DbTime::from_micros(T0)),
         };
         let row = Distribution::parse(&row).expect("a valid row");
         Plan::of(&row, unit, 0, now)

@@ -222,7 +222,8 @@ impl Timetable {
         if doubt == Some(Doubt::Refused) && !changed && !moved && !control.paused {
             entry.locked_tries = entry.locked_tries.saturating_add(1);
             let wait = locked_retry(entry.locked_tries);
-            self.set_wake(id, Some(now.plus_micros(micros_of(wait))));
+            let wake = Some(now.plus_micros(micros_of(wait)));
+            entry.set_wake(id, wake, &mut self.queue);
         } else if doubt.is_some() || changed || moved {
             entry.locked_tries = 0;
             self.schedule(id, now);
@@ -393,6 +394,12 @@ impl Timetable {
             .map(|entry| entry.look(id, &self.control, now))
     }
 
+    /// … of a row that is this agent's.
+    pub fn look_at_ours(&self, id: Uuid, now: DbTime) -> Option<Look> {
+        let entry = self.entries.get(&id).filter(|entry| entry.ours)?;
+        Some(entry.look(id, &self.control, now))
+    }
+
     /// The states of all rows that are this agent's, by id.
     pub fn look_at_all(&self, now: DbTime) -> impl Iterator<Item = Look> + '_ {
         self.entries
@@ -435,17 +442,16 @@ impl Timetable {
     }
 
     fn remove(&mut self, id: Uuid, began: Stamp) -> Applied {
-        match self.entries.get(&id) {
-            Some(entry) if began > entry.config_read => {
-                self.set_wake(id, None);
-                if let Some(entry) = self.entries.remove(&id) {
-                    self.running -= usize::from(entry.running);
-                    self.owned -= usize::from(entry.ours);
-                }
-                Applied::Removed
-            }
-            Some(_) | None => Applied::Nothing,
+        let older = |entry: &Entry| began > entry.config_read;
+        if !self.entries.get(&id).is_some_and(|entry| older(entry)) {
+            return Applied::Nothing;
         }
+        if let Some(mut entry) = self.entries.remove(&id) {
+            entry.set_wake(id, None, &mut self.queue);
+            self.running -= usize::from(entry.running);
+            self.owned -= usize::from(entry.ours);
+        }
+        Applied::Removed
     }
 
     /// Takes the rows out of the queue that are due now, the one first that has waited longest for a visit.
@@ -458,14 +464,14 @@ impl Timetable {
             if wake > now || wave.len() >= most {
                 break; // not due; or it wants less company than there already is
             }
-            self.set_wake(id, None);
+            let Some(entry) = self.entries.get_mut(&id) else {
+                break; // never: a row that is in the queue is known
+            };
+            entry.set_wake(id, None, &mut self.queue);
             let at = self.spread.at_or_before(id, now);
-            let give_up_after = self.control.give_up_after_us;
-            let entry = self
-                .entries
-                .get(&id)
-                .filter(|entry| entry.paced(give_up_after, now).is_some());
-            match entry.and_then(|entry| entry.fire(id, at, &self.control)) {
+            let paced = entry.paced(self.control.give_up_after_us, now).is_some();
+            let fire = entry.fire(id, at, &self.control);
+            match fire.filter(|_| paced) {
                 Some(fire) => wave.push(fire),
                 None => self.schedule(id, now),
             }
@@ -543,7 +549,7 @@ impl Timetable {
                 let from = entry.not_before.unwrap_or(earliest).max(due).max(earliest);
                 self.spread.at_or_after(id, from)
             });
-        self.set_wake(id, wake);
+        entry.set_wake(id, wake, &mut self.queue);
         if running != was_running {
             self.running = if running {
                 self.running + 1
@@ -553,19 +559,6 @@ impl Timetable {
             if self.spread.fit(self.running) {
                 self.reschedule_all(now);
             }
-        }
-    }
-
-    fn set_wake(&mut self, id: Uuid, wake: Option<DbTime>) {
-        let Some(entry) = self.entries.get_mut(&id) else {
-            return;
-        };
-        if let Some(before) = entry.wake.take() {
-            self.queue.remove(&(before, id));
-        }
-        entry.wake = wake;
-        if let Some(at) = wake {
-            self.queue.insert((at, id));
         }
     }
 }

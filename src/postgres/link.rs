@@ -355,6 +355,11 @@ impl Link {
             .ok_or_else(|| Fault::new(Trouble::Lost, "no connection"))
     }
 
+    /// Where it leads.
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
     /// Whether the next call finds a connection open.
     pub fn is_open(&self) -> bool {
         self.connection.is_some()

@@ -3,11 +3,13 @@
 //! Visits are numbered in the order of `visited_at`, so a few hundred searches in the index of numbers draw the whole curve, and
 //! the latest seconds are the latest numbers.
 
+use compact_str::CompactString;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::connection::Connection;
+use super::moment::Moment;
 use crate::domain::distribution::RawRow;
 use crate::domain::history::{Edit, History};
 use crate::domain::time::DbTime;
@@ -112,11 +114,9 @@ pub async fn partners(
 /// The edits of a row's pace that are known.
 pub async fn history(connection: &mut Connection, id: Uuid) -> Result<History, sqlx::Error> {
     const HISTORY: &str = "
-      select config_version, (extract(epoch from edited_at) * 1000000)::bigint as edited_at, edited_by, partner_id, is_active,
+      select config_version, edited_at, edited_by, partner_id, is_active,
              total_visits::text as total_visits, visits_per_unit::text as visits_per_unit, time_period,
-             case when isfinite(start_time) then trunc(extract(epoch from start_time) * 1000000)::text else start_time::text end as start_time,
-             case when isfinite(end_time) then trunc(extract(epoch from end_time) * 1000000)::text else end_time::text end as end_time,
-             anchor_units::text as anchor_units, trunc(extract(epoch from anchor_at) * 1000000)::text as anchor_at
+             start_time, end_time, anchor_units::text as anchor_units, anchor_at
         from public.visit_pacer_edits where distribution_id = $1 order by config_version desc limit $2";
     let rows = sqlx::query(HISTORY)
         .bind(id)
@@ -128,22 +128,31 @@ pub async fn history(connection: &mut Connection, id: Uuid) -> Result<History, s
 }
 
 fn edit(id: Uuid, row: &PgRow) -> Result<Edit, sqlx::Error> {
+    let moment = |column| {
+        let moment: Option<Moment> = row.try_get(column)?;
+        Ok::<_, sqlx::Error>(moment.map(|Moment(at)| at))
+    };
+    let text = |column| {
+        let text: Option<&str> = row.try_get(column)?;
+        Ok::<_, sqlx::Error>(text.map(CompactString::from))
+    };
+    let Moment(at) = row.try_get("edited_at")?;
     Ok(Edit {
-        at: DbTime::from_micros(row.try_get("edited_at")?),
+        at,
         by: row.try_get("edited_by")?,
         row: RawRow {
             id,
             partner_id: row.try_get("partner_id")?,
             config_version: row.try_get("config_version")?,
             is_active: row.try_get("is_active")?,
-            total_visits: row.try_get("total_visits")?,
-            visits_per_unit: row.try_get("visits_per_unit")?,
-            time_period: row.try_get("time_period")?,
-            start_time: row.try_get("start_time")?,
-            end_time: row.try_get("end_time")?,
+            total_visits: text("total_visits")?,
+            visits_per_unit: text("visits_per_unit")?,
+            time_period: text("time_period")?,
+            start_time: moment("start_time")?,
+            end_time: moment("end_time")?,
             catch_up: None,
-            anchor_units: row.try_get("anchor_units")?,
-            anchor_at: row.try_get("anchor_at")?,
+            anchor_units: text("anchor_units")?,
+            anchor_at: moment("anchor_at")?,
         },
     })
 }

@@ -305,6 +305,9 @@ impl Driver {
         if let Notice::Echoed(way, after) = notice {
             self.windows.metrics.echoed(*way, *after);
         }
+        if matches!(notice, Notice::Synced(_)) {
+            self.next_snapshot = self.clock.now(); // somebody waits for it to be ready
+        }
         for said in said(notice) {
             self.say(said);
         }

@@ -20,6 +20,7 @@ use crate::postgres::connection::Connection;
 use crate::postgres::fault::Fault;
 use crate::postgres::link::{Link, within};
 use crate::postgres::rows;
+use crate::postgres::scan::Reader;
 
 /// Connections of an agent at work: one a lane.
 pub const LANES: usize = 3;
@@ -123,49 +124,31 @@ impl Catalogue {
 
 /// Reads rows until there is nothing more to read.
 pub async fn reader(mut link: Link, mut jobs: mpsc::Receiver<What>, answers: Answers) {
-    let mut rows = rows::Reader::default();
+    let mut reader = Reader::new(link.database().clone());
     while let Some(what) = jobs.recv().await {
-        let answer = read(&mut link, &mut rows, &what, &answers).await;
-        let failed = answer.is_err();
+        let answer = read(&mut link, &mut reader, &what, &answers).await;
         answers.give(Input::Read(answer)).await;
-        // The loop takes one part in while the database reads the next.
-        if failed || read_ahead(&mut link, &mut rows).await.is_err() {
-            let broken = rows.forget();
-            if broken {
-                link.close().await; // its transaction has failed
-            }
-        }
     }
     link.close().await;
 }
 
-/// A part that could not be read is asked for in vain, and that is told.
-async fn read_ahead(link: &mut Link, reader: &mut rows::Reader) -> Result<(), Fault> {
-    if !link.is_open() {
-        return Ok(());
-    }
-    let connection = link.open().await?;
-    let outcome = within(reader.read_ahead(connection)).await;
-    link.check(outcome)
-}
-
 async fn read(
     link: &mut Link,
-    reader: &mut rows::Reader,
+    reader: &mut Reader,
     what: &What,
     answers: &Answers,
 ) -> Result<(Found, Trip), Fault> {
     let connection = link.open().await?;
     let mut sent = answers.clock.now();
-    let outcome = within(async {
+    let outcome = async {
         let horizon = match what {
-            What::All | What::Since(_) => Some(rows::horizon(connection).await?),
+            What::All | What::Since(_) => Some(within(rows::horizon(connection)).await?),
             What::After(_) | What::Rows(_) => None,
         };
         sent = answers.clock.now();
         let read = reader.read(connection, what).await?;
         let gone = match what {
-            What::Since(since) => rows::gone(connection, *since).await?,
+            What::Since(since) => within(rows::gone(connection, *since)).await?,
             What::All | What::After(_) | What::Rows(_) => BTreeSet::new(),
         };
         let found = Found {
@@ -176,7 +159,7 @@ async fn read(
             horizon,
         };
         Ok((found, read.db))
-    })
+    }
     .await;
     let (found, db) = link.check(outcome)?;
     Ok((found, answers.trip(sent, db)))

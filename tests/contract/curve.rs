@@ -9,6 +9,7 @@ use uuid::Uuid;
 use visit_pacer::domain::curve::Curve;
 use visit_pacer::domain::distribution::{Distribution, RawRow};
 use visit_pacer::domain::time::DbTime;
+use visit_pacer::postgres::moment::Moment;
 
 use crate::harness::server;
 
@@ -80,14 +81,14 @@ impl Rows {
             partner_id: Some(Uuid::from_u128(2)),
             config_version: Some(1),
             is_active: self.active[n],
-            total_visits: Some(self.totals[n].to_string()),
-            visits_per_unit: Some(self.rates[n].clone()),
-            time_period: Some(self.units[n].to_owned()),
-            start_time: self.starts[n].map(|at| at.to_string()),
-            end_time: self.ends[n].map(|at| at.to_string()),
+            total_visits: Some(self.totals[n].to_string().into()),
+            visits_per_unit: Some(self.rates[n].as_str().into()),
+            time_period: Some(self.units[n].into()),
+            start_time: self.starts[n].map(DbTime::from_micros),
+            end_time: self.ends[n].map(DbTime::from_micros),
             catch_up: None,
-            anchor_units: Some(self.anchor_units[n].clone()),
-            anchor_at: Some(self.anchor_at[n].to_string()),
+            anchor_units: Some(self.anchor_units[n].as_str().into()),
+            anchor_at: Some(DbTime::from_micros(self.anchor_at[n])),
         }
     }
 }
@@ -224,25 +225,26 @@ const JUDGED: &str = "
     union all select 100, 1, 'second', since, null, c
       from harmless, unnest(array[1, 1.0, 0.999, 1.234, 1.2345, 999.999, 1000, 1000.001]) c)
   select total::text, rate::text, period, catch_up::text,
-         case when isfinite(starts) then trunc(extract(epoch from starts) * 1000000)::text else starts::text end as starts,
-         case when isfinite(ends) then trunc(extract(epoch from ends) * 1000000)::text else ends::text end as ends,
+         starts, ends,
          public.visit_pacer_invalid(total, rate, period, starts, ends, catch_up) as invalid
     from rows";
 
 fn judged_row(found: &PgRow) -> RawRow {
+    let moment = |column| found.get::<Option<Moment>, _>(column).map(|Moment(at)| at);
+    let text = |column| found.get::<Option<&str>, _>(column).map(Into::into);
     RawRow {
         id: Uuid::from_u128(1),
         partner_id: Some(Uuid::from_u128(2)),
         config_version: Some(1),
         is_active: Some(true),
-        total_visits: found.get("total"),
-        visits_per_unit: found.get("rate"),
-        time_period: found.get("period"),
-        start_time: found.get("starts"),
-        end_time: found.get("ends"),
-        catch_up: found.get("catch_up"),
-        anchor_units: Some("0".to_owned()),
-        anchor_at: Some(EPOCH_US.to_string()),
+        total_visits: text("total"),
+        visits_per_unit: text("rate"),
+        time_period: text("period"),
+        start_time: moment("starts"),
+        end_time: moment("ends"),
+        catch_up: text("catch_up"),
+        anchor_units: Some("0".into()),
+        anchor_at: Some(DbTime::from_micros(EPOCH_US)),
     }
 }
 

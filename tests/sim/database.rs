@@ -79,17 +79,17 @@ impl Row {
             partner_id: Some(self.terms.partner),
             config_version: self.version(),
             is_active: Some(self.terms.active),
-            total_visits: Some(self.terms.total.to_string()),
-            visits_per_unit: Some(rate),
-            time_period: Some(period.to_owned()),
-            start_time: Some(self.terms.start.to_string()),
-            end_time: self.terms.end.map(|end| end.to_string()),
-            catch_up: self.catch_up.map(|times| times.to_string()),
+            total_visits: Some(self.terms.total.to_string().into()),
+            visits_per_unit: Some(rate.into()),
+            time_period: Some(period.into()),
+            start_time: Some(DbTime::from_micros(self.terms.start)),
+            end_time: self.terms.end.map(DbTime::from_micros),
+            catch_up: self.catch_up.map(|times| times.to_string().into()),
             // The column's unit is 1/86,400,000,000 visit: a thousand parts.
             anchor_units: self
                 .anchor
-                .map(|a| format!("{}.{:03}", a.parts / 1_000, a.parts % 1_000)),
-            anchor_at: self.anchor.map(|a| a.at.to_string()),
+                .map(|a| format!("{}.{:03}", a.parts / 1_000, a.parts % 1_000).into()),
+            anchor_at: self.anchor.map(|a| DbTime::from_micros(a.at)),
         }
     }
 }

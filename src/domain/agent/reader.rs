@@ -208,12 +208,13 @@ impl Agent {
 
     /// Why a row was left out of a batch, now that it was read since.
     fn count_refusal(&mut self, id: Uuid, db_now: DbTime) {
+        let Some(version) = self.refused.get(&id).copied() else {
+            return;
+        };
         if self.timetable.is_doubtful(id) {
             return;
         }
-        let Some(version) = self.refused.remove(&id) else {
-            return;
-        };
+        self.refused.remove(&id);
         let status = self.timetable.look(id, db_now).map(|look| look.status);
         let refused = &mut self.counters.refused;
         let reason = if self.timetable.control().paused || status == Some(Status::Paused) {

@@ -412,7 +412,7 @@ fn what_realtime_publishes_is_asked_for_again_when_the_answer_was_lost() {
 #[test]
 fn a_completed_row_is_written_back_at_once_and_again_if_somebody_held_it_or_the_answer_was_lost() {
     let mut last = row(1, 10);
-    last.row.total_visits = Some("10".to_owned());
+    last.row.total_visits = Some("10".into());
     let mut bench = Bench::live(&[last]);
     bench.pass_to(1.0);
     assert!(bench.take_batch().is_some());
@@ -464,7 +464,7 @@ fn a_running_row_is_written_back_every_five_seconds_at_the_most() {
 #[test]
 fn a_row_that_is_set_aside_is_told_once_and_again_when_it_is_mended() {
     let mut bad = row(1, 10);
-    bad.row.time_period = Some("week".to_owned());
+    bad.row.time_period = Some("week".into());
     let mut bench = Bench::live(&[bad]);
     bench.pass_to(30.0);
     let mut mended = edited(row(1, 10));
@@ -475,7 +475,7 @@ fn a_row_that_is_set_aside_is_told_once_and_again_when_it_is_mended() {
 
     let mut bench = Bench::new();
     let mut bad = row(1, 10);
-    bad.row.time_period = Some("week".to_owned());
+    bad.row.time_period = Some("week".into());
     bench.answer_read(vec![bad.clone()]);
     bench.pass_to(2.5);
     bench.answer_read(vec![bad]);
@@ -486,7 +486,7 @@ fn a_row_that_is_set_aside_is_told_once_and_again_when_it_is_mended() {
 #[test]
 fn a_bad_row_is_never_written_back() {
     let mut bad = row(1, 10);
-    bad.row.total_visits = Some("-3".to_owned());
+    bad.row.total_visits = Some("-3".into());
     bad.written = None;
     let mut bench = Bench::live(&[bad]);
     bench.pass_to(20.0);

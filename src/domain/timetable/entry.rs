@@ -3,6 +3,8 @@
 //! It takes over what reads find, in the order in which they began; when it is woken, and in which batch it goes, is the
 //! timetable's to say.
 
+use std::collections::BTreeSet;
+
 use super::{Control, RowRead, Stall, Stamp};
 use crate::domain::batch::Progress;
 use crate::domain::bucket::BucketRule;
@@ -133,6 +135,22 @@ impl Entry {
                 Some(doubt)
             }
             Hold::Ready | Hold::InFlight | Hold::Doubtful(..) => None,
+        }
+    }
+
+    /// Moves it in the queue: the key under which it is there is its `wake`.
+    pub(super) fn set_wake(
+        &mut self,
+        id: Uuid,
+        wake: Option<DbTime>,
+        queue: &mut BTreeSet<(DbTime, Uuid)>,
+    ) {
+        if let Some(before) = self.wake.take() {
+            queue.remove(&(before, id));
+        }
+        self.wake = wake;
+        if let Some(at) = wake {
+            queue.insert((at, id));
         }
     }
 

@@ -42,7 +42,7 @@ fn visits_are_numbered_on_and_each_has_its_own_moment() {
 #[test]
 fn a_row_in_which_nothing_is_due_is_not_woken() {
     let mut slow = row(1, "1");
-    slow.row.time_period = Some("minute".to_owned());
+    slow.row.time_period = Some("minute".into());
     let mut bench = Bench::new([slow]);
     assert_eq!(bench.deadline(), Some(30.0), "the curve reaches a half");
     assert_eq!(bench.fire_at(30.0), [1]);
@@ -343,7 +343,7 @@ fn a_row_that_is_refused_while_everything_is_paused_counts_as_free_again_at_once
 #[test]
 fn the_control_rows_catch_up_is_for_rows_that_have_none_of_their_own() {
     let mut own = row(2, "10");
-    own.row.catch_up = Some("1".to_owned());
+    own.row.catch_up = Some("1".into());
     let mut bench = Bench::new([row(1, "10"), own]);
     let control = Control {
         catch_up_milli: 5_000,
@@ -475,8 +475,8 @@ fn a_row_that_is_not_anchored_yet_is_neither_paced_nor_set_aside() {
 /// Ten a second for ten seconds, a hundred in all.
 fn window() -> RowRead {
     let mut row = row(1, "10");
-    row.row.total_visits = Some("100".to_owned());
-    row.row.end_time = Some((T0 + 10_000_000).to_string());
+    row.row.total_visits = Some("100".into());
+    row.row.end_time = Some(DbTime::from_micros(T0 + 10_000_000));
     row
 }
 
@@ -521,9 +521,9 @@ fn a_backlog_waits_for_a_window_that_was_moved_away() {
     bench.now = at(20.0);
     let mut moved = row(1, "10");
     moved.row.config_version = Some(2);
-    moved.row.anchor_units = Some((200_i64 * 86_400_000_000).to_string());
-    moved.row.anchor_at = Some(at(20.0).as_micros().to_string());
-    moved.row.start_time = Some(at(100.0).as_micros().to_string());
+    moved.row.anchor_units = Some((200_i64 * 86_400_000_000).to_string().into());
+    moved.row.anchor_at = Some(at(20.0));
+    moved.row.start_time = Some(at(100.0));
     bench.read(moved);
     assert_eq!(
         (bench.deadline(), bench.look(1).status),
@@ -555,7 +555,7 @@ fn a_total_that_was_lowered_below_what_is_distributed_is_completed() {
     bench.fire_at(1.0);
     let mut lowered = bench.as_known(row(1, "10"));
     lowered.row.config_version = Some(2);
-    lowered.row.total_visits = Some("5".to_owned());
+    lowered.row.total_visits = Some("5".into());
     bench.read(lowered);
     assert_eq!(
         (bench.deadline(), bench.look(1).status),

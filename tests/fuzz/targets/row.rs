@@ -1,6 +1,7 @@
 //! A row as the database gives it, every value as text: one that can be paced has a curve that never falls and stays below
 //! its total, and a bucket that holds no more than it can.
 
+use compact_str::CompactString;
 use uuid::Uuid;
 use visit_pacer::domain::bucket::{Bucket, BucketRule};
 use visit_pacer::domain::decimal::{format_scaled, parse_scaled};
@@ -35,7 +36,13 @@ pub fn run(data: &[u8]) {
         }
     }
     let mut lines = text.lines();
-    let mut column = || lines.next().filter(|line| *line != "-").map(str::to_owned);
+    let mut column = || {
+        lines
+            .next()
+            .filter(|line| *line != "-")
+            .map(CompactString::from)
+    };
+    let moment = |text: Option<CompactString>| text?.parse().ok().map(DbTime::from_micros);
     let row = RawRow {
         id: Uuid::nil(),
         partner_id: Some(Uuid::nil()),
@@ -43,15 +50,14 @@ pub fn run(data: &[u8]) {
         total_visits: column(),
         visits_per_unit: column(),
         time_period: column(),
-        start_time: column(),
-        end_time: column(),
+        start_time: moment(column()),
+        end_time: moment(column()),
         catch_up: column(),
         anchor_units: column(),
-        anchor_at: column(),
+        anchor_at: moment(column()),
         is_active: column().map(|active| active == "t"),
     };
     let (units, at, last) = (column(), column(), column());
-    let moment = |text: Option<String>| text?.parse().ok().map(DbTime::from_micros);
     if let Ok(parsed) = Distribution::parse(&row) {
         follow(
             &parsed,

@@ -1,0 +1,211 @@
+//! Every row, in parts, for the reader of an agent.
+//!
+//! A table that fits into one part is read by one statement. For a larger one a single COPY goes through both tables once,
+//! over a connection of its own: while the loop takes one part in, the next is taken apart here, and the database is at the
+//! one after that; edited rows are read between them over the reader's connection. Through a transaction pooler, or where no
+//! further connection is to be had, each further part is a statement of its own, by id.
+
+use futures_util::TryStreamExt as _;
+use sqlx::error::BoxDynError;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use super::connection::Connection;
+use super::fault::{Fault, Trouble};
+use super::link::{Database, Link, within};
+use super::rows::{self, Cells, Rows};
+use crate::domain::agent::What;
+use crate::domain::limits::ROWS_PER_READ;
+use crate::domain::timetable::RowRead;
+
+/// Parts that wait until somebody asks for them.
+const PARTS_AHEAD: usize = 1;
+
+/// Reads rows by one statement, or every row part by part.
+pub struct Reader {
+    database: Database,
+    /// How the look at every row goes on that is under way.
+    look: Option<Look>,
+}
+
+enum Look {
+    ById,
+    Scan(Scan),
+}
+
+impl Reader {
+    /// A reader that has no look under way.
+    pub fn new(database: Database) -> Self {
+        Self {
+            database,
+            look: None,
+        }
+    }
+
+    /// Reads a part. [`What::After`] goes on where the last part of the same look ended; a look of which a part could not be
+    /// read is over, and begins anew with [`What::All`].
+    pub async fn read(&mut self, connection: &mut Connection, what: &What) -> Result<Rows, Fault> {
+        let What::After(id) = what else {
+            if *what == What::All {
+                self.look = None;
+            }
+            return within(rows::read(connection, what)).await;
+        };
+        let mut look = match self.look.take() {
+            Some(look) => look,
+            None => self.go_on_after(*id).await?,
+        };
+        let part = match &mut look {
+            Look::ById => within(rows::read(connection, what)).await?,
+            Look::Scan(scan) => {
+                let rows = scan.next().await?;
+                let more_after = rows.last().map(|read| read.row.id);
+                Rows {
+                    more_after: more_after.filter(|_| rows.len() >= ROWS_PER_READ),
+                    rows,
+                    db: within(rows::clock(connection)).await?, // those of the part are older than the call
+                }
+            }
+        };
+        self.look = part.more_after.map(|_| look);
+        Ok(part)
+    }
+
+    async fn go_on_after(&self, id: Uuid) -> Result<Look, Fault> {
+        if self.database.is_pooled() {
+            return Ok(Look::ById);
+        }
+        match Scan::begin(self.database.clone(), id).await {
+            Ok(scan) => Ok(Look::Scan(scan)),
+            Err(fault) if fault.trouble == Trouble::Connections => Ok(Look::ById),
+            Err(fault) => Err(fault),
+        }
+    }
+}
+
+/// One COPY that is under way; dropped, it ends.
+struct Scan {
+    parts: mpsc::Receiver<Result<Vec<RowRead>, Fault>>,
+    _task: JoinSet<()>,
+}
+
+impl Scan {
+    async fn begin(database: Database, after: Uuid) -> Result<Self, Fault> {
+        let mut link = Link::new(database);
+        // Between two parts it waits for as long as the loop takes; each wait for the database has its own bound.
+        within(link.open().await?.without_timeout()).await?;
+        let (parts_in, parts) = mpsc::channel(PARTS_AHEAD);
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            if let Err(fault) = scan(&mut link, after, &parts_in).await {
+                // Whoever has dropped the scan wants to know nothing.
+                let _told = parts_in.send(Err(fault)).await.is_ok();
+            }
+            link.close().await;
+        });
+        Ok(Self { parts, _task: task })
+    }
+
+    async fn next(&mut self) -> Result<Vec<RowRead>, Fault> {
+        let cut_short = || Fault::new(Trouble::Lost, "the look at every row was cut short");
+        self.parts.recv().await.ok_or_else(cut_short)?
+    }
+}
+
+/// The last part is the one that is not full.
+async fn scan(
+    link: &mut Link,
+    after: Uuid,
+    parts: &mpsc::Sender<Result<Vec<RowRead>, Fault>>,
+) -> Result<(), Fault> {
+    let copy = format!(
+        "copy ({} '{after}') to stdout (format binary)",
+        rows::ALL_AFTER
+    );
+    let connection = link.open().await?.simple();
+    let mut lines = within(connection.copy_out_raw(&copy)).await?;
+    loop {
+        let mut part = Vec::with_capacity(ROWS_PER_READ);
+        while part.len() < ROWS_PER_READ
+            && let Some(line) = within(lines.try_next()).await?
+        {
+            part.extend(row(&line).map_err(|error| Fault::from(sqlx::Error::Decode(error)))?);
+        }
+        let last = part.len() < ROWS_PER_READ;
+        part.sort_unstable_by_key(|read: &RowRead| read.row.id);
+        if parts.send(Ok(part)).await.is_err() || last {
+            return Ok(());
+        }
+    }
+}
+
+/// What every COPY in the binary format begins with: signature, flags, and the length of what may follow them.
+///
+/// Source: PostgreSQL, COPY, "Binary Format".
+const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+/// Stands for the number of cells after the last row.
+const TRAILER: i16 = -1;
+
+/// Takes a message apart; `None`: it is no row, but the end. The server sends each row in a message of its own (PostgreSQL,
+/// "Message Formats", CopyData).
+fn row(message: &[u8]) -> Result<Option<RowRead>, BoxDynError> {
+    let line = message.strip_prefix(HEADER).unwrap_or(message);
+    let (count, cells) = line
+        .split_first_chunk()
+        .ok_or("a line of COPY is cut short")?;
+    if i16::from_be_bytes(*count) == TRAILER {
+        return Ok(None);
+    }
+    rows::row(&mut Line { cells }).map(Some)
+}
+
+/// The cells of a row in a COPY.
+struct Line<'m> {
+    cells: &'m [u8],
+}
+
+impl Cells for Line<'_> {
+    fn next(&mut self) -> Result<Option<&[u8]>, BoxDynError> {
+        let cut_short = "a cell of COPY is cut short";
+        let (length, rest) = self.cells.split_first_chunk().ok_or(cut_short)?;
+        let Ok(length) = usize::try_from(i32::from_be_bytes(*length)) else {
+            self.cells = rest;
+            return Ok(None); // -1: a null
+        };
+        let (cell, rest) = rest.split_at_checked(length).ok_or(cut_short)?;
+        self.cells = rest;
+        Ok(Some(cell))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_is_cut_short_is_an_error_and_no_row() {
+        let cells: &[&[u8]] = &[&[7; 16], &[8; 16], &9_i64.to_be_bytes(), &[1]];
+        let mut message = [HEADER, &19_i16.to_be_bytes()].concat();
+        for cell in cells {
+            message.extend(i32::try_from(cell.len()).expect("short").to_be_bytes());
+            message.extend(*cell);
+        }
+        message.extend([0xff; 4].repeat(15)); // the rest is null
+        let read = row(&message).expect("whole").expect("a row");
+        assert_eq!(read.row.id, Uuid::from_bytes([7; 16]));
+        assert_eq!((read.row.is_active, read.progress), (Some(true), None));
+        for end in HEADER.len()..message.len() {
+            assert!(row(&message[..end]).is_err(), "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_copy_is_no_row_also_where_nothing_came_before_it() {
+        assert_eq!(row(&[0xff, 0xff]).expect("the end"), None);
+        assert_eq!(
+            row(&[HEADER, &[0xff, 0xff]].concat()).expect("the end"),
+            None
+        );
+    }
+}
