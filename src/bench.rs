@@ -8,6 +8,7 @@ mod copy;
 pub mod figures;
 pub mod footprint;
 pub mod ground;
+mod growth;
 mod peers;
 pub mod plot;
 pub mod precision;

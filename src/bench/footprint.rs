@@ -27,6 +27,8 @@ struct Seen {
     memory: f64,
     cpu: f64,
     server: Option<f64>,
+    /// A second.
+    statements: Option<f64>,
 }
 
 /// Measures it; `seconds` for each program.
@@ -34,15 +36,19 @@ pub async fn measure(ground: &mut Ground, peers: &Path, seconds: u32) -> anyhow:
     let seconds = seconds.max(SECONDS_MIN);
     let mut table = Table::new(
         "Footprint, ten rows",
-        &["who", "memory, MiB", "CPU, % of a core", "server's CPU, %"],
+        &[
+            "who",
+            "memory, MiB",
+            "CPU, % of a core",
+            "server's CPU, %",
+            "statements/s",
+        ],
     );
-    let idle = look(ground, seconds, None, true)
-        .await?
-        .context("nobody is always there")?;
-    let ours = look(ground, seconds, None, false)
-        .await?
-        .context("the agent is always there")?;
-    let node = look(ground, seconds, Some(peers), false).await?;
+    let counted = ground.count_statements().await?;
+    let idle = look(ground, seconds, Who::Nobody, counted).await?;
+    let ours = look(ground, seconds, Who::Agent, counted).await?;
+    let (idle, ours) = idle.zip(ours).context("both are always there")?;
+    let node = look(ground, seconds, Who::Node(peers), counted).await?;
     for (who, seen) in [("visit-pacer", Some(&ours)), ("Node script", node.as_ref())] {
         let Some(seen) = seen else {
             table
@@ -59,14 +65,19 @@ pub async fn measure(ground: &mut Ground, peers: &Path, seconds: u32) -> anyhow:
                 .map_or(Cell::None, |(with, without)| {
                     Cell::Number((with - without).max(0.0), 2)
                 }),
+            seen.statements
+                .map_or(Cell::None, |statements| Cell::Number(statements, 1)),
         ]);
     }
     table.at_most("memory, MiB, at most 20", ours.memory / MIB, 20.0);
     table.at_most("CPU, % of a core, under 0.5", ours.cpu, 0.5);
-    table.notes.push(
-        "Statements a second are not measured: the server counts transactions only, most of them the Realtime server's."
-            .to_owned(),
-    );
+    match ours.statements {
+        Some(statements) => table.at_most("statements a second, under 5", statements, 5.0),
+        None => table.notes.push(
+            "No statements a second: they need pg_stat_statements, on a server that may be restarted."
+                .to_owned(),
+        ),
+    }
     table.notes.push(
         "The server's figures are without those of the Realtime server, which runs beside either."
             .to_owned(),
@@ -74,43 +85,64 @@ pub async fn measure(ground: &mut Ground, peers: &Path, seconds: u32) -> anyhow:
     Ok(table)
 }
 
-/// One program for so long, or none.
+/// Who works on the rows.
+#[derive(Clone, Copy)]
+enum Who<'a> {
+    Nobody,
+    Agent,
+    /// The script, which is in that folder.
+    Node(&'a Path),
+}
+
+/// One program for so long, or none; `None` where it is not on this machine.
 async fn look(
     ground: &mut Ground,
     seconds: u32,
-    peers: Option<&Path>,
-    nobody: bool,
+    who: Who<'_>,
+    counted: bool,
 ) -> anyhow::Result<Option<Seen>> {
     let mut field = ground.field().await?;
     let realtime = field.realtime().await?;
+    if counted {
+        field.is_counted().await?;
+    }
     field
         .rows(Rows {
             count: ROWS,
             rates: RATES,
             start_in: -1,
+            start_over: 0,
             active: true,
         })
         .await?;
-    let program = match (nobody, peers, &realtime) {
-        (true, ..) => None,
-        (false, None, _) => {
+    let program = match (who, &realtime) {
+        (Who::Nobody, _) | (Who::Node(_), None) => None,
+        (Who::Agent, _) => {
             let mut agent = Program::agent(&field, realtime.as_ref(), TOLD)?;
             agent.ready().await?;
             Some(agent)
         }
-        (false, Some(folder), Some(realtime)) => peers::node(folder, &field, realtime)
+        (Who::Node(folder), Some(realtime)) => peers::node(folder, &field, realtime)
             .map(Program::peer)
             .transpose()?,
-        (false, Some(_), None) => None,
     };
     let mut seen = None;
-    if nobody || program.is_some() {
+    if matches!(who, Who::Nobody) || program.is_some() {
         tokio::time::sleep(SETTLES).await;
         let cpu = || program.as_ref().map_or(Ok(Duration::ZERO), Program::cpu);
         let server = || ground.server_pid().map(cpu_of_server).transpose();
+        let sent = if counted {
+            Some(field.statements().await?)
+        } else {
+            None
+        };
         let before = (cpu()?, server()?);
         tokio::time::sleep(Duration::from_secs(seconds.into())).await;
         let after = (cpu()?, server()?);
+        let sent = match sent {
+            Some(before) => Some(i32::try_from(field.statements().await? - before)?),
+            None => None,
+        };
         let percent = |used: Duration| 100.0 * used.as_secs_f64() / f64::from(seconds);
         seen = Some(Seen {
             memory: match &program {
@@ -122,6 +154,7 @@ async fn look(
                 .1
                 .zip(before.1)
                 .map(|(after, before)| percent(after.saturating_sub(before))),
+            statements: sent.map(|sent| f64::from(sent) / f64::from(seconds)),
         });
     }
     if let Some(program) = program {

@@ -29,15 +29,19 @@ const DROP_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// The job's name.
 const CRON_JOB: &str = "visit-pacer bench";
-const CRON_SETTINGS: &[&str] = &[
-    "alter system set shared_preload_libraries = 'pg_cron'",
-    "alter system set cron.use_background_workers = 'on'",
-];
+/// Known where the library has been loaded, and read at a start.
+const CRON_SETTING: &str = "alter system set cron.use_background_workers = 'on'";
+/// Counts statements by who sends them.
+const STATEMENTS: &str = "pg_stat_statements";
+/// Whose statements are to be counted apart.
+const COUNTED: &str = "visit_pacer_bench";
 
 /// A server, with a fresh database for each measurement.
 pub struct Ground {
     place: Place,
     made: u32,
+    /// Libraries that the server has loaded for us.
+    loaded: Vec<&'static str>,
 }
 
 enum Place {
@@ -68,6 +72,8 @@ pub struct Rows<'a> {
     pub rates: &'a [(&'a str, &'a str)],
     /// When they start, from now, in seconds.
     pub start_in: i32,
+    /// They start one after the other, within so many seconds before that.
+    pub start_over: u32,
     /// Whether they are active.
     pub active: bool,
 }
@@ -79,7 +85,11 @@ impl Ground {
             Some(url) => Place::Given(url),
             None => embedded().await?,
         };
-        Ok(Self { place, made: 0 })
+        Ok(Self {
+            place,
+            made: 0,
+            loaded: Vec::new(),
+        })
     }
 
     /// The URL of a database there.
@@ -177,6 +187,11 @@ impl Ground {
         if !self.load_cron().await? {
             return Ok(false);
         }
+        let mut connection = connect(&self.url(None)?).await?;
+        connection
+            .execute("create extension if not exists pg_cron")
+            .await?;
+        connection.close().await?;
         field.connection = field.connect().await?; // the server was restarted
         let mut connection = connect(&self.url(None)?).await?;
         sqlx::query("select cron.schedule_in_database($1, '* * * * *', 'select * from public.distribute_visits()', $2)")
@@ -201,33 +216,53 @@ impl Ground {
     }
 
     async fn load_cron(&mut self) -> anyhow::Result<bool> {
+        Ok(self.load("pg_cron").await? && self.set(CRON_SETTING).await?)
+    }
+
+    /// Counts statements by who sends them, from now on; false where that cannot be.
+    pub async fn count_statements(&mut self) -> anyhow::Result<bool> {
+        self.load(STATEMENTS).await
+    }
+
+    /// Has the server load an extension's library; false where it is not installed, or the server is somebody else's, which
+    /// is not restarted.
+    async fn load(&mut self, library: &'static str) -> anyhow::Result<bool> {
+        if self.loaded.contains(&library) {
+            return Ok(true);
+        }
         let mut connection = connect(&self.url(None)?).await?;
-        let there: bool = sqlx::query_scalar(
-            "select exists (select from pg_available_extensions where name = 'pg_cron')",
+        let installed: bool = sqlx::query_scalar(
+            "select exists (select from pg_available_extensions where name = $1)",
         )
+        .bind(library)
         .fetch_one(&mut connection)
         .await?;
-        let Place::Embedded { server, .. } = &mut self.place else {
-            return Ok(false); // a server of somebody else's is not restarted
-        };
-        if !there {
+        connection.close().await?;
+        if !installed || matches!(self.place, Place::Given(_)) {
             return Ok(false);
         }
-        connection.close().await?;
-        // The second one is known only where the first has been loaded.
-        for setting in CRON_SETTINGS {
-            let url = Secret::new(server.url("postgres"));
-            let mut connection = connect(&url).await?;
-            connection.execute(*setting).await.context("load pg_cron")?;
-            connection.close().await?;
-            server.stop(StopMode::Fast).await?;
-            server.start_again().await?;
-        }
+        self.loaded.push(library);
+        let setting = format!(
+            "alter system set shared_preload_libraries = {}",
+            self.loaded.join(", ")
+        );
+        self.set(&setting).await
+    }
+
+    /// Changes a setting of a server of our own, and restarts it.
+    async fn set(&mut self, setting: &str) -> anyhow::Result<bool> {
         let mut connection = connect(&self.url(None)?).await?;
-        connection
-            .execute("create extension if not exists pg_cron")
-            .await?;
+        let Place::Embedded { server, .. } = &mut self.place else {
+            return Ok(false);
+        };
+        // Safe: our own words.
+        sqlx::raw_sql(AssertSqlSafe(setting.to_owned()))
+            .execute(&mut connection)
+            .await
+            .with_context(|| setting.to_owned())?;
         connection.close().await?;
+        server.stop(StopMode::Fast).await?;
+        server.start_again().await?;
         Ok(true)
     }
 
@@ -313,7 +348,7 @@ impl Field {
                insert into public.visit_distribution
                       (partner_id, total_visits, time_period, visits_per_unit, is_active, start_time)
                select md5('bench' || 1 + n % 100)::uuid, 1000000000, $2[1 + n % cardinality($2)],
-                      $3[1 + n % cardinality($3)]::numeric, $5, start.at
+                      $3[1 + n % cardinality($3)]::numeric, $5, start.at - make_interval(secs => $6 * n / $1)
                  from generate_series(0, $1 - 1) n, start
              )
              select (extract(epoch from at) * 1000000)::bigint from start",
@@ -323,6 +358,7 @@ impl Field {
         .bind(rates)
         .bind(f64::from(rows.start_in))
         .bind(rows.active)
+        .bind(f64::from(rows.start_over))
         .fetch_one(&mut self.connection)
         .await
         .context("insert rows")?;
@@ -350,6 +386,40 @@ impl Field {
         let left = at.micros_since(self.now().await?);
         tokio::time::sleep(Duration::from_micros(u64::try_from(left).unwrap_or(0))).await;
         Ok(())
+    }
+
+    /// From now on whoever is told of the field comes as somebody of his own, whose statements are counted.
+    pub async fn is_counted(&mut self) -> anyhow::Result<()> {
+        let password = format!("{:032x}", rand::random::<u128>());
+        // Safe: our own words, and hexadecimal digits.
+        let sql = format!(
+            "create extension {STATEMENTS};
+             drop role if exists {COUNTED};
+             create role {COUNTED} superuser login password '{password}'"
+        );
+        sqlx::raw_sql(AssertSqlSafe(sql))
+            .execute(&mut self.connection)
+            .await
+            .context("count statements")?;
+        let mut url = Url::parse(self.url.expose()).context("the URL of the database")?;
+        let named = url
+            .set_username(COUNTED)
+            .and(url.set_password(Some(&password)));
+        ensure!(
+            named.is_ok(),
+            "the URL of the database has no place for a user"
+        );
+        self.url = Secret::new(url.as_str());
+        Ok(())
+    }
+
+    /// Statements that were sent since by whoever is counted.
+    pub async fn statements(&mut self) -> anyhow::Result<i64> {
+        let count = sqlx::query_scalar(
+            "select coalesce(sum(s.calls), 0)::bigint from pg_stat_statements s join pg_roles r on r.oid = s.userid
+              where r.rolname = $1",
+        );
+        Ok(count.bind(COUNTED).fetch_one(&mut self.connection).await?)
     }
 
     /// Transactions that were committed in this database.

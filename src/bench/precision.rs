@@ -157,6 +157,7 @@ async fn pgbench(
         count: 1,
         rates: EACH_SECOND,
         start_in: 3_600,
+        start_over: 0,
         active: false,
     };
     field.rows(partners).await?;
@@ -254,6 +255,7 @@ async fn look(ground: &mut Ground, peers: &Path, load: Load) -> anyhow::Result<O
             count: load.rows,
             rates: load.rates,
             start_in: START_IN,
+            start_over: 0,
             active: true,
         })
         .await?;

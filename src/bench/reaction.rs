@@ -95,6 +95,7 @@ async fn followed(field: &mut Field, seconds: u32) -> anyhow::Result<Spread> {
             count: ROWS,
             rates: RATES,
             start_in: -1,
+            start_over: 0,
             active: true,
         })
         .await?;
@@ -168,6 +169,7 @@ async fn resumed(field: &mut Field) -> anyhow::Result<Spread> {
             count: 1,
             rates: FAST,
             start_in: -1,
+            start_over: 0,
             active: false,
         })
         .await?;

@@ -6,12 +6,15 @@ use anyhow::Context as _;
 
 use super::figures::{Cell, Table};
 use super::ground::{Field, Ground, Rows};
+use super::growth::{self, Looks};
 use super::program::{Program, Told, cpu_of_server};
 
 /// Rows in all, and those of them that are active, one visit each ten seconds.
 const KNOWN: u32 = 1_000_000;
 const ACTIVE: u32 = 100_000;
 const RATES: &[(&str, &str)] = &[("minute", "6")];
+/// … in each second a tenth of them.
+const PERIOD: u32 = 10;
 /// The agent's own bound: twice what the rows ask for.
 const TOLD: Told = Told {
     max_visits_per_second: 20_000,
@@ -38,48 +41,33 @@ pub async fn measure(ground: &mut Ground, seconds: u32) -> anyhow::Result<Vec<Ta
             "bytes a row",
             "agent's CPU, %",
             "server's CPU, %",
+            "idle sync, ms",
+            "full look, s",
         ],
     );
     let time = Duration::from_secs(seconds.into());
-    let mut field = ground.field().await?;
-    let empty = look(ground, &mut field, time).await?;
-    let mut known = 0;
-    let mut looks = Vec::new();
-    for (add, active) in [(ACTIVE, true), (KNOWN - ACTIVE, false)] {
-        field
-            .rows(Rows {
-                count: add,
-                rates: RATES,
-                start_in: -1,
-                active,
-            })
-            .await?;
-        known += add;
-        looks.push((known, look(ground, &mut field, time).await?));
-    }
+    let empty = look(ground, 0, 0, time).await?;
+    let active = look(ground, ACTIVE, ACTIVE, time).await?;
+    let all = look(ground, KNOWN, ACTIVE, time).await?;
     table.rows.push(row(0, 0, &empty, None));
-    for (known, seen) in &looks {
-        table.rows.push(row(*known, ACTIVE, seen, Some(&empty)));
-    }
-    ground.clear(field).await?;
-    if let [(_, active), (_, all)] = looks.as_slice() {
-        table.at_most(
-            "memory for a row that is known, in bytes, at most 500",
-            per_row(all, &empty, KNOWN),
-            500.0,
-        );
-        table.at_most(
-            "the agent's CPU with 100,000 active rows, % of a core, at most 10 besides storing",
-            active.cpu,
-            10.0,
-        );
-        table.at_most(
-            "cold start with a million rows, s, at most 5",
-            all.ready.as_secs_f64(),
-            5.0,
-        );
-    }
-    Ok(vec![table, shared(ground, time).await?])
+    table.rows.push(row(ACTIVE, ACTIVE, &active, Some(&empty)));
+    table.rows.push(row(KNOWN, ACTIVE, &all, Some(&empty)));
+    table.at_most(
+        "memory for a row that is known, in bytes, at most 500",
+        per_row(&all, &empty, KNOWN),
+        500.0,
+    );
+    table.at_most(
+        "the agent's CPU with 100,000 active rows, % of a core, at most 10 besides storing",
+        active.cpu,
+        10.0,
+    );
+    table.at_most(
+        "cold start with a million rows, s, at most 5",
+        all.ready.as_secs_f64(),
+        5.0,
+    );
+    Ok(vec![table, growth::ticks(), shared(ground, time).await?])
 }
 
 /// Rows that several agents share, a visit a second each.
@@ -106,6 +94,7 @@ async fn shared(ground: &mut Ground, time: Duration) -> anyhow::Result<Table> {
             count: SHARED,
             rates: EACH_SECOND,
             start_in: -1,
+            start_over: 0,
             active: true,
         };
         field.rows(rows).await?;
@@ -183,22 +172,40 @@ struct Seen {
     cpu: f64,
     server: Option<f64>,
     rate: f64,
+    looks: Option<Looks>,
 }
 
-async fn look(ground: &Ground, field: &mut Field, time: Duration) -> anyhow::Result<Seen> {
+/// An agent, started on a table that has so many rows already.
+async fn look(
+    ground: &mut Ground,
+    known: u32,
+    active: u32,
+    time: Duration,
+) -> anyhow::Result<Seen> {
+    let mut field = ground.field().await?;
+    // What is active comes last, so that little is owed when the agent starts.
+    for (count, active) in [(known - active, false), (active, true)] {
+        let rows = Rows {
+            count,
+            rates: RATES,
+            start_in: -1,
+            start_over: PERIOD,
+            active,
+        };
+        if count > 0 {
+            field.rows(rows).await?;
+        }
+    }
     let realtime = field.realtime().await?;
-    sqlx::raw_sql("truncate public.store_visits")
-        .execute(&mut field.connection)
-        .await?;
-    let mut agent = Program::agent(field, realtime.as_ref(), TOLD)?;
+    let mut agent = Program::agent(&field, realtime.as_ref(), TOLD)?;
     let ready = agent.ready().await?;
     let mut first = None;
-    while first.is_none() && agent.age() < FIRST_WITHIN {
-        first = any(field).await?.then(|| agent.age());
+    while first.is_none() && active > 0 && agent.age() < ready + FIRST_WITHIN {
+        first = any(&mut field).await?.then(|| agent.age());
         tokio::time::sleep(LOOK_EVERY).await;
     }
     tokio::time::sleep(SETTLES).await;
-    let (began, cpu, visits) = (agent.age(), agent.cpu()?, stored(field).await?);
+    let (began, cpu, visits) = (agent.age(), agent.cpu()?, stored(&mut field).await?);
     let server = ground.server_pid().map(cpu_of_server).transpose()?;
     tokio::time::sleep(time).await;
     let took = agent.age().saturating_sub(began).as_secs_f64();
@@ -207,18 +214,21 @@ async fn look(ground: &Ground, field: &mut Field, time: Duration) -> anyhow::Res
         (Some(before), Some(pid)) => Some(percent(cpu_of_server(pid)?.saturating_sub(before))),
         _none => None,
     };
-    let seen = Seen {
+    let mut seen = Seen {
         ready,
         first,
         cpu: percent(agent.cpu()?.saturating_sub(cpu)),
         server,
-        rate: f64::from(i32::try_from(stored(field).await? - visits)?) / took,
+        rate: f64::from(i32::try_from(stored(&mut field).await? - visits)?) / took,
         memory: f64::from(u32::try_from(agent.memory()? / 1024)?) * 1024.0,
+        looks: None,
     };
     agent.stop().await?;
     if let Some((mut server, _)) = realtime {
         server.stop().await;
     }
+    seen.looks = Some(growth::looks(&field).await?);
+    ground.clear(field).await?;
     Ok(seen)
 }
 
@@ -240,6 +250,7 @@ fn per_row(seen: &Seen, empty: &Seen, rows: u32) -> f64 {
 }
 
 fn row(known: u32, active: u32, seen: &Seen, empty: Option<&Seen>) -> Vec<Cell> {
+    let looks = seen.looks.as_ref();
     vec![
         Cell::whole(known),
         Cell::whole(active),
@@ -254,5 +265,9 @@ fn row(known: u32, active: u32, seen: &Seen, empty: Option<&Seen>) -> Vec<Cell> 
         Cell::Number(seen.cpu, 1),
         seen.server
             .map_or(Cell::None, |percent| Cell::Number(percent, 1)),
+        looks.map_or(Cell::None, |looks| Cell::millis(looks.changed)),
+        looks.map_or(Cell::None, |looks| {
+            Cell::Number(looks.full.as_secs_f64(), 1)
+        }),
     ]
 }

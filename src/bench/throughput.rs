@@ -95,6 +95,7 @@ async fn pair(
         count: rows * connections,
         rates: &[("second", "1")],
         start_in: -5,
+        start_over: 0,
         active: true,
     };
     field.rows(asked).await?;

@@ -1,0 +1,130 @@
+//! What grows with the rows that are known, and what does not: a sync that finds nothing, a look at every row, and the
+//! schedule's own work for what is due.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use super::figures::{Cell, Table};
+use super::ground::Field;
+use crate::domain::agent::What;
+use crate::domain::batch::Progress;
+use crate::domain::distribution::RawRow;
+use crate::domain::time::DbTime;
+use crate::domain::timetable::{RowRead, Stamp, Timetable};
+use crate::postgres::fault::Fault;
+use crate::postgres::link::Database;
+use crate::postgres::rows;
+use crate::postgres::scan::Reader;
+
+/// Syncs that find nothing; the median counts.
+const SYNCS: usize = 21;
+
+/// What it costs to look at a table, without an agent.
+pub struct Looks {
+    /// … for what has changed, where nothing has.
+    pub changed: Duration,
+    /// … at every row.
+    pub full: Duration,
+}
+
+/// Looks at the field's table as the agent's reader does.
+pub async fn looks(field: &Field) -> anyhow::Result<Looks> {
+    let database = Database::from_url(&field.url)?;
+    let mut connection = database.connect().await?;
+    let mut took = Vec::with_capacity(SYNCS);
+    for _ in 0..SYNCS {
+        let horizon = rows::horizon(&mut connection).await.map_err(Fault::from)?;
+        let began = Instant::now();
+        let sync = async {
+            rows::horizon(&mut connection).await?;
+            rows::read(&mut connection, &What::Since(horizon)).await?;
+            rows::gone(&mut connection, horizon).await
+        };
+        sync.await.map_err(Fault::from)?;
+        took.push(began.elapsed());
+    }
+    took.sort_unstable();
+    let began = Instant::now();
+    let mut reader = Reader::new(database);
+    let mut what = What::All;
+    while let Some(last) = reader.read(&mut connection, &what).await?.more_after {
+        what = What::After(last);
+    }
+    Ok(Looks {
+        changed: took.get(SYNCS / 2).copied().unwrap_or_default(),
+        full: began.elapsed(),
+    })
+}
+
+/// Rows that are active, a visit a second each, however many are known.
+const DUE: u32 = 1_000;
+/// Rows known.
+const KNOWN: [u32; 4] = [1_000, 10_000, 100_000, 1_000_000];
+/// 2027-01-15, in microseconds since the Unix epoch: some full second.
+const T0: i64 = 1_800_000_000_000_000;
+/// Seconds of the schedule that are worked through.
+const SECONDS: i64 = 20;
+
+/// The schedule's work for the same visits among more and more rows; no database is asked.
+pub fn ticks() -> Table {
+    let mut table = Table::new(
+        "The schedule's own work for 1,000 visits a second",
+        &["rows known", "fires", "visits", "µs a visit"],
+    );
+    for known in KNOWN {
+        let (fires, visits, took) = work(known);
+        table.rows.push(vec![
+            Cell::whole(known),
+            Cell::whole(fires),
+            Cell::whole(visits),
+            Cell::Number(took.as_secs_f64() * 1e6 / f64::from(visits.max(1)), 2),
+        ]);
+    }
+    table
+}
+
+fn work(known: u32) -> (u32, u32, Duration) {
+    let mut timetable = Timetable::default();
+    let start = DbTime::from_micros(T0);
+    for n in 0..known {
+        let read = row(n < DUE);
+        timetable.apply(read.row.id, Some(read), Stamp(1), start);
+    }
+    let (mut fires, mut visits) = (0, 0);
+    let end = start.plus_micros(SECONDS * 1_000_000);
+    let began = Instant::now();
+    while let Some(now) = timetable.next_deadline().filter(|at| *at < end) {
+        let Some(batch) = timetable.plan(now, i64::MAX) else {
+            continue;
+        };
+        let stored: BTreeSet<Uuid> = batch.rows.iter().map(|row| row.id).collect();
+        timetable.answered(&batch, &stored, Stamp(2), now);
+        fires += 1;
+        visits += u32::try_from(batch.visits()).unwrap_or(0);
+    }
+    (fires, visits, began.elapsed())
+}
+
+fn row(active: bool) -> RowRead {
+    let start = Some(DbTime::from_micros(T0));
+    RowRead {
+        row: RawRow {
+            id: Uuid::from_u128(rand::random()),
+            partner_id: Some(Uuid::nil()),
+            config_version: Some(1),
+            is_active: Some(active),
+            total_visits: Some("1000000".into()),
+            visits_per_unit: Some("1".into()),
+            time_period: Some("second".into()),
+            start_time: start,
+            end_time: None,
+            catch_up: None,
+            anchor_units: Some("0".into()),
+            anchor_at: start,
+        },
+        progress: Some(Progress::default()),
+        written: Some(0),
+    }
+}
