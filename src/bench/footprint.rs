@@ -131,16 +131,11 @@ async fn look(
         tokio::time::sleep(SETTLES).await;
         let cpu = || program.as_ref().map_or(Ok(Duration::ZERO), Program::cpu);
         let server = || ground.server_pid().map(cpu_of_server).transpose();
-        let sent = if counted {
-            Some(field.statements().await?)
-        } else {
-            None
-        };
-        let before = (cpu()?, server()?);
+        let before = (cpu()?, server()?, field.statements().await?);
         tokio::time::sleep(Duration::from_secs(seconds.into())).await;
-        let after = (cpu()?, server()?);
-        let sent = match sent {
-            Some(before) => Some(i32::try_from(field.statements().await? - before)?),
+        let after = (cpu()?, server()?, field.statements().await?);
+        let sent = match after.2.zip(before.2) {
+            Some((after, before)) => Some(i32::try_from(after - before)?),
             None => None,
         };
         let percent = |used: Duration| 100.0 * used.as_secs_f64() / f64::from(seconds);

@@ -59,6 +59,8 @@ pub struct Field {
     /// Where it is, password included.
     pub url: Secret,
     name: String,
+    /// Statements of whoever is told of it are counted.
+    counted: bool,
     /// For questions of the bench.
     pub connection: PgConnection,
 }
@@ -158,6 +160,7 @@ impl Ground {
         Ok(Field {
             url,
             name,
+            counted: false,
             connection,
         })
     }
@@ -404,22 +407,27 @@ impl Field {
         let mut url = Url::parse(self.url.expose()).context("the URL of the database")?;
         let named = url
             .set_username(COUNTED)
-            .and(url.set_password(Some(&password)));
+            .and_then(|()| url.set_password(Some(&password)));
         ensure!(
             named.is_ok(),
             "the URL of the database has no place for a user"
         );
         self.url = Secret::new(url.as_str());
+        self.counted = true;
         Ok(())
     }
 
-    /// Statements that were sent since by whoever is counted.
-    pub async fn statements(&mut self) -> anyhow::Result<i64> {
+    /// Statements that were sent since by whoever is counted; `None` where nobody is.
+    pub async fn statements(&mut self) -> anyhow::Result<Option<i64>> {
+        if !self.counted {
+            return Ok(None);
+        }
         let count = sqlx::query_scalar(
             "select coalesce(sum(s.calls), 0)::bigint from pg_stat_statements s join pg_roles r on r.oid = s.userid
               where r.rolname = $1",
         );
-        Ok(count.bind(COUNTED).fetch_one(&mut self.connection).await?)
+        let count = count.bind(COUNTED).fetch_one(&mut self.connection);
+        Ok(Some(count.await?))
     }
 
     /// Transactions that were committed in this database.

@@ -11,7 +11,7 @@ use super::ground::Field;
 use crate::domain::agent::What;
 use crate::domain::batch::Progress;
 use crate::domain::distribution::RawRow;
-use crate::domain::time::DbTime;
+use crate::domain::time::{DbTime, SECOND_US};
 use crate::domain::timetable::{RowRead, Stamp, Timetable};
 use crate::postgres::fault::Fault;
 use crate::postgres::link::Database;
@@ -58,42 +58,65 @@ pub async fn looks(field: &Field) -> anyhow::Result<Looks> {
     })
 }
 
-/// Rows that are active, a visit a second each, however many are known.
-const DUE: u32 = 1_000;
-/// Rows known.
-const KNOWN: [u32; 4] = [1_000, 10_000, 100_000, 1_000_000];
+/// Rows known, and of them active at six a minute.
+const LOADS: [(u32, u32); 5] = [
+    (1_000, 1_000),
+    (10_000, 1_000),
+    (100_000, 1_000),
+    (1_000_000, 1_000),
+    (1_000_000, 100_000),
+];
 /// 2027-01-15, in microseconds since the Unix epoch: some full second.
 const T0: i64 = 1_800_000_000_000_000;
+/// Time between two visits of a row.
+const PERIOD_US: i64 = 10_000_000;
 /// Seconds of the schedule that are worked through.
-const SECONDS: i64 = 20;
+const SECONDS: u32 = 20;
 
-/// The schedule's work for the same visits among more and more rows; no database is asked.
+/// The schedule's work for what is due, among more and more rows; no database is asked.
 pub fn ticks() -> Table {
     let mut table = Table::new(
-        "The schedule's own work for 1,000 visits a second",
-        &["rows known", "fires", "visits", "µs a visit"],
+        "The schedule's own work",
+        &[
+            "rows known",
+            "active",
+            "visits/s",
+            "fires/s",
+            "µs a visit",
+            "% of a core",
+        ],
     );
-    for known in KNOWN {
-        let (fires, visits, took) = work(known);
+    for (known, active) in LOADS {
+        let (fires, visits, took) = work(known, active);
+        let a_second = |count: u32| Cell::Number(f64::from(count) / f64::from(SECONDS), 0);
+        let share = took.as_secs_f64() * 100.0 / f64::from(SECONDS);
         table.rows.push(vec![
             Cell::whole(known),
-            Cell::whole(fires),
-            Cell::whole(visits),
+            Cell::whole(active),
+            a_second(visits),
+            a_second(fires),
             Cell::Number(took.as_secs_f64() * 1e6 / f64::from(visits.max(1)), 2),
+            Cell::Number(share, 2),
         ]);
+        if active == 100_000 {
+            let what = "the ticks' CPU with 100,000 active rows, % of a core, under 10";
+            table.at_most(what, share, 10.0);
+        }
     }
     table
 }
 
-fn work(known: u32) -> (u32, u32, Duration) {
+fn work(known: u32, active: u32) -> (u32, u32, Duration) {
     let mut timetable = Timetable::default();
     let start = DbTime::from_micros(T0);
     for n in 0..known {
-        let read = row(n < DUE);
+        // One after the other within the time between two visits.
+        let since = PERIOD_US * i64::from(n % active) / i64::from(active);
+        let read = row(n < active, start.plus_micros(-since));
         timetable.apply(read.row.id, Some(read), Stamp(1), start);
     }
     let (mut fires, mut visits) = (0, 0);
-    let end = start.plus_micros(SECONDS * 1_000_000);
+    let end = start.plus_micros(i64::from(SECONDS) * SECOND_US);
     let began = Instant::now();
     while let Some(now) = timetable.next_deadline().filter(|at| *at < end) {
         let Some(batch) = timetable.plan(now, i64::MAX) else {
@@ -107,8 +130,8 @@ fn work(known: u32) -> (u32, u32, Duration) {
     (fires, visits, began.elapsed())
 }
 
-fn row(active: bool) -> RowRead {
-    let start = Some(DbTime::from_micros(T0));
+fn row(active: bool, start: DbTime) -> RowRead {
+    let start = Some(start);
     RowRead {
         row: RawRow {
             id: Uuid::from_u128(rand::random()),
@@ -116,8 +139,8 @@ fn row(active: bool) -> RowRead {
             config_version: Some(1),
             is_active: Some(active),
             total_visits: Some("1000000".into()),
-            visits_per_unit: Some("1".into()),
-            time_period: Some("second".into()),
+            visits_per_unit: Some("6".into()),
+            time_period: Some("minute".into()),
             start_time: start,
             end_time: None,
             catch_up: None,

@@ -58,11 +58,6 @@ pub async fn measure(ground: &mut Ground, seconds: u32) -> anyhow::Result<Vec<Ta
         500.0,
     );
     table.at_most(
-        "the agent's CPU with 100,000 active rows, % of a core, at most 10 besides storing",
-        active.cpu,
-        10.0,
-    );
-    table.at_most(
         "cold start with a million rows, s, at most 5",
         all.ready.as_secs_f64(),
         5.0,

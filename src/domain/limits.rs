@@ -25,8 +25,9 @@ pub const FIRE_PERIOD_US: i64 = 1_000_000;
 pub const SLOT_US: i64 = 20_000;
 /// Slots in a second at the finest spacing.
 pub const SLOTS: i64 = FIRE_PERIOD_US / SLOT_US;
-/// Running rows that share one slot before the rows are spread over more of them.
-pub const ROWS_PER_SLOT: usize = 200;
+/// Running rows that share one slot before the rows are spread over more of them: each waits for the others of its batch, some
+/// 30 µs a row, and each further statement costs the server a commit.
+pub const ROWS_PER_SLOT: usize = 50;
 
 /// How far back a late batch's visits are dated at the most, in microseconds.
 pub const BACKDATED_US: i64 = 120_000_000;

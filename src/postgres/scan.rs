@@ -148,7 +148,7 @@ const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 const TRAILER: i16 = -1;
 
 /// Takes a message apart; `None`: it is no row, but the end. The server sends each row in a message of its own (PostgreSQL,
-/// "Message Formats", CopyData).
+/// "Message Formats", `CopyData`).
 fn row(message: &[u8]) -> Result<Option<RowRead>, BoxDynError> {
     let line = message.strip_prefix(HEADER).unwrap_or(message);
     let (count, cells) = line

@@ -7,11 +7,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use super::alarm::Alarm;
 use super::clock::Clock;
 use super::lanes::{self, Answers};
 use super::progress::{Lane, Progress};
@@ -210,6 +210,7 @@ impl Driver {
 
     async fn follow(&mut self, shutdown: &CancellationToken) -> anyhow::Result<()> {
         let mut stop_by = None;
+        let alarm = Alarm::new();
         loop {
             self.carry_out();
             let now = self.clock.now();
@@ -238,7 +239,7 @@ impl Driver {
                     Some(news) => Input::News(news),
                     None => continue,
                 },
-                () = sleep_until(self.clock.instant(tick)) => Input::Tick,
+                () = alarm.at(self.clock.instant(tick)) => Input::Tick,
             };
             self.handle(input);
         }

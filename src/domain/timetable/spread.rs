@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn the_instants_are_as_many_as_the_rows_need_and_divide_the_second_evenly() {
-        for (running, slots) in [(1, 1), (200, 1), (201, 2), (2_000, 10), (100_000, SLOTS)] {
+        for (running, slots) in [(1, 1), (50, 1), (51, 2), (500, 10), (25_000, SLOTS)] {
             let mut spread = Spread::default();
             assert_eq!(spread.fit(running), slots > 1, "{running} rows");
             assert!(!spread.fit(running), "and stays so");
@@ -82,9 +82,9 @@ mod tests {
     #[test]
     fn it_shrinks_when_half_the_rows_per_instant_are_left_and_not_before() {
         let mut spread = Spread::default();
-        spread.fit(1_000);
-        assert!(!spread.fit(401), "five instants hold 100 rows each, still");
-        assert!(spread.fit(200));
+        spread.fit(250);
+        assert!(!spread.fit(101), "five instants hold 25 rows each, still");
+        assert!(spread.fit(50));
         assert_eq!(spread, Spread { slots: 2 });
     }
 
