@@ -102,7 +102,7 @@ async fn look(
     counted: bool,
 ) -> anyhow::Result<Option<Seen>> {
     let mut field = ground.field().await?;
-    let realtime = field.realtime().await?;
+    field.starts_realtime().await?;
     if counted {
         field.is_counted().await?;
     }
@@ -115,16 +115,14 @@ async fn look(
             active: true,
         })
         .await?;
-    let program = match (who, &realtime) {
-        (Who::Nobody, _) | (Who::Node(_), None) => None,
-        (Who::Agent, _) => {
-            let mut agent = Program::agent(&field, realtime.as_ref(), TOLD)?;
+    let program = match who {
+        Who::Nobody => None,
+        Who::Agent => {
+            let mut agent = Program::agent(&field, TOLD)?;
             agent.ready().await?;
             Some(agent)
         }
-        (Who::Node(folder), Some(realtime)) => peers::node(folder, &field, realtime)
-            .map(Program::peer)
-            .transpose()?,
+        Who::Node(folder) => peers::node(folder, &field).map(Program::peer).transpose()?,
     };
     let mut seen = None;
     if matches!(who, Who::Nobody) || program.is_some() {
@@ -154,9 +152,6 @@ async fn look(
     }
     if let Some(program) = program {
         program.stop().await?;
-    }
-    if let Some((mut server, _)) = realtime {
-        server.stop().await;
     }
     ground.clear(field).await?;
     Ok(seen)

@@ -63,6 +63,8 @@ pub struct Field {
     counted: bool,
     /// For questions of the bench.
     pub connection: PgConnection,
+    /// Beside it, where it was started; whoever may follow the table has the key.
+    pub realtime: Option<(RealtimeServer, Secret)>,
 }
 
 /// What distinguishes the rows of a measurement.
@@ -162,11 +164,15 @@ impl Ground {
             name,
             counted: false,
             connection,
+            realtime: None,
         })
     }
 
     /// Removes the database of a measurement.
     pub async fn clear(&self, field: Field) -> anyhow::Result<()> {
+        if let Some((mut server, _key)) = field.realtime {
+            server.stop().await;
+        }
         field.connection.close().await?;
         let mut connection = connect(&self.url(None)?).await?;
         let drop = format!("drop database {} with (force)", field.name);
@@ -321,18 +327,19 @@ impl Field {
         connect(&self.url).await
     }
 
-    /// A Realtime server of our own beside it; `None` where the server decodes nothing (`wal_level`).
-    pub async fn realtime(&mut self) -> anyhow::Result<Option<(RealtimeServer, Secret)>> {
+    /// Starts a Realtime server of our own beside it, unless the server decodes nothing (`wal_level`).
+    pub async fn starts_realtime(&mut self) -> anyhow::Result<()> {
         let level: String = sqlx::query_scalar("show wal_level")
             .fetch_one(&mut self.connection)
             .await?;
         if level != "logical" {
-            return Ok(None);
+            return Ok(());
         }
         let secret = Secret::new(format!("{:032x}", rand::random::<u128>()));
         let key = stack::service_key(&secret);
         let server = stack::realtime(self.url.expose(), 0, secret).await?;
-        Ok(Some((server, key)))
+        self.realtime = Some((server, key));
+        Ok(())
     }
 
     /// Inserts rows, each of one of a hundred partners, and says when they start.

@@ -8,7 +8,6 @@ use url::Url;
 
 use super::figures::Spread;
 use super::ground::Field;
-use crate::demo::realtime_server::RealtimeServer;
 use crate::domain::secret::Secret;
 
 /// A transaction that stores one visit, without a lock, a number or a check.
@@ -96,12 +95,9 @@ fn place(command: &mut Command, url: &Secret) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The Node script as a process to start; `None` where Node or its packages are missing.
-pub fn node(
-    folder: &Path,
-    field: &Field,
-    (server, key): &(RealtimeServer, Secret),
-) -> Option<Command> {
+/// The Node script as a process to start; `None` where Node, its packages or Realtime are missing.
+pub fn node(folder: &Path, field: &Field) -> Option<Command> {
+    let (server, key) = field.realtime.as_ref()?;
     let script: PathBuf = folder.join(NODE_SCRIPT);
     let packages = folder.join("node_modules");
     let node = Command::new("node")

@@ -256,12 +256,12 @@ async fn look(
     counted: bool,
 ) -> anyhow::Result<Option<Seen>> {
     let mut field = ground.field().await?;
-    let realtime = match load.who {
-        Who::Agent | Who::Node => field.realtime().await?,
-        Who::Cron => None, // its server is restarted
-    };
-    if counted && load.who != Who::Cron {
-        field.is_counted().await?;
+    // For cron the server is restarted, and nobody follows the table.
+    if load.who != Who::Cron {
+        field.starts_realtime().await?;
+        if counted {
+            field.is_counted().await?;
+        }
     }
     let start = field
         .rows(Rows {
@@ -273,17 +273,17 @@ async fn look(
         })
         .await?;
     let mut program = None;
-    match (load.who, &realtime) {
-        (Who::Agent, _) => {
-            let mut agent = Program::agent(&field, realtime.as_ref(), TOLD)?;
+    match load.who {
+        Who::Agent => {
+            let mut agent = Program::agent(&field, TOLD)?;
             agent.ready().await?;
             program = Some(agent);
         }
-        (Who::Node, Some(realtime)) => {
-            let command = peers::node(peers, &field, realtime);
+        Who::Node => {
+            let command = peers::node(peers, &field);
             program = command.map(Program::peer).transpose()?;
         }
-        (Who::Node, None) | (Who::Cron, _) => {}
+        Who::Cron => {}
     }
     let is_there = match load.who {
         Who::Agent | Who::Node => program.is_some(),
@@ -299,9 +299,6 @@ async fn look(
     }
     if load.who == Who::Cron && is_there {
         ground.unschedule_cron().await?;
-    }
-    if let Some((mut server, _)) = realtime {
-        server.stop().await;
     }
     ground.clear(field).await?;
     Ok(seen)

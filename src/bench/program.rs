@@ -11,8 +11,6 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
 use super::ground::Field;
-use crate::demo::realtime_server::RealtimeServer;
-use crate::domain::secret::Secret;
 
 /// A program has ended so long after it was asked to.
 const ENDS_WITHIN: Duration = Duration::from_secs(15);
@@ -42,13 +40,9 @@ pub struct Told {
 
 impl Program {
     /// Starts an agent on the field.
-    pub fn agent(
-        field: &Field,
-        realtime: Option<&(RealtimeServer, Secret)>,
-        told: Told,
-    ) -> anyhow::Result<Self> {
+    pub fn agent(field: &Field, told: Told) -> anyhow::Result<Self> {
         let listen = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let (url, key) = match realtime {
+        let (url, key) = match &field.realtime {
             Some((server, key)) => (server.supabase_url(), key.expose()),
             None => (NOWHERE.to_owned(), "sb_secret_none"),
         };

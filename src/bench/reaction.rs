@@ -57,12 +57,8 @@ pub async fn measure(
             .push("Not measured: the server's clock is not this machine's.".to_owned());
         return Ok((table, Vec::new()));
     }
-    let mut field = ground.field().await?;
-    let followed = followed(&mut field, seconds).await?;
-    ground.clear(field).await?;
-    let mut field = ground.field().await?;
-    let resumed = resumed(&mut field).await?;
-    ground.clear(field).await?;
+    let followed = followed(ground, seconds).await?;
+    let resumed = resumed(ground).await?;
     for (to, seen) in [
         ("the schedule changed", &followed),
         ("the first visit after a resume", &resumed),
@@ -85,22 +81,25 @@ pub async fn measure(
     Ok((table, vec![("edit to schedule".to_owned(), followed)]))
 }
 
-async fn followed(field: &mut Field, seconds: u32) -> anyhow::Result<Spread> {
-    let realtime = field
-        .realtime()
-        .await?
-        .context("the embedded server decodes its log")?;
-    field
-        .rows(Rows {
-            count: ROWS,
-            rates: RATES,
-            start_in: -1,
-            start_over: 0,
-            active: true,
-        })
-        .await?;
-    let mut agent = Program::agent(field, Some(&realtime), TOLD)?;
+/// Rows, and an agent that follows them.
+async fn followed_rows(ground: &mut Ground, rows: Rows<'_>) -> anyhow::Result<(Field, Program)> {
+    let mut field = ground.field().await?;
+    field.starts_realtime().await?;
+    field.rows(rows).await?;
+    let mut agent = Program::agent(&field, TOLD)?;
     agent.ready().await?;
+    Ok((field, agent))
+}
+
+async fn followed(ground: &mut Ground, seconds: u32) -> anyhow::Result<Spread> {
+    let rows = Rows {
+        count: ROWS,
+        rates: RATES,
+        start_in: -1,
+        start_over: 0,
+        active: true,
+    };
+    let (mut field, agent) = followed_rows(ground, rows).await?;
     let ids: Vec<Uuid> = sqlx::query_scalar("select id from public.visit_distribution order by id")
         .fetch_all(&mut field.connection)
         .await?;
@@ -118,13 +117,12 @@ async fn followed(field: &mut Field, seconds: u32) -> anyhow::Result<Spread> {
             .fetch_one(&mut field.connection)
             .await?
             .try_get(0)?;
-        commits.insert((*id, version), committed(field, *id).await?);
+        commits.insert((*id, version), committed(&mut field, *id).await?);
         tokio::time::sleep(EDITS_APART + Duration::from_millis(turn * 7 % APART_MORE_MS)).await;
     }
     tokio::time::sleep(SETTLES).await;
     let log = agent.stop_and_read_log().await?;
-    let (mut server, _key) = realtime;
-    server.stop().await;
+    ground.clear(field).await?;
     let mut after = Vec::new();
     for line in log
         .lines()
@@ -159,22 +157,15 @@ async fn committed(field: &mut Field, id: Uuid) -> anyhow::Result<DbTime> {
     ))
 }
 
-async fn resumed(field: &mut Field) -> anyhow::Result<Spread> {
-    let realtime = field
-        .realtime()
-        .await?
-        .context("the embedded server decodes its log")?;
-    field
-        .rows(Rows {
-            count: 1,
-            rates: FAST,
-            start_in: -1,
-            start_over: 0,
-            active: false,
-        })
-        .await?;
-    let mut agent = Program::agent(field, Some(&realtime), TOLD)?;
-    agent.ready().await?;
+async fn resumed(ground: &mut Ground) -> anyhow::Result<Spread> {
+    let rows = Rows {
+        count: 1,
+        rates: FAST,
+        start_in: -1,
+        start_over: 0,
+        active: false,
+    };
+    let (mut field, agent) = followed_rows(ground, rows).await?;
     let id: Uuid = sqlx::query_scalar("select id from public.visit_distribution")
         .fetch_one(&mut field.connection)
         .await?;
@@ -184,15 +175,14 @@ async fn resumed(field: &mut Field) -> anyhow::Result<Spread> {
             let edited = sqlx::query("update public.visit_distribution set is_active = $1");
             edited.bind(active).execute(&mut field.connection).await?;
             if active {
-                resumes.push(committed(field, id).await?);
+                resumes.push(committed(&mut field, id).await?);
             }
             tokio::time::sleep(RESTS).await;
         }
     }
     let commits = field.commits().await?;
     agent.stop().await?;
-    let (mut server, _key) = realtime;
-    server.stop().await;
+    ground.clear(field).await?;
     let first = |at: DbTime| {
         commits
             .iter()

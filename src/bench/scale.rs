@@ -84,7 +84,7 @@ async fn shared(ground: &mut Ground, time: Duration) -> anyhow::Result<Table> {
     );
     for count in [1, 2, 4] {
         let mut field = ground.field().await?;
-        let realtime = field.realtime().await?;
+        field.starts_realtime().await?;
         let rows = Rows {
             count: SHARED,
             rates: EACH_SECOND,
@@ -95,7 +95,7 @@ async fn shared(ground: &mut Ground, time: Duration) -> anyhow::Result<Table> {
         field.rows(rows).await?;
         let mut agents = Vec::new();
         for _ in 0..count {
-            agents.push(Program::agent(&field, realtime.as_ref(), TOLD)?);
+            agents.push(Program::agent(&field, TOLD)?);
         }
         for agent in &mut agents {
             agent.ready().await?;
@@ -122,9 +122,6 @@ async fn shared(ground: &mut Ground, time: Duration) -> anyhow::Result<Table> {
         ]);
         for agent in agents {
             agent.stop().await?;
-        }
-        if let Some((mut server, _)) = realtime {
-            server.stop().await;
         }
         ground.clear(field).await?;
     }
@@ -191,8 +188,8 @@ async fn look(
             field.rows(rows).await?;
         }
     }
-    let realtime = field.realtime().await?;
-    let mut agent = Program::agent(&field, realtime.as_ref(), TOLD)?;
+    field.starts_realtime().await?;
+    let mut agent = Program::agent(&field, TOLD)?;
     let ready = agent.ready().await?;
     let mut first = None;
     while first.is_none() && active > 0 && agent.age() < ready + FIRST_WITHIN {
@@ -219,9 +216,6 @@ async fn look(
         looks: None,
     };
     agent.stop().await?;
-    if let Some((mut server, _)) = realtime {
-        server.stop().await;
-    }
     seen.looks = Some(growth::looks(&field).await?);
     ground.clear(field).await?;
     Ok(seen)

@@ -21,8 +21,6 @@ pub struct Survey {
     pub backlog: i64,
     /// Rows by id: all of them, or the first [`ROWS_PER_LOOK`] that are off their pace and then as many others as fit.
     pub looks: Vec<Look>,
-    /// Rows that did not fit.
-    pub unseen: usize,
 }
 
 /// A round that is under way.
@@ -63,15 +61,12 @@ impl Round {
         };
         if of_its_kind.len() < ROWS_PER_LOOK {
             of_its_kind.push(look);
-        } else {
-            counted.unseen += 1;
         }
     }
 
     fn end(self) -> Survey {
         let mut survey = self.counted;
         let room = ROWS_PER_LOOK - self.off_pace.len();
-        survey.unseen += survey.looks.len().saturating_sub(room);
         survey.looks.truncate(room);
         survey.looks.extend(self.off_pace);
         survey.looks.sort_unstable_by_key(|look| look.id);
