@@ -165,6 +165,12 @@ impl Database {
             .await
     }
 
+    /// The same, and counts as open for as long as the second of the two is kept.
+    pub(super) async fn connect_counted(&self) -> Result<(Connection, Counted), Fault> {
+        let connection = self.connect().await?;
+        Ok((connection, Counted::new(&self.open)))
+    }
+
     async fn opened<T>(
         &self,
         opening: impl Future<Output = Result<T, sqlx::Error>>,
@@ -307,7 +313,7 @@ async fn backend(connection: &mut PgConnection) -> Result<String, Fault> {
 }
 
 /// Counts a connection as open for as long as it is kept.
-struct Counted(Arc<AtomicUsize>);
+pub(super) struct Counted(Arc<AtomicUsize>);
 
 impl Counted {
     fn new(open: &Arc<AtomicUsize>) -> Self {
@@ -346,8 +352,7 @@ impl Link {
         if self.connection.is_none() || self.losses != losses {
             self.losses = losses;
             self.connection = None;
-            let connection = self.database.connect().await?;
-            self.connection = Some((connection, Counted::new(&self.database.open)));
+            self.connection = Some(self.database.connect_counted().await?);
         }
         self.connection
             .as_mut()

@@ -1,5 +1,5 @@
-//! Reads rows with their progress. A user may have made anything of a row, so its values come as text and are parsed by
-//! the core; nothing that is in a table can make this fail.
+//! Reads rows with their progress. A user may have made anything of a row, so its numbers and words come as text and are
+//! parsed by the core; nothing that is in a table can make this fail.
 
 use std::collections::BTreeSet;
 

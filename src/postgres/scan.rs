@@ -5,6 +5,8 @@
 //! one after that; edited rows are read between them over the reader's connection. Through a transaction pooler, or where no
 //! further connection is to be had, each further part is a statement of its own, by id.
 
+use std::time::Duration;
+
 use futures_util::TryStreamExt as _;
 use sqlx::error::BoxDynError;
 use tokio::sync::mpsc;
@@ -13,7 +15,7 @@ use uuid::Uuid;
 
 use super::connection::Connection;
 use super::fault::{Fault, Trouble};
-use super::link::{Database, Link, within};
+use super::link::{Database, within};
 use super::rows::{self, Cells, Rows};
 use crate::domain::agent::What;
 use crate::domain::limits::ROWS_PER_READ;
@@ -21,15 +23,25 @@ use crate::domain::timetable::RowRead;
 
 /// Parts that wait until somebody asks for them.
 const PARTS_AHEAD: usize = 1;
+/// A part comes within this time, however slowly its rows trickle in.
+const PART_WITHIN: Duration = Duration::from_secs(40);
+/// How the session of a scan is bounded. A scan waits between two parts for as long as the loop takes, and each wait of ours
+/// for the database has its own bound; but an agent that is frozen must not hold its lock on the table for ever.
+const BOUNDS: &str = "set statement_timeout = 0; set tcp_user_timeout = '60s'";
 
 /// Reads rows by one statement, or every row part by part.
 pub struct Reader {
     database: Database,
-    /// How the look at every row goes on that is under way.
+    /// The look at every row that is under way.
     look: Option<Look>,
+    /// The last scan did not come to its first part; the next look goes by id.
+    is_hindered: bool,
 }
 
+/// How a look goes on.
 enum Look {
+    /// After its first part, which ended with this row.
+    Begun(Uuid),
     ById,
     Scan(Scan),
 }
@@ -40,26 +52,39 @@ impl Reader {
         Self {
             database,
             look: None,
+            is_hindered: false,
         }
     }
 
-    /// Reads a part. [`What::After`] goes on where the last part of the same look ended; a look of which a part could not be
-    /// read is over, and begins anew with [`What::All`].
+    /// Ends the look that is under way. To be called whenever something could not be read: whoever has to wait, or to start
+    /// anew, holds no lock and no snapshot meanwhile.
+    pub fn forget(&mut self) {
+        self.look = None;
+    }
+
+    /// Reads a part. [`What::After`] goes on with the look that is under way; where that is over, it is an error.
     pub async fn read(&mut self, connection: &mut Connection, what: &What) -> Result<Rows, Fault> {
-        let What::After(id) = what else {
-            if *what == What::All {
-                self.look = None;
+        match what {
+            What::All => {
+                let first = within(rows::read(connection, what)).await?;
+                self.look = first.more_after.map(Look::Begun);
+                Ok(first)
             }
-            return within(rows::read(connection, what)).await;
-        };
-        let mut look = match self.look.take() {
-            Some(look) => look,
-            None => self.go_on_after(*id).await?,
+            What::After(_) => self.go_on(connection, what).await,
+            What::Rows(_) | What::Since(_) => within(rows::read(connection, what)).await,
+        }
+    }
+
+    async fn go_on(&mut self, connection: &mut Connection, what: &What) -> Result<Rows, Fault> {
+        let look = self.look.take();
+        let mut look = match look.ok_or_else(|| Fault::new(Trouble::Lost, CUT_SHORT))? {
+            Look::Begun(last) => self.after_the_first(last).await,
+            look @ (Look::ById | Look::Scan(_)) => look,
         };
         let part = match &mut look {
-            Look::ById => within(rows::read(connection, what)).await?,
             Look::Scan(scan) => {
                 let rows = scan.next().await?;
+                self.is_hindered = false;
                 let more_after = rows.last().map(|read| read.row.id);
                 Rows {
                     more_after: more_after.filter(|_| rows.len() >= ROWS_PER_READ),
@@ -67,22 +92,24 @@ impl Reader {
                     db: within(rows::clock(connection)).await?, // those of the part are older than the call
                 }
             }
+            Look::ById | Look::Begun(_) => within(rows::read(connection, what)).await?,
         };
         self.look = part.more_after.map(|_| look);
         Ok(part)
     }
 
-    async fn go_on_after(&self, id: Uuid) -> Result<Look, Fault> {
-        if self.database.is_pooled() {
-            return Ok(Look::ById);
+    /// Whatever keeps a further connection from us, the reader's own serves as well.
+    async fn after_the_first(&mut self, last: Uuid) -> Look {
+        if self.database.is_pooled() || std::mem::take(&mut self.is_hindered) {
+            return Look::ById;
         }
-        match Scan::begin(self.database.clone(), id).await {
-            Ok(scan) => Ok(Look::Scan(scan)),
-            Err(fault) if fault.trouble == Trouble::Connections => Ok(Look::ById),
-            Err(fault) => Err(fault),
-        }
+        let scan = Scan::begin(&self.database, last).await;
+        self.is_hindered = scan.is_ok(); // until its first part is there
+        scan.map_or(Look::ById, Look::Scan)
     }
 }
+
+const CUT_SHORT: &str = "the look at every row was cut short";
 
 /// One COPY that is under way; dropped, it ends.
 struct Scan {
@@ -91,31 +118,34 @@ struct Scan {
 }
 
 impl Scan {
-    async fn begin(database: Database, after: Uuid) -> Result<Self, Fault> {
-        let mut link = Link::new(database);
-        // Between two parts it waits for as long as the loop takes; each wait for the database has its own bound.
-        within(link.open().await?.without_timeout()).await?;
+    async fn begin(database: &Database, after: Uuid) -> Result<Self, Fault> {
+        let (mut connection, counted) = database.connect_counted().await?;
+        within(sqlx::raw_sql(BOUNDS).execute(connection.simple())).await?;
         let (parts_in, parts) = mpsc::channel(PARTS_AHEAD);
         let mut task = JoinSet::new();
         task.spawn(async move {
-            if let Err(fault) = scan(&mut link, after, &parts_in).await {
+            if let Err(fault) = scan(&mut connection, after, &parts_in).await {
                 // Whoever has dropped the scan wants to know nothing.
                 let _told = parts_in.send(Err(fault)).await.is_ok();
             }
-            link.close().await;
+            // The server notices a lost connection by itself.
+            let _said = within(connection.close()).await.is_ok();
+            drop(counted);
         });
         Ok(Self { parts, _task: task })
     }
 
     async fn next(&mut self) -> Result<Vec<RowRead>, Fault> {
-        let cut_short = || Fault::new(Trouble::Lost, "the look at every row was cut short");
-        self.parts.recv().await.ok_or_else(cut_short)?
+        let part = tokio::time::timeout(PART_WITHIN, self.parts.recv()).await;
+        let part =
+            part.map_err(|_elapsed| Fault::new(Trouble::Lost, "no further rows within 40 s"))?;
+        part.ok_or_else(|| Fault::new(Trouble::Lost, CUT_SHORT))?
     }
 }
 
 /// The last part is the one that is not full.
 async fn scan(
-    link: &mut Link,
+    connection: &mut Connection,
     after: Uuid,
     parts: &mpsc::Sender<Result<Vec<RowRead>, Fault>>,
 ) -> Result<(), Fault> {
@@ -123,8 +153,7 @@ async fn scan(
         "copy ({} '{after}') to stdout (format binary)",
         rows::ALL_AFTER
     );
-    let connection = link.open().await?.simple();
-    let mut lines = within(connection.copy_out_raw(&copy)).await?;
+    let mut lines = within(connection.simple().copy_out_raw(&copy)).await?;
     loop {
         let mut part = Vec::with_capacity(ROWS_PER_READ);
         while part.len() < ROWS_PER_READ

@@ -26,6 +26,7 @@ impl Alarm {
 
     /// Comes back at that moment, or as soon after it as can be.
     pub async fn at(&self, moment: Instant) {
+        tokio::task::coop::consume_budget().await; // a moment that has passed lets others run all the same
         #[cfg(target_os = "linux")]
         if let Some(timer) = &self.timer
             && timer.at(moment).await.is_ok()

@@ -127,6 +127,9 @@ pub async fn reader(mut link: Link, mut jobs: mpsc::Receiver<What>, answers: Ans
     let mut reader = Reader::new(link.database().clone());
     while let Some(what) = jobs.recv().await {
         let answer = read(&mut link, &mut reader, &what, &answers).await;
+        if answer.is_err() {
+            reader.forget();
+        }
         answers.give(Input::Read(answer)).await;
     }
     link.close().await;

@@ -123,6 +123,11 @@ async fn of_a_realtime_that_is_gone() {
 async fn of_a_database_that_is_dead() {
     let mut place = Place::apart().await;
     let row = place.insert(1_000_000, "20 a second", "null").await;
+    // A batch that the server dies with is asked after, and not sent again: another row comes to be due.
+    let later = place.insert(1_000_000, "20 a second", "null").await;
+    place
+        .set(later, "start_time = now() + interval '5 seconds'")
+        .await;
     let agent = place.agent().await;
     place.has_stored(row, 1).await;
     reads(&agent, "visit_pacer_connections", 3.0).await;

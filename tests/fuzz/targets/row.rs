@@ -1,4 +1,4 @@
-//! A row as the database gives it, every value as text: one that can be paced has a curve that never falls and stays below
+//! A row as the database gives it, its values as text: one that can be paced has a curve that never falls and stays below
 //! its total, and a bucket that holds no more than it can.
 
 use compact_str::CompactString;
