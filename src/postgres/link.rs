@@ -24,9 +24,9 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// The port of Supabase's transaction pooler.
 const TRANSACTION_POOLER_PORT: u16 = 6543;
-/// How often it is looked whether a transaction pooler stands in between: with other clients at work, a single look may miss
-/// it.
-const LOOKS: u32 = 4;
+/// How often it is looked whether a transaction pooler stands in between: with other clients at work and two backends, one look
+/// misses it with a chance of a quarter.
+const LOOKS: u32 = 8;
 
 /// Supabase's own roots, of which no system has heard.
 const SUPABASE_ROOTS: &str = concat!(
