@@ -92,7 +92,6 @@ pub struct Agent {
     /// Rows that were left out of a batch, and their version in it: why is known once they have been read.
     refused: BTreeMap<Uuid, i64>,
     published: Option<Published>,
-    control_known: bool,
     stopping: bool,
     counters: Counters,
     health: Health,
@@ -144,7 +143,6 @@ impl Agent {
             suspects: Suspects::default(),
             refused: BTreeMap::new(),
             published: None,
-            control_known: false,
             stopping: false,
             counters: Counters::default(),
             health: Health {

@@ -265,7 +265,11 @@ impl Driver {
         if let Some(lane) = Lane::answering(&input) {
             self.progress.answered(lane);
         }
+        let had_begun = self.agent.health().has_begun();
         self.agent.handle(input, now);
+        if !had_begun && self.agent.health().has_begun() {
+            self.next_snapshot = now; // somebody waits for it to be ready
+        }
     }
 
     fn count(&mut self, trouble: Trouble) {
@@ -305,9 +309,6 @@ impl Driver {
     fn tell(&mut self, notice: &Notice) {
         if let Notice::Echoed(way, after) = notice {
             self.windows.metrics.echoed(*way, *after);
-        }
-        if matches!(notice, Notice::Synced(_)) {
-            self.next_snapshot = self.clock.now(); // somebody waits for it to be ready
         }
         for said in said(notice) {
             self.say(said);

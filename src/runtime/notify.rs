@@ -124,7 +124,7 @@ impl Teller {
 
     /// What is to be told of a new snapshot.
     fn hear(&mut self, snapshot: &Snapshot, now: Mono) -> Option<Word> {
-        let becomes_ready = !self.ready && snapshot.health.synced_at.is_some();
+        let becomes_ready = !self.ready && snapshot.health.has_begun();
         let too_early = self.told_at.is_some_and(|at| now.since(at) < self.every);
         if too_early && !becomes_ready {
             return None;
@@ -179,6 +179,7 @@ mod tests {
             progressed_at: Some(at(progressed)),
             health: Health {
                 synced_at: synced.then(|| at(1)),
+                control_known: synced,
                 ..Health::default()
             },
             realtime: "live".to_owned(),

@@ -87,8 +87,11 @@ impl Snapshot {
             }
             Some(_) => {}
         }
+        if self.health.synced_at.is_some() && !self.health.control_known {
+            reasons.push("visit_pacer_control has not been read yet".to_owned());
+        }
         if let Some(since) = self.health.database_away_since
-            && (too_long(since) || self.health.synced_at.is_none())
+            && (too_long(since) || !self.health.has_begun())
         {
             reasons.push(format!(
                 "the database has been away for {} s",

@@ -1,6 +1,7 @@
 //! Several agents as one: they share the rows, and the loss of one is hardly seen.
 
 use nix::sys::signal::Signal;
+use sqlx::Connection as _;
 
 use crate::harness::{Agent, PATIENCE, Place, find, wait_until};
 
@@ -88,6 +89,30 @@ async fn everything_came_once(place: &Place) {
         wrong, 0,
         "rows whose visits are not exactly those that were due"
     );
+}
+
+#[tokio::test]
+async fn an_agent_is_ready_once_it_knows_the_control_row_and_whoever_asks_whether_an_agent_lives_sees_it()
+ {
+    let place = place().await;
+    let mut somebody = sqlx::PgConnection::connect(&place.url)
+        .await
+        .expect("a connection");
+    let mut transaction = somebody.begin().await.expect("a transaction");
+    sqlx::query("lock table visit_pacer_agents in share mode")
+        .execute(&mut *transaction)
+        .await
+        .expect("nobody has it");
+    let agent = place.start_agent().await;
+    agent
+        .unready("visit_pacer_control has not been read yet")
+        .await;
+    let stored: i64 = place.ask("select count(*) from store_visits").await;
+    assert_eq!(stored, 0, "everything may be paused");
+    transaction.rollback().await.expect("it lets go");
+
+    agent.ready().await;
+    assert!(place.ask::<bool>("select visit_pacer_agent_alive()").await);
 }
 
 #[tokio::test]

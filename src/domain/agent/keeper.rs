@@ -230,7 +230,7 @@ impl Agent {
     fn control(&mut self, control: Control, db_now: DbTime) {
         let was_paused = self.timetable.control().paused;
         self.timetable.set_control(control, db_now);
-        self.control_known = true;
+        self.health.control_known = true;
         if was_paused != control.paused {
             self.tell(Notice::Paused(control.paused));
         }

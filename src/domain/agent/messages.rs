@@ -306,6 +306,8 @@ impl Refusals {
 pub struct Health {
     /// When the last full sync ended.
     pub synced_at: Option<Mono>,
+    /// A beat was answered: the control row is known, and the other agents and jobs see this one.
+    pub control_known: bool,
     /// When a batch was last committed.
     pub stored_at: Option<Mono>,
     /// Since when the database has been away.
@@ -316,4 +318,11 @@ pub struct Health {
     pub down_since: Option<Mono>,
     /// A full sync has followed the subscription.
     pub caught_up: bool,
+}
+
+impl Health {
+    /// Whether it knows the rows and the control row; nothing is stored before.
+    pub fn has_begun(&self) -> bool {
+        self.synced_at.is_some() && self.control_known
+    }
 }

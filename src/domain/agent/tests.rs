@@ -36,11 +36,13 @@ fn nothing_is_stored_before_the_first_full_sync_and_the_control_row_are_in() {
         None,
         "it does not know yet whether everything is paused"
     );
+    assert!(!bench.agent.health().has_begun());
     let paused = Control {
         paused: true,
         ..Control::default()
     };
     bench.answer_beat(paused);
+    assert!(bench.agent.health().has_begun());
     bench.pass_to(8.0);
     assert_eq!(bench.take_batch(), None);
 }

@@ -14,7 +14,7 @@ use crate::domain::time::{DbTime, Mono};
 
 impl Agent {
     pub(super) fn fires_at(&self) -> Option<Mono> {
-        if self.health.synced_at.is_none() || !self.control_known {
+        if !self.health.has_begun() {
             return None;
         }
         self.timetable
