@@ -27,7 +27,7 @@ const PARTS_AHEAD: usize = 1;
 const PART_WITHIN: Duration = Duration::from_secs(40);
 /// How the session of a scan is bounded. A scan waits between two parts for as long as the loop takes, and each wait of ours
 /// for the database has its own bound; but an agent that is frozen must not hold its lock on the table for ever.
-const BOUNDS: &str = "set statement_timeout = 0; set tcp_user_timeout = '60s'";
+const BOUNDS: &str = "set statement_timeout = 0; set tcp_user_timeout = '20s'";
 
 /// Reads rows by one statement, or every row part by part.
 pub struct Reader {

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use crate::harness::agent::Agent;
 use crate::harness::pooler::{Via, directly_and_pooled};
-use crate::harness::{Place, wait_until};
+use crate::harness::{Place, find, wait_until};
 
 /// More than two parts (`ROWS_PER_READ` each).
 const ROWS: i64 = 12_000;
@@ -149,6 +150,54 @@ async fn a_look_that_is_cut_short_begins_anew() {
         cut_a_scan(&mut connection).await
     })
     .await;
+    agent.ready().await;
+    add(&place, 10, true).await;
+    comes_to_rest(&place, &agent).await;
+}
+
+/// The backend of a COPY that waits until somebody reads what it sent.
+async fn waiting_scan(place: &Place) -> Option<i32> {
+    place
+        .ask(
+            "select max(pid) from pg_stat_activity
+              where datname = current_database() and query like 'copy (%' and state = 'active' and wait_event = 'ClientWrite'",
+        )
+        .await
+}
+
+/// An agent that is frozen in the middle of a look, while the database has more for it than the network holds.
+async fn frozen_in_a_look(place: &Place) -> Agent {
+    let under_way = "select exists (select from pg_stat_activity
+                      where datname = current_database() and query like 'copy (%' and state = 'active')";
+    find("an agent is frozen in a look", LIMIT, async || {
+        let mut agent = place.start_agent().await;
+        wait_until("a look begins", LIMIT, async || place.ask(under_way).await).await;
+        agent.signal(Signal::SIGSTOP);
+        // It waits for its reader, or is done by now: what it reads is in memory.
+        let waits = find("the look waits or is over", LIMIT, async || {
+            let waits = waiting_scan(place).await.is_some();
+            (waits || !place.ask::<bool>(under_way).await).then_some(waits)
+        })
+        .await;
+        if !waits {
+            agent.kill();
+        }
+        waits.then_some(agent)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_agent_that_is_frozen_in_a_look_does_not_keep_the_table_locked() {
+    let place = Place::new().await;
+    add(&place, 10 * ROWS, false).await;
+    let agent = frozen_in_a_look(&place).await;
+    let edit = place.edit("alter table visit_distribution add column note text");
+    tokio::time::timeout(LIMIT, edit)
+        .await
+        .expect("the look's lock is let go");
+
+    agent.signal(Signal::SIGCONT);
     agent.ready().await;
     add(&place, 10, true).await;
     comes_to_rest(&place, &agent).await;

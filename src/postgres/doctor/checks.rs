@@ -410,17 +410,17 @@ pub const SERVER: &[Check] = &[
     Check {
         name: "connections",
         severity: Severity::Hampers,
-        why: "the agent holds three connections; without a free one it waits",
+        why: "the agent holds three connections, and two more for a while: to read a large table, and for the dashboard; without a free one it waits",
         sql: "
   select format('%s of %s connections are in use', used, allowed) as what, null as sql,
          'end idle ones, lower the pools of your applications, or take a larger compute size' as by_hand
     from (select count(*) filter (where a.backend_type = 'client backend') as used,
                  current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer as allowed
             from pg_stat_activity a) counted
-   where allowed - used < 3
+   where allowed - used < 5
   union all
   select format('%s may open %s connections', rolname, rolconnlimit), format('alter role %I connection limit 10;', rolname), null
-    from pg_roles where rolname = current_user and not rolsuper and rolconnlimit between 0 and 4",
+    from pg_roles where rolname = current_user and not rolsuper and rolconnlimit between 0 and 5",
     },
     Check {
         name: "disk",
