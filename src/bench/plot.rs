@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 
 use super::figures::Spread;
 
-const WIDTH: f64 = 860.0;
+const WIDTH: f64 = 890.0;
 const HEIGHT: f64 = 420.0;
 const LEFT: f64 = 64.0;
-const RIGHT: f64 = 250.0;
+const RIGHT: f64 = 280.0;
 const TOP: f64 = 48.0;
 const BOTTOM: f64 = 56.0;
 /// The scale, in milliseconds: a tenth to a hundred seconds.
