@@ -96,16 +96,17 @@ begin
       execute format('revoke all on public.store_visits_%s from public', to_char(day, 'YYYYMMDD'));
       execute format('alter table public.store_visits_%s enable row level security', to_char(day, 'YYYYMMDD'));
       made := made + 1;
-    exception when invalid_object_definition then
-      null;  -- the day lies in a partition that is there, such as the first
+    exception when invalid_object_definition or check_violation then
+      null;  -- the day lies in a partition that is there, such as the first, or visits of it in the default one
     end;
   end loop;
   return made;
 end $$;
 comment on function public.visit_pacer_make_partitions is 'visit-pacer: makes the partitions of store_visits for the days ahead';
 
--- Drops the partitions whose every visit is older, organic ones among them, and counts the generated ones as purged: they never come
--- again. All of a partition or nothing: one with a distribution that somebody holds is left to the next call.
+-- Drops the oldest partition if its every visit is older, organic ones among them, and counts the generated ones as purged: they never
+-- come again. One a call, to be called until it says nothing: a drop locks the whole table until its transaction ends, and nobody is
+-- to wait while the next one is counted. All of a partition or nothing: one with a distribution that somebody holds is passed over.
 create or replace function public.visit_pacer_drop_partitions(keep interval)
 returns table (partition text, purged bigint)
 language plpgsql set search_path = '' set timezone = 'UTC' set lock_timeout = '2s' as $$
@@ -124,7 +125,7 @@ begin
   loop
     continue when ends is null or ends > clock_timestamp() - keep;
     begin
-      execute format('lock table public.%I in access exclusive mode', partition);
+      execute format('lock table public.%I in share row exclusive mode', partition);
       execute format('create temporary table visit_pacer_dropping on commit drop as
                         select distribution_id, count(*) as visits from public.%I where distribution_id is not null group by 1', partition);
       if exists (select from pg_temp.visit_pacer_dropping d where not public.visit_pacer_hold(d.distribution_id)) then
@@ -136,12 +137,13 @@ begin
       drop table pg_temp.visit_pacer_dropping;
       execute format('drop table public.%I', partition);
       return next;
+      return;
     exception when lock_not_available then
       raise notice 'visit-pacer: % is in use; it is dropped by the next call', partition;
     end;
   end loop;
 end $$;
-comment on function public.visit_pacer_drop_partitions is 'visit-pacer: drops the partitions of store_visits that are older, and counts their generated visits as purged';
+comment on function public.visit_pacer_drop_partitions is 'visit-pacer: drops the oldest partition of store_visits if it is older, and counts its generated visits as purged; call it until it says nothing';
 
 revoke all on function public.visit_pacer_make_partitions, public.visit_pacer_drop_partitions from public;
 select public.visit_pacer_make_partitions();

@@ -248,6 +248,7 @@ pub struct SyncRow {
 
 /// Makes the counters agree with what is stored.
 pub async fn sync(connection: &mut Connection, lower: bool) -> Result<Vec<SyncRow>, sqlx::Error> {
+    connection.without_timeout().await?;
     let rows = sqlx::query("select * from public.sync_distribution_counts(lower => $1)")
         .bind(lower)
         .fetch_all(connection)

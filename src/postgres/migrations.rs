@@ -39,6 +39,7 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!("20261122000900", "visit_pacer_history"),
     migration!("20261122001000", "visit_pacer_since"),
     migration!("20261122001100", "visit_pacer_store_streams"),
+    migration!("20261123000100", "visit_pacer_caretakers"),
 ];
 
 /// The files that a database does not have yet, in order.

@@ -61,6 +61,53 @@ async fn for_a_row_that_ended_a_month_ago_nothing_is_issued_and_nothing_lowered_
 }
 
 #[tokio::test]
+async fn a_visit_that_is_deleted_while_it_is_adopted_leaves_its_number_to_no_other() {
+    let place = Place::new().await;
+    let row = place.insert(1_000, "10 a second", "null").await;
+    place
+        .edit(format!(
+            "insert into store_visits (partner_id, visited_at)
+             select '{}', clock_timestamp() + n * interval '1 hour' from generate_series(1, 5) n",
+            place.partner
+        ))
+        .await;
+    let mut user = PgConnection::connect(&place.url)
+        .await
+        .expect("a connection");
+    let mut transaction = user.begin().await.expect("a transaction");
+    sqlx::query(
+        "delete from store_visits where visited_at = (select min(visited_at) from store_visits)",
+    )
+    .execute(&mut *transaction)
+    .await
+    .expect("it is there");
+    let adopt = format!(
+        "select adopted from adopt_existing_visits('{}')",
+        place.partner
+    );
+    let database = place.db.clone();
+    let adopting = tokio::spawn(async move { said(&database, adopt).await });
+    find("the adoption waits for the user", PATIENCE, async || {
+        let waits = "select exists (select from pg_stat_activity
+                      where datname = current_database() and wait_event_type = 'Lock' and query like '%adopt_existing%')";
+        place.ask::<bool>(waits).await.then_some(())
+    })
+    .await;
+    transaction.commit().await.expect("a commit");
+    assert_eq!(adopting.await.expect("no panic"), ["4"]);
+
+    let _agent = place.agent().await;
+    place.has_stored(row, 5).await;
+    let numbers = format!(
+        "select count(*) = count(distinct visit_number), min(visit_number) from store_visits where distribution_id = '{row}'"
+    );
+    assert_eq!(said(&place.db, numbers).await, ["t|2"]);
+    let set_aside =
+        "select count(*) from visit_distribution_progress where invalid_reason is not null";
+    assert_eq!(place.ask::<i64>(set_aside).await, 0);
+}
+
+#[tokio::test]
 async fn visits_in_the_windows_of_two_rows_are_left_alone_and_told() {
     let mut db = Database::migrated().await;
     let partner = db.partner().await;

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Database;
-use crate::harness::{PATIENCE, Place, find, long};
+use crate::harness::{PATIENCE, Place, find, long, wait_until};
 
 const CONNECTIONS: usize = 8;
 /// Between two calls of one connection, so that the other tests of the run have their share of the machine.
@@ -275,6 +275,18 @@ async fn what_was_due_at_the_end_is_dated_before_it_also_after_an_edit_while_it_
         .ask("select count(*) from store_visits s, visit_distribution v where s.visited_at > v.end_time")
         .await;
     assert_eq!(late, 0, "visits after end_time");
+}
+
+#[tokio::test]
+async fn a_control_row_that_somebody_deleted_is_made_again_without_an_agent() {
+    let place = Place::new().await;
+    let row = place.insert(1_000, "10 a second", "null").await;
+    place.edit("delete from visit_pacer_control").await;
+    wait_until("visits are due and stored", PATIENCE, async || {
+        place.edit("select * from distribute_visits()").await;
+        place.stored(row).await > 0
+    })
+    .await;
 }
 
 #[tokio::test]

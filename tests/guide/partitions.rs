@@ -91,6 +91,44 @@ async fn what_a_dropped_partition_held_is_counted_as_purged_and_never_issued_aga
 }
 
 #[tokio::test]
+async fn after_days_without_new_partitions_those_of_the_days_to_come_are_made_again() {
+    let place = Place::new().await;
+    partition(&place).await.expect("it is partitioned");
+    place
+        .edit(
+            "do $$ begin
+               execute format('drop table store_visits_%s, store_visits_%s',
+                              to_char(current_date + 2, 'YYYYMMDD'), to_char(current_date + 3, 'YYYYMMDD'));
+             end $$;
+             insert into store_visits (partner_id, visited_at) select id, current_date + 2.5 * interval '1 day' from partners limit 1",
+        )
+        .await;
+    let kept = "select count(*) from store_visits_default";
+    assert_eq!(said(&place.db, kept).await, ["1"]);
+    let made = said(&place.db, "select visit_pacer_make_partitions()").await;
+    assert_eq!(made, ["1"], "the visit's own day stays in the default one");
+}
+
+#[tokio::test]
+async fn partitions_are_dropped_one_a_call_the_oldest_first() {
+    let place = Place::new().await;
+    partition(&place).await.expect("it is partitioned");
+    place
+        .edit(
+            "alter table store_visits detach partition store_visits_before_partitions;
+             create table store_visits_old partition of store_visits
+               for values from (date_trunc('day', now()) - interval '8 days') to (date_trunc('day', now()) - interval '7 days');
+             create table store_visits_older partition of store_visits
+               for values from (date_trunc('day', now()) - interval '9 days') to (date_trunc('day', now()) - interval '8 days')",
+        )
+        .await;
+    for expected in [&["store_visits_older|0"][..], &["store_visits_old|0"], &[]] {
+        let drop = "select * from visit_pacer_drop_partitions(interval '2 days')";
+        assert_eq!(said(&place.db, drop).await, expected);
+    }
+}
+
+#[tokio::test]
 async fn a_table_with_triggers_of_its_own_is_left_as_it_is() {
     let place = Place::new().await;
     place

@@ -1,9 +1,10 @@
 //! Visits that are gone: those that retention removed never come again, those that somebody deleted only when a person says so.
 
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use uuid::Uuid;
 
 use super::said;
-use crate::harness::Place;
+use crate::harness::{PATIENCE, Place, wait_until};
 
 /// Visits of a row, at [`RATE`] a second: more than its bucket lets through within five seconds.
 const TOTAL: i64 = 280;
@@ -19,7 +20,7 @@ async fn completed(place: &Place) -> Uuid {
         ))
         .await;
     let by_hand = format!(
-        "select visits_added from distribute_visits_for_partner('{}', {TOTAL})",
+        "select sum(visits_added) from distribute_visits_for_partner('{}', {TOTAL})",
         place.partner
     );
     assert_eq!(said(&place.db, by_hand).await, [TOTAL.to_string()]);
@@ -74,6 +75,60 @@ async fn what_was_purged_is_never_issued_again_whatever_syncs() {
         [format!("{}|{}", TOTAL + 1, TOTAL + 10)],
         "numbers go on"
     );
+}
+
+/// Runs it over a connection of its own; what it says.
+async fn call(url: String, sql: &'static str) -> Vec<(Uuid, i64)> {
+    let mut connection = PgConnection::connect(&url).await.expect("a connection");
+    sqlx::query_as(sql)
+        .fetch_all(&mut connection)
+        .await
+        .expect("a call")
+}
+
+#[tokio::test]
+async fn an_editor_of_a_row_that_is_purged_waits_for_the_deletes_of_no_other_row() {
+    let place = Place::new().await;
+    let mut rows = [completed(&place).await, completed(&place).await];
+    rows.sort_unstable();
+    let [first, last] = rows;
+    // The deletes of the last row take until somebody lets them go on.
+    place
+        .edit(format!(
+            "create function goes_on() returns trigger language plpgsql as $$
+               begin perform pg_advisory_xact_lock_shared(7); return old; end $$;
+             create trigger goes_on before delete on store_visits for each row
+               when (old.distribution_id = '{last}') execute function goes_on()"
+        ))
+        .await;
+    let mut gate = PgConnection::connect(&place.url)
+        .await
+        .expect("a connection");
+    let close = sqlx::query("select pg_advisory_lock(7)");
+    close.execute(&mut gate).await.expect("nobody has it");
+    let purge = "select * from purge_old_visits(interval '0')";
+    let purging = tokio::spawn(call(place.url.clone(), purge));
+    wait_until("the last row is purged", PATIENCE, async || {
+        let waits = "select exists (select from pg_locks where locktype = 'advisory' and not granted
+                      and database = (select oid from pg_database where datname = current_database()))";
+        place.ask(waits).await
+    })
+    .await;
+
+    let pause = format!(
+        "set lock_timeout = '5s'; update visit_distribution set is_active = false where id = '{first}'"
+    );
+    let mut editor = PgConnection::connect(&place.url)
+        .await
+        .expect("a connection");
+    sqlx::raw_sql(AssertSqlSafe(pause))
+        .execute(&mut editor)
+        .await
+        .expect("an editor waits for no delete");
+    gate.close().await.expect("the deletes go on");
+    let purged = purging.await.expect("no panic");
+    assert_eq!(purged, rows.map(|row| (row, TOTAL)));
+    assert_eq!(sync(&place).await, [""; 0], "nothing differs");
 }
 
 #[tokio::test]
