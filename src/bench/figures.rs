@@ -220,10 +220,13 @@ impl Spread {
         Self(micros)
     }
 
-    /// The figure that so many percent are not above, by the nearest rank; zero of nothing.
+    /// The figure that so many percent are not above, by the nearest rank; of nothing it is no number, which reaches
+    /// no aim.
     pub fn percentile(&self, percent: usize) -> f64 {
         let rank = (self.0.len() * percent).div_ceil(100).max(1);
-        self.0.get(rank - 1).map_or(0.0, |micros| millis(*micros))
+        self.0
+            .get(rank - 1)
+            .map_or(f64::NAN, |micros| millis(*micros))
     }
 
     /// The largest.
@@ -260,9 +263,9 @@ fn millis(micros: i64) -> f64 {
     f64::from(i32::try_from(micros).unwrap_or(i32::MAX)) / 1_000.0
 }
 
-/// `a / b`, zero where there is nothing to compare with.
+/// `a / b`; no number where there is nothing to compare with, so that no aim is reached.
 pub fn ratio(a: f64, b: f64) -> f64 {
-    if b > 0.0 { a / b } else { 0.0 }
+    if b > 0.0 { a / b } else { f64::NAN }
 }
 
 #[cfg(test)]

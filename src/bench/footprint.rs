@@ -53,7 +53,7 @@ pub async fn measure(ground: &mut Ground, peers: &Path, seconds: u32) -> anyhow:
         let Some(seen) = seen else {
             table
                 .notes
-                .push("No Node script: it needs node, and `npm ci` in tests/peers.".to_owned());
+                .push("No Node script: it needs node, `npm ci` in tests/peers and wal_level = logical, or it ended by itself.".to_owned());
             continue;
         };
         table.rows.push(vec![
@@ -115,7 +115,7 @@ async fn look(
             active: true,
         })
         .await?;
-    let program = match who {
+    let mut program = match who {
         Who::Nobody => None,
         Who::Agent => {
             let mut agent = Program::agent(&field, TOLD)?;
@@ -127,6 +127,12 @@ async fn look(
     let mut seen = None;
     if matches!(who, Who::Nobody) || program.is_some() {
         tokio::time::sleep(SETTLES).await;
+        if let Some(program) = &mut program
+            && program.has_ended()?
+        {
+            ground.clear(field).await?;
+            return Ok(None);
+        }
         let cpu = || program.as_ref().map_or(Ok(Duration::ZERO), Program::cpu);
         let server = || ground.server_pid().map(cpu_of_server).transpose();
         let before = (cpu()?, server()?, field.statements().await?);

@@ -1,12 +1,12 @@
 //! Where it is measured: a server, a database on it that is ours alone, and the program's own processes there.
 //!
-//! Invariant: whatever was made is removed again: the embedded server's folder, or the database on somebody else's server.
+//! Invariant: whatever was made is removed again, also after a failure: the embedded server's folder, or databases and roles on
+//! somebody else's server.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection, Row as _,
 };
@@ -19,6 +19,7 @@ use crate::demo::server::{self, PostgresServer, StopMode, default_data_dir};
 use crate::demo::stack;
 use crate::domain::secret::Secret;
 use crate::domain::time::DbTime;
+use crate::postgres::link::Database;
 
 /// The connections of the bench itself give up after this time.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -26,6 +27,11 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 const DROPS_WITHIN: Duration = Duration::from_secs(20);
 /// How soon that is tried again.
 const DROP_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// Supabase's roles, which a database with the schema has.
+const ROLES: [&str; 3] = ["anon", "authenticated", "service_role"];
+/// Rows end so long after they were inserted, should an agent outlive the bench.
+const ROWS_LAST: &str = "1 day";
 
 /// The job's name.
 const CRON_JOB: &str = "visit-pacer bench";
@@ -40,6 +46,10 @@ const COUNTED: &str = "visit_pacer_bench";
 pub struct Ground {
     place: Place,
     made: u32,
+    /// Databases that are there.
+    databases: Vec<String>,
+    /// Of [`ROLES`], those that were not there before.
+    roles: Vec<&'static str>,
     /// Libraries that the server has loaded for us.
     loaded: Vec<&'static str>,
 }
@@ -89,11 +99,48 @@ impl Ground {
             Some(url) => Place::Given(url),
             None => embedded().await?,
         };
-        Ok(Self {
+        let mut ground = Self {
             place,
             made: 0,
+            databases: Vec::new(),
+            roles: Vec::new(),
             loaded: Vec::new(),
-        })
+        };
+        if matches!(ground.place, Place::Given(_)) {
+            ground.find_roles().await?;
+        }
+        Ok(ground)
+    }
+
+    /// Which roles are not there yet, and whether the bench may make what it needs.
+    async fn find_roles(&mut self) -> anyhow::Result<()> {
+        let mut connection = connect(&self.url(None)?).await?;
+        let (may, there): (bool, Vec<String>) = sqlx::query_as(
+            "select rolsuper or rolcreatedb and rolcreaterole,
+                    array(select rolname::text from pg_roles where rolname = any ($1))
+               from pg_roles where rolname = current_user",
+        )
+        .bind(&ROLES[..])
+        .fetch_one(&mut connection)
+        .await?;
+        connection.close().await?;
+        let is_new = |role: &&str| there.iter().all(|name| name != role);
+        self.roles = ROLES.into_iter().filter(is_new).collect();
+        ensure!(
+            may,
+            "the bench makes databases and roles, which it removes again: the role of DATABASE_URL needs CREATEDB and CREATEROLE"
+        );
+        Ok(())
+    }
+
+    /// Whether the server keeps the moments of commits.
+    pub async fn keeps_commits(&self) -> anyhow::Result<bool> {
+        let mut connection = connect(&self.url(None)?).await?;
+        let kept: String = sqlx::query_scalar("show track_commit_timestamp")
+            .fetch_one(&mut connection)
+            .await?;
+        connection.close().await?;
+        Ok(kept == "on")
     }
 
     /// The URL of a database there.
@@ -155,6 +202,7 @@ impl Ground {
             .execute(&mut connection)
             .await
             .context("create a database for the bench; the role of DATABASE_URL needs CREATEDB")?;
+        self.databases.push(name.clone());
         connection.close().await?;
         let url = self.url(Some(&name))?;
         let mut connection = connect(&url).await?;
@@ -169,13 +217,19 @@ impl Ground {
     }
 
     /// Removes the database of a measurement.
-    pub async fn clear(&self, field: Field) -> anyhow::Result<()> {
+    pub async fn clear(&mut self, field: Field) -> anyhow::Result<()> {
         if let Some((mut server, _key)) = field.realtime {
             server.stop().await;
         }
         field.connection.close().await?;
+        self.remove(&field.name).await?;
+        self.databases.retain(|name| *name != field.name);
+        Ok(())
+    }
+
+    async fn remove(&self, database: &str) -> anyhow::Result<()> {
         let mut connection = connect(&self.url(None)?).await?;
-        let drop = format!("drop database {} with (force)", field.name);
+        let drop = format!("drop database {database} with (force)");
         let asked = Instant::now();
         // A Realtime server that was stopped takes a moment to let its slot go.
         while let Err(error) = sqlx::raw_sql(AssertSqlSafe(drop.clone()))
@@ -183,7 +237,7 @@ impl Ground {
             .await
         {
             if asked.elapsed() > DROPS_WITHIN {
-                return Err(error).with_context(|| format!("drop the database {}", field.name));
+                return Err(error).with_context(|| format!("drop the database {database}"));
             }
             tokio::time::sleep(DROP_AGAIN_AFTER).await;
         }
@@ -277,6 +331,19 @@ impl Ground {
 
     /// Stops and removes what was started.
     pub async fn close(self) -> anyhow::Result<()> {
+        if matches!(self.place, Place::Given(_)) {
+            for name in &self.databases {
+                self.remove(name).await?;
+            }
+            let mut connection = connect(&self.url(None)?).await?;
+            for role in &self.roles {
+                // Safe: our own words.
+                let drop = AssertSqlSafe(format!("drop role if exists {role}"));
+                let dropped = sqlx::raw_sql(drop).execute(&mut connection).await;
+                dropped.with_context(|| format!("drop the role {role}"))?;
+            }
+            connection.close().await?;
+        }
         if let Place::Embedded { mut server, folder } = self.place {
             server.stop(StopMode::Fast).await?;
             drop(server);
@@ -311,7 +378,7 @@ async fn embedded() -> anyhow::Result<Place> {
 
 /// A connection of the bench.
 pub async fn connect(url: &Secret) -> anyhow::Result<PgConnection> {
-    let options: PgConnectOptions = url.expose().parse()?;
+    let options = Database::from_url(url)?.options().clone();
     // Questions about a million rows take their time.
     let options = options.disable_statement_logging();
     let connecting = PgConnection::connect_with(&options);
@@ -356,9 +423,9 @@ impl Field {
                select date_trunc('second', clock_timestamp()) + make_interval(secs => $4) as at
              ), made as (
                insert into public.visit_distribution
-                      (partner_id, total_visits, time_period, visits_per_unit, is_active, start_time)
+                      (partner_id, total_visits, time_period, visits_per_unit, is_active, start_time, end_time)
                select md5('bench' || 1 + n % 100)::uuid, 1000000000, $2[1 + n % cardinality($2)],
-                      $3[1 + n % cardinality($3)]::numeric, $5, start.at - make_interval(secs => $6 * n / $1)
+                      $3[1 + n % cardinality($3)]::numeric, $5, start.at - make_interval(secs => $6 * n / $1), start.at + $7::interval
                  from generate_series(0, $1 - 1) n, start
              )
              select (extract(epoch from at) * 1000000)::bigint from start",
@@ -369,6 +436,7 @@ impl Field {
         .bind(f64::from(rows.start_in))
         .bind(rows.active)
         .bind(f64::from(rows.start_over))
+        .bind(ROWS_LAST)
         .fetch_one(&mut self.connection)
         .await
         .context("insert rows")?;
@@ -445,15 +513,17 @@ impl Field {
         Ok(count.fetch_one(&mut self.connection).await?)
     }
 
+    /// When each visit that belongs to no row was committed, in order. Needs `track_commit_timestamp`.
+    pub async fn plain_commits(&mut self) -> anyhow::Result<Vec<i64>> {
+        let commits = sqlx::query_scalar(
+            "select (extract(epoch from pg_xact_commit_timestamp(xmin)) * 1000000)::bigint
+               from public.store_visits where distribution_id is null order by 1",
+        );
+        Ok(commits.fetch_all(&mut self.connection).await?)
+    }
+
     /// When each visit was committed: by row, in the order of commits. Needs `track_commit_timestamp`.
     pub async fn commits(&mut self) -> anyhow::Result<Vec<(Uuid, DbTime)>> {
-        let tracked: String = sqlx::query_scalar("show track_commit_timestamp")
-            .fetch_one(&mut self.connection)
-            .await?;
-        ensure!(
-            tracked == "on",
-            "moments of commits are not kept by this server: set track_commit_timestamp = on and restart it"
-        );
         let rows = sqlx::query(
             "select distribution_id as row, (extract(epoch from pg_xact_commit_timestamp(xmin)) * 1000000)::bigint as at
                from public.store_visits where distribution_id is not null order by 1, 2",

@@ -6,24 +6,39 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, ensure};
 use url::Url;
 
-use super::figures::Spread;
 use super::ground::Field;
 use crate::domain::secret::Secret;
+use crate::domain::time::SECOND_US;
 
 /// A transaction that stores one visit, without a lock, a number or a check.
 const ONE_VISIT: &str = "insert into public.store_visits (partner_id, visited_at, session_duration, page_path, user_agent, device_type)
 values (md5('bench1')::uuid, clock_timestamp(), 90, '/', 'Mozilla/5.0 (X11; Linux x86_64; rv:132.0) Gecko/20100101 Firefox/132.0', 'desktop');
 ";
+/// What pgbench does in its first seconds, such as connect, is not looked at.
+const WARM_UP: u32 = 3;
 /// The script, below the folder of peers.
 const NODE_SCRIPT: &str = "pacer.mjs";
 
-/// pgbench at a rate: how late each transaction was done, by its schedule.
-pub fn pgbench(field: &Field, per_second: u32, seconds: u32) -> anyhow::Result<Option<Spread>> {
+/// What pgbench logs of a transaction, in microseconds.
+#[derive(Clone, Copy)]
+pub struct Transaction {
+    /// After its scheduled moment it was done.
+    pub late: i64,
+    /// When that was, by the clock of this machine.
+    pub done: i64,
+}
+
+/// pgbench at a rate, once it is warm; `None` where it is not on this machine.
+pub fn pgbench(
+    field: &Field,
+    per_second: u32,
+    seconds: u32,
+) -> anyhow::Result<Option<Vec<Transaction>>> {
     let folder = std::env::temp_dir().join(format!("visit-pacer-bench-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
-    let lateness = pgbench_in(&folder, field, per_second, seconds);
+    let logged = pgbench_in(&folder, field, per_second, seconds);
     std::fs::remove_dir_all(&folder)?;
-    lateness
+    logged
 }
 
 fn pgbench_in(
@@ -31,7 +46,7 @@ fn pgbench_in(
     field: &Field,
     per_second: u32,
     seconds: u32,
-) -> anyhow::Result<Option<Spread>> {
+) -> anyhow::Result<Option<Vec<Transaction>>> {
     std::fs::write(folder.join("one_visit.sql"), ONE_VISIT)?;
     let mut command = Command::new("pgbench");
     command
@@ -49,18 +64,21 @@ fn pgbench_in(
             "--rate",
             &per_second.to_string(),
             "--time",
-            &seconds.to_string(),
+            &(seconds + WARM_UP).to_string(),
         ])
         .current_dir(folder)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+        .stdin(Stdio::null());
     place(&mut command, &field.url)?;
-    let ended = match command.status() {
+    let ended = match command.output() {
         Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         ended => ended.context("run pgbench")?,
     };
-    ensure!(ended.success(), "pgbench failed: {ended}");
-    let mut late = Vec::new();
+    ensure!(
+        ended.status.success(),
+        "pgbench failed: {}",
+        String::from_utf8_lossy(&ended.stderr).trim()
+    );
+    let mut logged = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         let is_log = path.to_string_lossy().contains("pgbench_log");
@@ -69,13 +87,25 @@ fn pgbench_in(
         } else {
             String::new()
         };
-        // The third field: microseconds since the scheduled moment.
-        let figures = text
-            .lines()
-            .filter_map(|line| line.split(' ').nth(2)?.parse::<i64>().ok());
-        late.extend(figures);
+        logged.extend(text.lines().filter_map(transaction));
     }
-    Ok(Some(Spread::of(late)))
+    let began = logged.iter().map(|done| done.done).min().unwrap_or(0);
+    let warm = began + i64::from(WARM_UP) * SECOND_US;
+    logged.retain(|transaction| transaction.done >= warm);
+    Ok(Some(logged))
+}
+
+/// The third field: microseconds since the scheduled moment. The fifth and sixth: when it was done. Source: pgbench,
+/// "Per-Transaction Logging".
+fn transaction(line: &str) -> Option<Transaction> {
+    let mut fields = line.split(' ').skip(2);
+    let late = fields.next()?.parse().ok()?;
+    let seconds: i64 = fields.nth(1)?.parse().ok()?;
+    let micros: i64 = fields.next()?.parse().ok()?;
+    Some(Transaction {
+        late,
+        done: seconds * SECOND_US + micros,
+    })
 }
 
 /// Where the database is, by the environment: a password on a command line is anybody's to read.
@@ -85,14 +115,21 @@ fn place(command: &mut Command, url: &Secret) -> anyhow::Result<()> {
     command
         .env("PGHOST", url.host_str().unwrap_or("127.0.0.1"))
         .env("PGPORT", url.port().unwrap_or(5432).to_string())
-        .env("PGUSER", url.username())
-        .env("PGPASSWORD", url.password().unwrap_or(""))
+        .env("PGUSER", decoded(url.username()))
+        .env("PGPASSWORD", decoded(url.password().unwrap_or("")))
         .env("PGDATABASE", url.path().trim_start_matches('/'))
         .env(
             "PGSSLMODE",
             mode.map_or_else(|| "prefer".to_owned(), |(_, mode)| mode.into_owned()),
         );
     Ok(())
+}
+
+/// A part of a URL as it is meant.
+fn decoded(part: &str) -> String {
+    let form = format!("{}=", part.replace('+', "%2B"));
+    let pair = url::form_urlencoded::parse(form.as_bytes()).next();
+    pair.map_or_else(String::new, |(part, _)| part.into_owned())
 }
 
 /// The Node script as a process to start; `None` where Node, its packages or Realtime are missing.
@@ -115,4 +152,21 @@ pub fn node(folder: &Path, field: &Field) -> Option<Command> {
         .env("SUPABASE_URL", server.supabase_url())
         .env("SUPABASE_SERVICE_ROLE_KEY", key.expose());
     Some(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_pgbenchs_log_says_how_late_a_transaction_was_and_when_it_was_done() {
+        let read = transaction("0 199 2241 0 1175850568 995598 1020").expect("a transaction");
+        assert_eq!((read.late, read.done), (2_241, 1_175_850_568_995_598));
+        assert!(transaction("0 199 skipped 0 1175850568 998203 1071").is_none());
+    }
+
+    #[test]
+    fn a_password_is_what_it_was_before_it_came_into_a_url() {
+        assert_eq!(decoded("p%40s+s%3D%25"), "p@s+s=%");
+    }
 }

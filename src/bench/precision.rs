@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::figures::{Cell, Spread, Table, ratio};
 use super::ground::{Field, Ground, Rows};
-use super::peers;
+use super::peers::{self, Transaction};
 use super::program::{Program, Told, cpu_of_server};
 use crate::domain::curve::Curve;
 use crate::domain::distribution::Distribution;
@@ -32,6 +32,8 @@ const EACH_SECOND: &[(&str, &str)] = &[("second", "1")];
 const TEN_A_SECOND: &[(&str, &str)] = &[("second", "10")];
 /// Rows start so long after they were inserted: everybody is up by then.
 const START_IN: i32 = 8;
+/// A peer that stores less than this part of its rate is no measure.
+const KEEPS_UP: f64 = 0.95;
 /// What comes in the first seconds is not looked at.
 const WARM_UP_US: i64 = 3 * SECOND_US;
 /// What was scheduled within the time is stored so long after it, or late.
@@ -96,8 +98,21 @@ pub async fn measure(
             "server's",
         ],
     );
+    if !ground.keeps_commits().await? {
+        table.notes.push(
+            "Not measured: this server does not keep the moments of commits; set track_commit_timestamp = on and restart it."
+                .to_owned(),
+        );
+        return Ok((table, Vec::new()));
+    }
     let mut all = Vec::new();
     let counted = ground.count_statements().await?;
+    if !counted {
+        table.notes.push(
+            "No statements a second, and no aim for them: they need pg_stat_statements, on a server that may be restarted."
+                .to_owned(),
+        );
+    }
     for load in loads(seconds) {
         match look(ground, peers, load, counted).await? {
             Some(seen) => {
@@ -108,12 +123,11 @@ pub async fn measure(
         }
     }
     let pgbench = pgbench(ground, &mut table, seconds).await?;
-    table.notes.push(
-        "The server's CPU includes that of the Realtime server beside the agent and the script."
-            .to_owned(),
-    );
+    table.notes.extend(how_to_read(&pgbench));
     aims(&mut table, &all, &pgbench);
-    let of_a_thousand = all.into_iter().filter(|seen| seen.rows == 1_000);
+    let of_a_thousand = all
+        .into_iter()
+        .filter(|seen| seen.rows == 1_000 || seen.who == Who::Cron.name());
     let mut curves: Vec<(String, Spread)> = of_a_thousand
         .map(|seen| (format!("{}, {} rows", seen.who, seen.rows), seen.late))
         .collect();
@@ -122,7 +136,7 @@ pub async fn measure(
     curves.dedup_by_key(|(name, _)| name.clone());
     curves.reverse();
     let peers = pgbench.into_iter();
-    curves.extend(peers.map(|(rate, late)| (format!("pgbench --rate {rate}"), late)));
+    curves.extend(peers.map(|(rate, peer)| (format!("pgbench --rate {rate}"), peer.late)));
     Ok((table, curves))
 }
 
@@ -135,7 +149,8 @@ fn loads(seconds: u32) -> Vec<Load> {
     };
     let cron = Load {
         seconds: CRON_SECONDS,
-        ..load(Who::Cron, 1_000, EACH_SECOND)
+        // What is due in a minute is less than distribute_visits() stores in a call.
+        ..load(Who::Cron, 100, EACH_SECOND)
     };
     vec![
         load(Who::Agent, 1, TEN_A_SECOND),
@@ -154,7 +169,7 @@ async fn pgbench(
     ground: &mut Ground,
     table: &mut Table,
     seconds: u32,
-) -> anyhow::Result<BTreeMap<u32, Spread>> {
+) -> anyhow::Result<BTreeMap<u32, Pgbench>> {
     let mut field = ground.field().await?;
     let partners = Rows {
         count: 1,
@@ -166,25 +181,80 @@ async fn pgbench(
     field.rows(partners).await?;
     let mut found = BTreeMap::new();
     for rate in [10, 1_000] {
-        let Some(late) = peers::pgbench(&field, rate, seconds)? else {
+        field
+            .connection
+            .execute("truncate public.store_visits")
+            .await?;
+        let Some(done) = peers::pgbench(&field, rate, seconds)? else {
             table
                 .notes
                 .push("No pgbench: it is not in the PATH.".to_owned());
             continue;
         };
+        let late = Spread::of(done.iter().map(|done| done.late).collect());
+        let a_second = f64::from(u32::try_from(done.len())?) / f64::from(seconds);
         let mut cells = vec![
             Cell::word("pgbench --rate"),
             Cell::None,
-            Cell::whole(rate),
+            Cell::Number(a_second, 0),
             Cell::None,
         ];
         cells.extend(late.cells());
-        cells.extend([Cell::whole(rate), Cell::None, Cell::None]);
+        cells.extend([Cell::Number(a_second, 0), Cell::None, Cell::None]);
         table.rows.push(cells);
-        found.insert(rate, late);
+        if a_second < KEEPS_UP * f64::from(rate) {
+            table.notes.push(format!(
+                "pgbench did not keep up with {rate} a second here, so nothing is judged by it."
+            ));
+            continue;
+        }
+        let answer = match ground.server_pid() {
+            Some(_ours) => Some(answers(&field.plain_commits().await?, &done)),
+            None => None,
+        };
+        found.insert(
+            rate,
+            Pgbench {
+                late,
+                answer,
+                a_second,
+            },
+        );
     }
     ground.clear(field).await?;
     Ok(found)
+}
+
+fn how_to_read(pgbench: &BTreeMap<u32, Pgbench>) -> [String; 2] {
+    let mut answers = pgbench.values().filter_map(|peer| peer.answer.as_ref());
+    let after = answers.next_back().map_or_else(String::new, |answer| {
+        let [p50, p99] = [50, 99].map(|percent| answer.percentile(percent));
+        format!(", {p50:.1} ms later (p50; p99 {p99:.1}); ours is judged with the former added")
+    });
+    [
+        format!(
+            "Late is until the moment of the commit, which the server notes before it flushes; pgbench's until its client has the answer{after}."
+        ),
+        "The server's CPU includes that of the Realtime server beside the agent and the script."
+            .to_owned(),
+    ]
+}
+
+/// What was seen of pgbench at a rate.
+struct Pgbench {
+    /// Until its client had the answer.
+    late: Spread,
+    /// From the moment of a commit to its answer, where both are by one clock.
+    answer: Option<Spread>,
+    a_second: f64,
+}
+
+/// From the moments of commits, which the server notes before it flushes them, to their answers: the last so many of both.
+fn answers(commits: &[i64], done: &[Transaction]) -> Spread {
+    let mut done: Vec<i64> = done.iter().map(|done| done.done).collect();
+    done.sort_unstable();
+    let pairs = commits.iter().rev().zip(done.iter().rev());
+    Spread::of(pairs.map(|(commit, done)| done - commit).collect())
 }
 
 impl Who {
@@ -200,8 +270,10 @@ impl Who {
     /// Why there are no figures of it.
     fn is_missing(self) -> &'static str {
         match self {
-            Self::Agent => "No agent: it could not be started.",
-            Self::Node => "No Node script: it needs node, and `npm ci` in tests/peers.",
+            Self::Agent => "An agent ended by itself; run it by hand to see why.",
+            Self::Node => {
+                "No Node script: it needs node, `npm ci` in tests/peers and wal_level = logical, or it ended by itself."
+            }
             Self::Cron => {
                 "No cron: pg_cron is not installed beside this server, or the server is not ours to load it."
             }
@@ -209,7 +281,7 @@ impl Who {
     }
 }
 
-fn aims(table: &mut Table, all: &[Seen], pgbench: &BTreeMap<u32, Spread>) {
+fn aims(table: &mut Table, all: &[Seen], pgbench: &BTreeMap<u32, Pgbench>) {
     let ours = |rows: u32| {
         all.iter()
             .filter(move |seen| seen.who == AGENT && seen.rows == rows)
@@ -219,28 +291,33 @@ fn aims(table: &mut Table, all: &[Seen], pgbench: &BTreeMap<u32, Spread>) {
         .filter(|seen| seen.who == AGENT)
         .map(|seen| seen.off.0)
         .sum();
+    let is_seen = all.iter().any(|seen| seen.who == AGENT && seen.visits > 0);
     table.at_most(
         "row-seconds of visit-pacer that are off the curve: none",
-        f64::from(u32::try_from(off).unwrap_or(u32::MAX)),
+        if is_seen {
+            f64::from(u32::try_from(off).unwrap_or(u32::MAX))
+        } else {
+            f64::NAN
+        },
         0.0,
     );
     if let (Some(one), Some(peer)) = (ours(1).next(), pgbench.get(&10)) {
         table.at_most(
             "p50 at one row and 10/s, within 2 × pgbench's",
-            ratio(one.late.percentile(50), peer.percentile(50)),
+            peer.times(&one.late, 50),
             2.0,
         );
     }
     if let (Some(many), Some(peer)) = (ours(1_000).next_back(), pgbench.get(&1_000)) {
         table.at_most(
             "p99 at 1,000 rows and 1,000/s, within 5 × pgbench's",
-            ratio(many.late.percentile(99), peer.percentile(99)),
+            peer.times(&many.late, 99),
             5.0,
         );
         if let Some(statements) = many.statements {
             table.at_most(
                 "… with no more than a twentieth of its statements",
-                statements / 1_000.0,
+                ratio(statements, peer.a_second),
                 0.05,
             );
         }
@@ -248,6 +325,20 @@ fn aims(table: &mut Table, all: &[Seen], pgbench: &BTreeMap<u32, Spread>) {
 }
 
 const AGENT: &str = "visit-pacer";
+
+impl Pgbench {
+    /// How many times its lateness ours is, both until the answer: ours is told until the commit, so a usual answer is added.
+    fn times(&self, ours: &Spread, percent: usize) -> f64 {
+        let answer = self
+            .answer
+            .as_ref()
+            .map_or(0.0, |answer| answer.percentile(50));
+        ratio(
+            ours.percentile(percent) + answer,
+            self.late.percentile(percent),
+        )
+    }
+}
 
 async fn look(
     ground: &mut Ground,
@@ -289,13 +380,17 @@ async fn look(
         Who::Agent | Who::Node => program.is_some(),
         Who::Cron => ground.schedule_cron(&mut field).await?,
     };
-    let seen = if is_there {
+    let mut seen = if is_there {
         Some(watch(ground, &mut field, program.as_ref(), load, start).await?)
     } else {
         None
     };
-    if let Some(program) = program {
-        program.stop().await?;
+    if let Some(mut program) = program {
+        if program.has_ended()? {
+            seen = None; // what it left undone is nobody's figure
+        } else {
+            program.stop().await?;
+        }
     }
     if load.who == Who::Cron && is_there {
         ground.unschedule_cron().await?;

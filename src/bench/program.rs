@@ -137,6 +137,11 @@ impl Program {
         Ok(text)
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> anyhow::Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
     /// Asks it to stop, and waits.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         kill(

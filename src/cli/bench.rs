@@ -1,13 +1,15 @@
 //! `visit-pacer bench`: what to measure, and where the figures go.
 
+use std::fs::File;
 use std::path::PathBuf;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail, ensure};
 
 use super::log::{self, LogFormat};
-use crate::bench::figures::{Report, markdown};
+use crate::bench::figures::{Report, Spread, Table, markdown};
 use crate::bench::ground::Ground;
 use crate::bench::{footprint, plot, precision, reaction, scale, throughput};
+use crate::runtime::serve::asked_to_stop;
 use crate::settings::Environment;
 
 /// Flags of `bench`.
@@ -54,51 +56,77 @@ enum Part {
 #[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn run(args: Args) -> anyhow::Result<()> {
     log::init_stderr(LogFormat::Human);
+    ensure!(
+        args.svg.is_none() || args.wants(Part::Precision) || args.wants(Part::Reaction),
+        "--svg draws what `precision` and `reaction` measure: ask for one of them, or for all"
+    );
+    for path in args.json.iter().chain(&args.svg) {
+        let opened = File::options().create(true).append(true).open(path);
+        opened.with_context(|| format!("write {}", path.display()))?;
+    }
     let given = if args.on_server {
         Some(Environment::load()?.database_url()?)
     } else {
         None
     };
     let mut ground = Ground::open(given).await?;
-    let measured = measure(&mut ground, &args).await;
-    ground.close().await?;
-    let report = measured?;
+    let mut found = Found::default();
+    // Dropped, what is measured ends, and its processes with it.
+    let measured = tokio::select! {
+        measured = measure(&mut ground, &args, &mut found) => measured,
+        stop = asked_to_stop() => stop.and_then(|()| bail!("stopped before everything was measured")),
+    };
+    let machine = ground.machine().await;
+    let closed = ground.close().await;
+    let report = Report {
+        machine: machine?,
+        tables: found.tables,
+    };
     println!("{}", markdown(&report));
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&report)?;
         std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
     }
-    Ok(())
+    if let Some(path) = &args.svg {
+        std::fs::write(path, plot::svg(&found.curves))
+            .with_context(|| format!("write {}", path.display()))?;
+    }
+    measured.and(closed)
 }
 
-async fn measure(ground: &mut Ground, args: &Args) -> anyhow::Result<Report> {
-    let (mut tables, mut curves) = (Vec::new(), Vec::new());
-    let wants = |part| args.part == part || args.part == Part::All;
-    if wants(Part::Throughput) {
+impl Args {
+    fn wants(&self, part: Part) -> bool {
+        self.part == part || self.part == Part::All
+    }
+}
+
+/// What was measured so far.
+#[derive(Default)]
+struct Found {
+    tables: Vec<Table>,
+    curves: Vec<(String, Spread)>,
+}
+
+async fn measure(ground: &mut Ground, args: &Args, found: &mut Found) -> anyhow::Result<()> {
+    let Found { tables, curves } = found;
+    if args.wants(Part::Throughput) {
         tables.push(throughput::measure(ground, args.seconds).await?);
     }
-    if wants(Part::Precision) {
+    if args.wants(Part::Precision) {
         let (table, late) = precision::measure(ground, &args.peers, args.seconds).await?;
         tables.push(table);
         curves.extend(late);
     }
-    if wants(Part::Reaction) {
+    if args.wants(Part::Reaction) {
         let (table, late) = reaction::measure(ground, args.seconds).await?;
         tables.push(table);
         curves.extend(late);
     }
-    if wants(Part::Footprint) {
+    if args.wants(Part::Footprint) {
         tables.push(footprint::measure(ground, &args.peers, args.seconds).await?);
     }
-    if wants(Part::Scale) {
+    if args.wants(Part::Scale) {
         tables.extend(scale::measure(ground, args.seconds).await?);
     }
-    if let Some(path) = &args.svg {
-        std::fs::write(path, plot::svg(&curves))
-            .with_context(|| format!("write {}", path.display()))?;
-    }
-    Ok(Report {
-        machine: ground.machine().await?,
-        tables,
-    })
+    Ok(())
 }

@@ -122,6 +122,11 @@ impl Database {
         self.options.get_username()
     }
 
+    /// How it is reached.
+    pub fn options(&self) -> &PgConnectOptions {
+        &self.options
+    }
+
     /// Whether the password and the visits would cross a network without a check of who answers.
     pub fn is_unverified(&self) -> bool {
         let local = matches!(self.options.get_host(), "localhost" | "127.0.0.1" | "::1")

@@ -1,6 +1,7 @@
 //! Rows and visits that were there before our schema came: their past is closed, until a person opens it.
 
 use sqlx::{Connection as _, PgConnection};
+use tokio::task::JoinSet;
 
 use super::{Database, GUIDES_PARTNER, said};
 use crate::harness::{PATIENCE, Place, find};
@@ -86,7 +87,8 @@ async fn a_visit_that_is_deleted_while_it_is_adopted_leaves_its_number_to_no_oth
         place.partner
     );
     let database = place.db.clone();
-    let adopting = tokio::spawn(async move { said(&database, adopt).await });
+    let mut adopting = JoinSet::new();
+    adopting.spawn(async move { said(&database, adopt).await });
     find("the adoption waits for the user", PATIENCE, async || {
         let waits = "select exists (select from pg_stat_activity
                       where datname = current_database() and wait_event_type = 'Lock' and query like '%adopt_existing%')";
@@ -94,7 +96,8 @@ async fn a_visit_that_is_deleted_while_it_is_adopted_leaves_its_number_to_no_oth
     })
     .await;
     transaction.commit().await.expect("a commit");
-    assert_eq!(adopting.await.expect("no panic"), ["4"]);
+    let adopted = adopting.join_next().await.expect("it was begun");
+    assert_eq!(adopted.expect("no panic"), ["4"]);
 
     let _agent = place.agent().await;
     place.has_stored(row, 5).await;
