@@ -202,7 +202,7 @@ async fn pgbench(
         cells.extend(late.cells());
         cells.extend([Cell::Number(a_second, 0), Cell::None, Cell::None]);
         table.rows.push(cells);
-        if a_second < KEEPS_UP * f64::from(rate) {
+        if !keeps_up(done.len(), rate * seconds) {
             table.notes.push(format!(
                 "pgbench did not keep up with {rate} a second here, so nothing is judged by it."
             ));
@@ -247,6 +247,20 @@ struct Pgbench {
     /// From the moment of a commit to its answer, where both are by one clock.
     answer: Option<Spread>,
     a_second: f64,
+}
+
+impl Pgbench {
+    /// How many times its lateness ours is.
+    fn times(&self, ours: &Spread, percent: usize) -> f64 {
+        ratio(ours.percentile(percent), self.late.percentile(percent))
+    }
+}
+
+/// Whether so many transactions are those of the rate. pgbench draws its moments at random (a Poisson process), so a few may be
+/// missing by chance: three standard deviations are allowed for.
+fn keeps_up(done: usize, asked: u32) -> bool {
+    let asked = f64::from(asked);
+    f64::from(u32::try_from(done).unwrap_or(u32::MAX)) >= KEEPS_UP * asked - 3.0 * asked.sqrt()
 }
 
 /// From the moments of commits, which the server notes before it flushes them, to their answers: the last so many of both.
@@ -325,13 +339,6 @@ fn aims(table: &mut Table, all: &[Seen], pgbench: &BTreeMap<u32, Pgbench>) {
 }
 
 const AGENT: &str = "visit-pacer";
-
-impl Pgbench {
-    /// How many times its lateness ours is.
-    fn times(&self, ours: &Spread, percent: usize) -> f64 {
-        ratio(ours.percentile(percent), self.late.percentile(percent))
-    }
-}
 
 async fn look(
     ground: &mut Ground,
@@ -531,6 +538,15 @@ fn row(seen: &Seen) -> Vec<Cell> {
 mod tests {
     use super::*;
     use crate::domain::curve::VISIT;
+
+    #[test]
+    fn a_peer_that_chance_gave_fewer_transactions_keeps_up_and_one_that_is_saturated_does_not() {
+        assert!(keeps_up(90, 110), "10 a second for 11 s");
+        assert!(!keeps_up(60, 110));
+        assert!(keeps_up(10_800, 11_000));
+        assert!(!keeps_up(8_800, 11_000), "800 a second of 1,000");
+        assert!(!keeps_up(0, 110), "an empty log");
+    }
 
     fn s(seconds: f64) -> DbTime {
         #[expect(clippy::cast_possible_truncation, reason = "a few seconds")]
