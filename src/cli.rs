@@ -3,9 +3,9 @@
 //! Exit codes (those of `status --check` are a monitor's: see `status`): 0 done, 1 failed, 2 usage, 78 (`EX_CONFIG`) a setting missing or malformed, the schema missing or old, or
 //! the login or the database refused.
 
-pub mod admin;
 pub mod bench;
 pub mod browser;
+pub mod commands;
 pub mod demo;
 pub mod distribute;
 pub mod doctor;
@@ -27,8 +27,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::postgres::connection::Connection;
-use crate::postgres::fault::Fault;
-use crate::postgres::link::{Database, NeedsSession};
+use crate::postgres::failure::Failure;
+use crate::postgres::reconnect::{Database, NeedsSession};
 use crate::runtime::serve::Unfit;
 use crate::settings::{Environment, SettingError};
 use crate::web::guard::Exposed;
@@ -63,11 +63,11 @@ enum Command {
     /// Ask the agent of this machine whether it is well: exit code 0 or 1, for health checks
     Health(health::Args),
     /// Make the counters agree with the visits that are stored
-    Sync(admin::SyncArgs),
+    Sync(commands::SyncArgs),
     /// Pause distributions, or everything
-    Pause(admin::WhichArgs),
+    Pause(commands::WhichArgs),
     /// Let distributions go on, or everything
-    Resume(admin::WhichArgs),
+    Resume(commands::WhichArgs),
     /// Store visits now: what is due, or so many of a partner
     Distribute(distribute::Args),
     /// Count a partner's untagged visits into the distributions whose windows hold them
@@ -93,9 +93,9 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Run(args) => run::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,
         Command::Status(args) => status::run(args).await,
-        Command::Sync(args) => admin::sync(args).await,
-        Command::Pause(args) => admin::pause(args).await,
-        Command::Resume(args) => admin::resume(args).await,
+        Command::Sync(args) => commands::sync(args).await,
+        Command::Pause(args) => commands::pause(args).await,
+        Command::Resume(args) => commands::resume(args).await,
         Command::Plan(args) => plan::run(args).await,
         Command::Report(args) => report::run(args).await,
         Command::Doctor(args) => doctor::run(args).await,
@@ -134,8 +134,8 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     const FAILED: u8 = 1;
     const EX_CONFIG: u8 = 78;
     let refused = error
-        .downcast_ref::<Fault>()
-        .is_some_and(|fault| fault.policy().halts);
+        .downcast_ref::<Failure>()
+        .is_some_and(|failure| failure.policy().halts);
     let exposed = error.is::<Exposed>();
     if error.is::<SettingError>()
         || error.is::<Unfit>()

@@ -2,8 +2,8 @@
 //! time, randomness and the outside world arrive as parameters.
 //!
 //! Read in this order: [`distribution`] (a row, parsed once), [`curve`] (the exact number of visits that should exist),
-//! [`bucket`] (how fast a backlog drains), [`timetable`] (which row fires when, and the batch), [`share`] (whose rows they
-//! are, where several agents run), [`moments`] and [`visit`]
+//! [`bucket`] (how fast a backlog drains), [`schedule`] (which row fires when, and the batch), [`ownership`] (whose rows they
+//! are, where several agents run), [`visit_times`] and [`visit`]
 //! (what a visit looks like), [`agent`] (the state machine over all of it). Beside it: [`plan`] (a row before it runs) and
 //! [`finding`] (what `doctor` has to say).
 
@@ -14,19 +14,19 @@ pub mod clock;
 pub mod curve;
 pub mod decimal;
 pub mod distribution;
-pub mod echo;
+pub mod echo_check;
+pub mod error_policy;
 pub mod finding;
 pub mod history;
 pub mod limits;
-pub mod meter;
-pub mod moments;
+pub mod ownership;
 pub mod plan;
-pub mod policy;
-pub mod proof;
+pub mod rate_estimate;
 pub mod retry;
+pub mod schedule;
 pub mod secret;
-pub mod share;
 pub mod time;
-pub mod timetable;
+pub mod transport;
 pub mod visit;
-pub mod way;
+pub mod visit_times;
+pub mod write_back;

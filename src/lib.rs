@@ -2,7 +2,7 @@
 //!
 //! **Data flow.** Text arrives on the Realtime socket; [`realtime::frame`] decodes it, [`realtime::session`] decides what
 //! it means. News is only "row X changed, version v". The row is read from the database, parsed to a
-//! [`domain::distribution::Distribution`], and applied to the [`domain::timetable::Timetable`] if its version differs:
+//! [`domain::distribution::Distribution`], and applied to the [`domain::schedule::Schedule`] if its version differs:
 //! one way in, whoever asked for the read (an event, a refused batch, the periodic sync). When the database's clock passes
 //! the next deadline, the timetable says what is due, the bucket how much of it may go, and the batch leaves the writer
 //! nothing to decide. Its answer comes back as an input, and moves progress forward. A crash anywhere costs nothing: the

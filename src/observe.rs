@@ -25,7 +25,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use self::histogram::{Counts, Histogram};
-use crate::domain::way::{Way, Ways};
+use crate::domain::transport::{PerTransport, Transport};
 
 /// What the names of our own metrics begin with; a `_` follows.
 const PREFIX: &str = "visit_pacer";
@@ -145,7 +145,7 @@ impl FromStr for RowsAsked {
 pub struct Metrics {
     lateness: Histogram,
     duration: Histogram,
-    echoes: Ways<Histogram>,
+    echoes: PerTransport<Histogram>,
     last_echo: Arc<Mutex<Option<Duration>>>,
 }
 
@@ -154,7 +154,7 @@ impl Default for Metrics {
         Self {
             lateness: Histogram::new(LATENESS),
             duration: Histogram::new(DURATION),
-            echoes: Ways {
+            echoes: PerTransport {
                 changes: Histogram::new(ECHO),
                 broadcast: Histogram::new(ECHO),
             },
@@ -172,8 +172,8 @@ impl Metrics {
     }
 
     /// What we wrote came back as an event after so long.
-    pub fn echoed(&self, way: Way, after: Duration) {
-        self.echoes.of(way).observe(after.as_secs_f64());
+    pub fn echoed(&self, transport: Transport, after: Duration) {
+        self.echoes.of(transport).observe(after.as_secs_f64());
         *self
             .last_echo
             .lock()
@@ -195,9 +195,9 @@ impl Metrics {
 
     /// As families of their own.
     pub fn families(&self) -> Vec<Family> {
-        let echoes = Way::ALL.map(|way| {
-            let spread = self.echoes.of(way).read();
-            (way.as_str(), Value::Spread(spread))
+        let echoes = Transport::ALL.map(|transport| {
+            let spread = self.echoes.of(transport).read();
+            (transport.as_str(), Value::Spread(spread))
         });
         vec![
             Family::one(

@@ -8,17 +8,16 @@
 //! stop; [`doctor`] asks database and Realtime at once.
 
 mod alarm;
-pub mod board;
 pub mod clock;
-pub mod desk;
+pub mod dashboard;
 pub mod doctor;
 pub mod driver;
-pub mod lanes;
+pub mod log_messages;
+pub mod metrics;
 pub mod notify;
 pub mod progress;
-pub mod readings;
-pub mod reasons;
 pub mod serve;
 pub mod snapshot;
+pub mod status_reason;
 mod summary;
-pub mod words;
+pub mod workers;

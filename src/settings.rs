@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::domain::secret::Secret;
 use crate::observe::otlp::Export;
-use crate::postgres::link::Database;
+use crate::postgres::reconnect::Database;
 use crate::realtime::token;
 use crate::realtime::{Endpoint, Minter, websocket_url};
 

@@ -7,8 +7,8 @@
 
 pub mod api;
 mod assets;
-mod failures;
 pub mod guard;
+mod login_throttle;
 mod places;
 mod stream;
 pub mod token;

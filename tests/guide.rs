@@ -161,7 +161,7 @@ impl Database {
     }
 
     /// What `distribute_visits_for_partner()` added and said.
-    async fn by_hand(&mut self, partner: Uuid, visits: i64) -> Vec<(i64, String)> {
+    async fn sql_functions(&mut self, partner: Uuid, visits: i64) -> Vec<(i64, String)> {
         self.rows(format!(
             "select visits_added, message from distribute_visits_for_partner('{partner}', {visits})"
         ))

@@ -147,7 +147,7 @@ async fn distribute_visits_stores_beside_an_agent_and_an_editor_as_an_agent_does
 
 #[tokio::test]
 async fn visits_by_hand_take_their_numbers_beside_an_agent() {
-    let function = Script::pacing(BY_HAND, &gates(&[Locking, Inserting])).by_hand();
+    let function = Script::pacing(BY_HAND, &gates(&[Locking, Inserting])).sql_functions();
     let sets = vec![
         vec![
             function.clone(),
@@ -165,7 +165,7 @@ async fn counting_purging_and_adopting_agree_with_an_agent_that_stores() {
     let purger = Script::caretaker("purge", PURGE, &[Holding, Advancing]);
     let adopter = Script::caretaker("adopt", ORGANIC, &[Holding, Advancing])
         .then(Step::Sql(ADOPT))
-        .by_hand();
+        .sql_functions();
     let sets = vec![
         vec![storing.clone(), Script::pacing(SYNC, &[])],
         vec![storing, purger.clone()],

@@ -36,12 +36,12 @@ use crate::harness::server::database;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The client as a process; it ends with this value.
-struct Peer {
+struct PeerAgent {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
-impl Peer {
+impl PeerAgent {
     /// The client of this command, subscribed to the table.
     fn subscribe(command: &mut Command, url: &str, key: &str, table: &str) -> Self {
         let mut child = command
@@ -115,8 +115,8 @@ pub async fn python_environment(name: &str, requirements: &Path) -> PathBuf {
     install
         .args(["-m", "pip", "install", "--quiet", "--no-deps", "-r"])
         .arg(requirements);
-    let stamp = environment.join("installed.txt");
-    installed(requirements, &stamp, &mut [create, install]).await;
+    let sequence = environment.join("installed.txt");
+    installed(requirements, &sequence, &mut [create, install]).await;
     environment.join("bin")
 }
 
@@ -126,12 +126,17 @@ pub async fn install(directory: &Path) {
     install
         .args(["ci", "--no-audit", "--no-fund", "--loglevel=error"])
         .current_dir(directory);
-    let stamp = directory.join("node_modules/.installed-lock.json");
-    installed(&directory.join("package-lock.json"), &stamp, &mut [install]).await;
+    let sequence = directory.join("node_modules/.installed-lock.json");
+    installed(
+        &directory.join("package-lock.json"),
+        &sequence,
+        &mut [install],
+    )
+    .await;
 }
 
 /// Runs the commands unless the stamp says that this very list is installed; one process at a time.
-async fn installed(list: &Path, stamp: &Path, commands: &mut [Command]) {
+async fn installed(list: &Path, sequence: &Path, commands: &mut [Command]) {
     let lock = File::create(list.with_file_name(".install.lock"))
         .await
         .expect("a lock file");
@@ -139,7 +144,7 @@ async fn installed(list: &Path, stamp: &Path, commands: &mut [Command]) {
     let lock = spawn_blocking(move || lock.lock().map(|()| lock));
     let _lock = lock.await.expect("no panic").expect("the lock is had");
     let wanted = tokio::fs::read(list).await.expect("the list is there");
-    let there = tokio::fs::read(stamp).await;
+    let there = tokio::fs::read(sequence).await;
     if there.is_ok_and(|installed| installed == wanted) {
         return;
     }
@@ -148,7 +153,7 @@ async fn installed(list: &Path, stamp: &Path, commands: &mut [Command]) {
         let status = status.expect("it runs; install Node 20 or later with npm, and python3-venv");
         assert!(status.success(), "{command:?} failed");
     }
-    tokio::fs::write(stamp, &wanted)
+    tokio::fs::write(sequence, &wanted)
         .await
         .expect("the stamp is written");
 }
@@ -178,7 +183,7 @@ async fn the_official_clients_receive_the_same_events_for_the_same_edits() {
 
     let mut peers = Vec::new();
     for mut client in [javascript().await, python().await] {
-        let mut peer = Peer::subscribe(&mut client, &url, &key, "peer_rows");
+        let mut peer = PeerAgent::subscribe(&mut client, &url, &key, "peer_rows");
         assert_eq!(peer.next("status").await, json!("SUBSCRIBED"));
         let system = peer.next("system").await;
         assert_eq!(system["message"], json!("Subscribed to PostgreSQL"));

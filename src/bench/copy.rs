@@ -36,7 +36,7 @@ pub async fn copy(
 fn rows(batch: &Batch, generator: &Generator) -> Vec<u8> {
     let mut out = SIGNATURE.to_vec();
     for row in &batch.rows {
-        for (number, moment) in (row.before.last_number + 1..).zip(&row.moments) {
+        for (number, moment) in (row.before.last_number + 1..).zip(&row.visit_times) {
             let visit = generator.visit(row.id, row.partner_id, number, *moment);
             out.extend(COLUMNS.to_be_bytes());
             field(&mut out, row.id.as_bytes());

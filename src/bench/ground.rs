@@ -19,7 +19,7 @@ use crate::demo::server::{self, PostgresServer, StopMode, default_data_dir};
 use crate::demo::stack;
 use crate::domain::secret::Secret;
 use crate::domain::time::DbTime;
-use crate::postgres::link::Database;
+use crate::postgres::reconnect::Database;
 
 /// The connections of the bench itself give up after this time.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);

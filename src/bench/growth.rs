@@ -8,13 +8,13 @@ use uuid::Uuid;
 
 use super::figures::{Cell, Table};
 use super::ground::Field;
-use crate::domain::agent::What;
+use crate::domain::agent::ReadRequest;
 use crate::domain::batch::Progress;
 use crate::domain::distribution::RawRow;
+use crate::domain::schedule::{ReadSequence, RowRead, Schedule};
 use crate::domain::time::{DbTime, SECOND_US};
-use crate::domain::timetable::{RowRead, Stamp, Timetable};
-use crate::postgres::fault::Fault;
-use crate::postgres::link::Database;
+use crate::postgres::failure::Failure;
+use crate::postgres::reconnect::Database;
 use crate::postgres::rows;
 use crate::postgres::scan::Reader;
 
@@ -35,22 +35,24 @@ pub async fn looks(field: &Field) -> anyhow::Result<Looks> {
     let mut connection = database.connect().await?;
     let mut took = Vec::with_capacity(SYNCS);
     for _ in 0..SYNCS {
-        let horizon = rows::horizon(&mut connection).await.map_err(Fault::from)?;
+        let watermark = rows::watermark(&mut connection)
+            .await
+            .map_err(Failure::from)?;
         let began = Instant::now();
         let sync = async {
-            rows::horizon(&mut connection).await?;
-            rows::read(&mut connection, &What::Since(horizon)).await?;
-            rows::gone(&mut connection, horizon).await
+            rows::watermark(&mut connection).await?;
+            rows::read(&mut connection, &ReadRequest::Since(watermark)).await?;
+            rows::gone(&mut connection, watermark).await
         };
-        sync.await.map_err(Fault::from)?;
+        sync.await.map_err(Failure::from)?;
         took.push(began.elapsed());
     }
     took.sort_unstable();
     let began = Instant::now();
     let mut reader = Reader::new(database);
-    let mut what = What::All;
+    let mut what = ReadRequest::All;
     while let Some(last) = reader.read(&mut connection, &what).await?.more_after {
-        what = What::After(last);
+        what = ReadRequest::After(last);
     }
     Ok(Looks {
         changed: took.get(SYNCS / 2).copied().unwrap_or_default(),
@@ -89,41 +91,41 @@ pub fn ticks() -> Table {
     for (known, active) in LOADS {
         let (fires, visits, took) = work(known, active);
         let a_second = |count: u32| Cell::Number(f64::from(count) / f64::from(SECONDS), 0);
-        let share = took.as_secs_f64() * 100.0 / f64::from(SECONDS);
+        let ownership = took.as_secs_f64() * 100.0 / f64::from(SECONDS);
         table.rows.push(vec![
             Cell::whole(known),
             Cell::whole(active),
             a_second(visits),
             a_second(fires),
             Cell::Number(took.as_secs_f64() * 1e6 / f64::from(visits.max(1)), 2),
-            Cell::Number(share, 2),
+            Cell::Number(ownership, 2),
         ]);
         if active == 100_000 {
             let what = "the ticks' CPU with 100,000 active rows, % of a core, under 10";
-            table.at_most(what, share, 10.0);
+            table.at_most(what, ownership, 10.0);
         }
     }
     table
 }
 
 fn work(known: u32, active: u32) -> (u32, u32, Duration) {
-    let mut timetable = Timetable::default();
+    let mut schedule = Schedule::default();
     let start = DbTime::from_micros(T0);
     for n in 0..known {
         // One after the other within the time between two visits.
         let since = PERIOD_US * i64::from(n % active) / i64::from(active);
         let read = row(n < active, start.plus_micros(-since));
-        timetable.apply(read.row.id, Some(read), Stamp(1), start);
+        schedule.apply(read.row.id, Some(read), ReadSequence(1), start);
     }
     let (mut fires, mut visits) = (0, 0);
     let end = start.plus_micros(i64::from(SECONDS) * SECOND_US);
     let began = Instant::now();
-    while let Some(now) = timetable.next_deadline().filter(|at| *at < end) {
-        let Some(batch) = timetable.plan(now, i64::MAX) else {
+    while let Some(now) = schedule.next_deadline().filter(|at| *at < end) {
+        let Some(batch) = schedule.plan(now, i64::MAX) else {
             continue;
         };
         let stored: BTreeSet<Uuid> = batch.rows.iter().map(|row| row.id).collect();
-        timetable.answered(&batch, &stored, Stamp(2), now);
+        schedule.answered(&batch, &stored, ReadSequence(2), now);
         fires += 1;
         visits += u32::try_from(batch.visits()).unwrap_or(0);
     }

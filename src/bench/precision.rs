@@ -16,9 +16,9 @@ use super::program::{Program, Told, cpu_of_server};
 use crate::domain::curve::Curve;
 use crate::domain::distribution::Distribution;
 use crate::domain::limits::FIRE_PERIOD_US;
+use crate::domain::schedule::Schedule;
 use crate::domain::time::{DbTime, SECOND_US};
-use crate::domain::timetable::Timetable;
-use crate::postgres::link::Database;
+use crate::postgres::reconnect::Database;
 use crate::postgres::rows;
 
 /// One visit a second on the average, at rates that meet no second alike.
@@ -469,7 +469,7 @@ async fn judge(
         let Ok(row) = Distribution::parse(&read.row) else {
             continue;
         };
-        let grid = |at| Timetable::instant_at_or_after(running, row.id, at);
+        let grid = |at| Schedule::instant_at_or_after(running, row.id, at);
         let commits = by_row.get(&row.id).unwrap_or(&nothing);
         let (row_late, row_off, row_of) = judge_row(&row.curve, grid, commits, (from, to));
         late.extend(row_late);
@@ -562,7 +562,7 @@ mod tests {
             to: None,
             total: 1_000,
         };
-        let grid = |at| Timetable::instant_at_or_after(1, Uuid::nil(), at);
+        let grid = |at| Schedule::instant_at_or_after(1, Uuid::nil(), at);
         // Visit k is due at k − 1/2, and so fires at k.
         let commits = [s(1.002), s(1.9), s(4.5), s(4.6)];
         let judged = judge_row(&curve, grid, &commits, (s(0.0), s(6.0)));

@@ -12,12 +12,12 @@ use super::figures::{Cell, Table, ratio};
 use super::ground::{Field, Ground, Rows};
 use crate::domain::batch::{Batch, BatchRow, Progress};
 use crate::domain::distribution::Distribution;
+use crate::domain::schedule::RowRead;
 use crate::domain::time::SECOND_US;
-use crate::domain::timetable::RowRead;
 use crate::domain::visit::Generator;
 use crate::postgres::batches::{Columns, store};
 use crate::postgres::connection::Connection;
-use crate::postgres::link::Database;
+use crate::postgres::reconnect::Database;
 use crate::postgres::rows;
 
 /// Visits in a batch.
@@ -210,7 +210,7 @@ fn part(read: &RowRead, visits: i64) -> Option<BatchRow> {
         before,
         after,
         at: row.curve.from?,
-        moments: Vec::new(),
+        visit_times: Vec::new(),
     })
 }
 
@@ -222,10 +222,10 @@ fn turn(batch: &mut Batch) {
         row.after.distributed += visits;
         row.after.last_number += visits;
         let apart = SECOND_US / visits;
-        row.moments = (0..visits)
+        row.visit_times = (0..visits)
             .map(|place| row.at.plus_micros(place * apart))
             .collect();
-        row.after.last_visited_at = row.moments.last().copied();
+        row.after.last_visited_at = row.visit_times.last().copied();
     }
 }
 

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::status::Seen;
 use super::table::order::{Sort, arranged};
 use super::table::{self, Look, View, Widths};
-use crate::postgres::admin::StatusRow;
+use crate::postgres::status::StatusRow;
 
 /// Characters of a filter.
 const FILTER_MAX: usize = 64;
@@ -199,7 +199,7 @@ impl Browser {
         if has_all {
             head.push(rule(words.title, seen.look.as_ref(), room.width));
         }
-        foot.extend((seen.trouble.as_ref()).map(|why| Line::from(why.clone().red())));
+        foot.extend((seen.kind.as_ref()).map(|why| Line::from(why.clone().red())));
         if let Some(look) = seen.look.as_ref().filter(|_| has_all) {
             let agents = table::agents(&look.agents);
             foot.extend(agents.into_iter().take(room.most / 4));

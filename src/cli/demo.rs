@@ -19,10 +19,10 @@ use super::screen::{self, Screen};
 use crate::demo::server::default_data_dir;
 use crate::demo::stack::{DATABASE, Options, Stack, write_private};
 use crate::domain::secret::Secret;
-use crate::domain::way::ListenBy;
+use crate::domain::transport::ListenBy;
 use crate::observe::RowsAsked;
-use crate::postgres::admin::{self, StatusRow};
-use crate::postgres::link::Database;
+use crate::postgres::reconnect::Database;
+use crate::postgres::status::{self, StatusRow};
 use crate::realtime::{Endpoint, websocket_url};
 use crate::runtime::serve::{Service, asked_to_stop, serve};
 use crate::runtime::snapshot::Snapshot;
@@ -162,7 +162,7 @@ async fn show(
         return Ok(());
     };
     let database = Database::from_url(&Secret::new(stack.database_url()))?;
-    let rows = admin::status(&mut database.connect().await?).await?;
+    let rows = status::status(&mut database.connect().await?).await?;
     let screen = Screen {
         words: Words {
             title: "synthetic visits, each labelled with its distribution",

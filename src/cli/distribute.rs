@@ -6,8 +6,8 @@ use anyhow::{Context as _, ensure};
 use uuid::Uuid;
 
 use super::{connect, log};
-use crate::postgres::by_hand;
-use crate::postgres::fault::Fault;
+use crate::postgres::failure::Failure;
+use crate::postgres::sql_functions;
 
 /// Leaves the user's tables as they were.
 const UNINSTALL: &str = include_str!("../../deploy/supabase/uninstall.sql");
@@ -67,9 +67,9 @@ pub struct UninstallArgs {
 #[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn distribute(args: Args) -> anyhow::Result<()> {
     let mut connection = connect().await?;
-    let rows = by_hand::distribute(&mut connection, args.partner.zip(args.visits))
+    let rows = sql_functions::distribute(&mut connection, args.partner.zip(args.visits))
         .await
-        .map_err(Fault::from)?;
+        .map_err(Failure::from)?;
     for row in &rows {
         println!(
             "{}  {} visits added  {}",
@@ -88,9 +88,9 @@ pub async fn distribute(args: Args) -> anyhow::Result<()> {
 #[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn adopt(args: AdoptArgs) -> anyhow::Result<()> {
     let mut connection = connect().await?;
-    let rows = by_hand::adopt(&mut connection, args.partner)
+    let rows = sql_functions::adopt(&mut connection, args.partner)
         .await
-        .map_err(Fault::from)?;
+        .map_err(Failure::from)?;
     for row in &rows {
         let distribution = row
             .distribution_id
@@ -112,9 +112,9 @@ pub async fn adopt(args: AdoptArgs) -> anyhow::Result<()> {
 #[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn backfill(args: BackfillArgs) -> anyhow::Result<()> {
     let mut connection = connect().await?;
-    let message = by_hand::backfill(&mut connection, args.distribution)
+    let message = sql_functions::backfill(&mut connection, args.distribution)
         .await
-        .map_err(Fault::from)?;
+        .map_err(Failure::from)?;
     println!("{message}");
     Ok(())
 }
@@ -123,9 +123,9 @@ pub async fn backfill(args: BackfillArgs) -> anyhow::Result<()> {
 #[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn purge(args: PurgeArgs) -> anyhow::Result<()> {
     let mut connection = connect().await?;
-    let stored = by_hand::generated(&mut connection, Some(args.distribution))
+    let stored = sql_functions::generated(&mut connection, Some(args.distribution))
         .await
-        .map_err(Fault::from)?;
+        .map_err(Failure::from)?;
     if stored == 0 {
         println!(
             "nothing to do: distribution {} has no stored visits",
@@ -142,9 +142,9 @@ pub async fn purge(args: PurgeArgs) -> anyhow::Result<()> {
     )?;
     let mut removed = 0;
     for _ in 0..PURGE_CALLS {
-        let now = by_hand::purge(&mut connection, args.distribution)
+        let now = sql_functions::purge(&mut connection, args.distribution)
             .await
-            .map_err(Fault::from)?;
+            .map_err(Failure::from)?;
         removed += now;
         if now == 0 {
             break;
@@ -159,9 +159,9 @@ pub async fn purge(args: PurgeArgs) -> anyhow::Result<()> {
 pub async fn uninstall(args: UninstallArgs) -> anyhow::Result<()> {
     log::init_stderr(log::LogFormat::Human); // the database's notices name what is restored
     let mut connection = connect().await?;
-    let stored = by_hand::generated(&mut connection, None)
+    let stored = sql_functions::generated(&mut connection, None)
         .await
-        .map_err(Fault::from)?;
+        .map_err(Failure::from)?;
     let (keep, visits) = if args.keep_visits {
         ("yes", "stay, and so do their labels")
     } else {
@@ -174,9 +174,9 @@ pub async fn uninstall(args: UninstallArgs) -> anyhow::Result<()> {
         ),
     )?;
     let sql = format!("set local visit_pacer.keep_visits = '{keep}';\n{UNINSTALL}");
-    by_hand::script(&mut connection, sql)
+    sql_functions::script(&mut connection, sql)
         .await
-        .map_err(Fault::from)?;
+        .map_err(Failure::from)?;
     println!("done: your tables are as they were");
     Ok(())
 }

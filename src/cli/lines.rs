@@ -95,8 +95,8 @@ fn to_stderr(line: &str) {
 /// `2026-11-22T18:20:03.123456Z` at the start becomes `18:20:03`: who looks on knows the day.
 fn brief(line: &str) -> String {
     let cut = || {
-        let (stamp, rest) = line.split_once('Z')?;
-        let (_day, time) = stamp.split_once('T')?;
+        let (sequence, rest) = line.split_once('Z')?;
+        let (_day, time) = sequence.split_once('T')?;
         let (time, _micros) = time.split_once('.')?;
         Some(format!("{time}{rest}"))
     };

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use super::log;
-use crate::postgres::fault::Fault;
+use crate::postgres::failure::Failure;
 use crate::postgres::migrations::{self, MIGRATIONS};
 use crate::settings::Environment;
 
@@ -35,7 +35,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let mut connection = database.connect().await?;
     let applied = migrations::apply(connection.simple())
         .await
-        .map_err(Fault::from)?;
+        .map_err(Failure::from)?;
     for name in &applied {
         println!("applied {name}");
     }

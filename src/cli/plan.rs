@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::connect;
-use crate::domain::agent::What;
+use crate::domain::agent::ReadRequest;
 use crate::domain::distribution::{Distribution, RawRow};
 use crate::domain::plan::{BYTES_PER_VISIT, End, FREE_BYTES, PRO_BYTES, Plan, Unit};
 use crate::domain::time::{DbTime, SECOND_US};
-use crate::postgres::by_hand::{self, Disk};
-use crate::postgres::fault::Fault;
+use crate::postgres::failure::Failure;
 use crate::postgres::rows;
+use crate::postgres::sql_functions::{self, Disk};
 
 /// Where a plan without a row begins; nothing of it is shown. 2000-01-01, in microseconds since the Unix epoch.
 const SOME_START_US: i64 = 946_684_800_000_000;
@@ -104,9 +104,9 @@ impl Subject {
     /// Of a row that is there.
     async fn stored(id: Uuid) -> anyhow::Result<Self> {
         let mut connection = connect().await?;
-        let found = rows::read(&mut connection, &What::Rows(vec![id]))
+        let found = rows::read(&mut connection, &ReadRequest::Rows(vec![id]))
             .await
-            .map_err(Fault::from)?;
+            .map_err(Failure::from)?;
         let read = found
             .rows
             .first()
@@ -122,7 +122,9 @@ impl Subject {
             pace: format!("{rate} {}", a(unit)),
             unit,
             dated: true,
-            disk: by_hand::disk(&mut connection).await.map_err(Fault::from)?,
+            disk: sql_functions::disk(&mut connection)
+                .await
+                .map_err(Failure::from)?,
         })
     }
 
@@ -303,7 +305,7 @@ impl Subject {
     }
 
     fn ends_of_the_axis(&self) -> (String, String) {
-        let (begins, ends) = (self.plan.begins(), self.plan.horizon());
+        let (begins, ends) = (self.plan.begins(), self.plan.watermark());
         let date = |at: DbTime| {
             let date = at.to_datetime().filter(|_| self.dated)?;
             Some(date.format("%Y-%m-%d %H:%M").to_string())

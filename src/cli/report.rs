@@ -13,13 +13,13 @@ use uuid::Uuid;
 
 use self::svg::{Figures, Report, Step};
 use super::connect;
-use crate::domain::agent::What;
+use crate::domain::agent::ReadRequest;
 use crate::domain::distribution::Distribution;
 use crate::domain::history::History;
 use crate::domain::time::{DbTime, SECOND_US};
-use crate::postgres::admin;
 use crate::postgres::connection::Connection;
-use crate::postgres::fault::Fault;
+use crate::postgres::failure::Failure;
+use crate::postgres::status;
 use crate::postgres::{rows, series};
 
 /// Steps that the time is cut into at the most.
@@ -80,9 +80,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 
 async fn read(connection: &mut Connection, args: &Args) -> anyhow::Result<Report> {
     let id = args.id;
-    let found = rows::read(connection, &What::Rows(vec![id]))
+    let found = rows::read(connection, &ReadRequest::Rows(vec![id]))
         .await
-        .map_err(Fault::from)?;
+        .map_err(Failure::from)?;
     let now = found.db;
     let row =
         found.rows.into_iter().next().ok_or_else(|| {
@@ -90,7 +90,9 @@ async fn read(connection: &mut Connection, args: &Args) -> anyhow::Result<Report
         })?;
     let row = Distribution::parse(&row.row)
         .map_err(|why| anyhow!("the distribution {id} cannot be paced: {why}"))?;
-    let history = series::history(connection, id).await.map_err(Fault::from)?;
+    let history = series::history(connection, id)
+        .await
+        .map_err(Failure::from)?;
     let begins = history
         .begins()
         .into_iter()
@@ -111,14 +113,14 @@ async fn read(connection: &mut Connection, args: &Args) -> anyhow::Result<Report
     let from = DbTime::from_micros(from.as_micros().div_euclid(step) * step);
     let stored = series::steps(connection, id, (from, to), step)
         .await
-        .map_err(Fault::from)?;
-    let partner = series::partners(connection).await.map_err(Fault::from)?;
+        .map_err(Failure::from)?;
+    let partner = series::partners(connection).await.map_err(Failure::from)?;
     let partner = partner.into_iter().find(|(id, _)| *id == row.partner_id);
     let partner = partner.and_then(|(_, name)| name);
-    let at = admin::clock(connection).await.map_err(Fault::from)?;
+    let at = status::clock(connection).await.map_err(Failure::from)?;
     let before = series::before(connection, id, from)
         .await
-        .map_err(Fault::from)?;
+        .map_err(Failure::from)?;
     Ok(Report::new(svg::Said {
         id,
         partner: partner.unwrap_or_else(|| row.partner_id.to_string()),

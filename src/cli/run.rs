@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::log::{self, LogFormat};
-use crate::domain::way::ListenBy;
+use crate::domain::transport::ListenBy;
 use crate::observe::RowsAsked;
 use crate::runtime::serve::{Service, asked_to_stop, serve};
 use crate::runtime::snapshot::Snapshot;

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use super::browser::{Browser, Room, Wish, Words};
 use super::lines::Lines;
 use super::status::{Seen, keep_looking};
-use crate::postgres::link::{Database, Link};
+use crate::postgres::reconnect::{Database, ReconnectingConnection};
 
 /// How long a key, a line of the log or the end may wait.
 const TURN: Duration = Duration::from_millis(100);
@@ -60,7 +60,7 @@ impl Screen {
         let mut painter = tokio::task::spawn_blocking(move || self.paint(seen, &stop));
         tokio::select! {
             painted = &mut painter => painted.context("the screen's thread")?,
-            never = keep_looking(Link::new(database), sender) => match never {},
+            never = keep_looking(ReconnectingConnection::new(database), sender) => match never {},
         }
     }
 

@@ -20,15 +20,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::browser::Words;
 use super::lines::Lines;
-use super::measured::Meter;
+use super::measured::RateEstimator;
 use super::screen::{self, Screen};
 use super::table::{self, Look, Measured, View};
 use super::{connect, database};
 
-use crate::postgres::admin;
 use crate::postgres::connection::Connection;
-use crate::postgres::fault::Fault;
-use crate::postgres::link::{Link, within};
+use crate::postgres::failure::Failure;
+use crate::postgres::reconnect::{ReconnectingConnection, with_timeout};
+use crate::postgres::status;
 use crate::runtime::serve::asked_to_stop;
 
 /// An agent that was not seen for so many seconds is none.
@@ -67,7 +67,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     if args.check {
         return check().await;
     }
-    let look = look(&mut connect().await?).await.map_err(Fault::from)?;
+    let look = look(&mut connect().await?).await.map_err(Failure::from)?;
     if args.watch {
         return watch().await;
     }
@@ -84,8 +84,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 async fn check() -> anyhow::Result<()> {
     let looked = async {
         let mut connection = connect().await?;
-        let look = look(&mut connection).await.map_err(Fault::from)?;
-        let paused = admin::paused(&mut connection).await.map_err(Fault::from)?;
+        let look = look(&mut connection).await.map_err(Failure::from)?;
+        let paused = status::paused(&mut connection)
+            .await
+            .map_err(Failure::from)?;
         anyhow::Ok((look, paused))
     };
     let (code, line) = match looked.await {
@@ -147,9 +149,9 @@ fn verdict(look: &Look, paused: bool) -> (u8, String) {
 /// One look at everything.
 pub async fn look(connection: &mut Connection) -> Result<Look, sqlx::Error> {
     Ok(Look {
-        at: admin::clock(connection).await?,
-        rows: admin::status(connection).await?,
-        agents: admin::agents(connection).await?,
+        at: status::clock(connection).await?,
+        rows: status::status(connection).await?,
+        agents: status::agents(connection).await?,
     })
 }
 
@@ -161,25 +163,28 @@ pub struct Seen {
     /// What was measured up to then.
     pub measured: Measured,
     /// Why there is no newer look.
-    pub trouble: Option<String>,
+    pub kind: Option<String>,
 }
 
 /// Asks the database once a second, and again when it is back after it was away.
-pub async fn keep_looking(mut link: Link, seen: watch::Sender<Seen>) -> Infallible {
-    let mut meter = Meter::default();
+pub async fn keep_looking(
+    mut link: ReconnectingConnection,
+    seen: watch::Sender<Seen>,
+) -> Infallible {
+    let mut rate_estimate = RateEstimator::default();
     let mut next = Instant::now();
     loop {
         let looked = match link.open().await {
-            Ok(connection) => within(look(connection)).await,
-            Err(fault) => Err(fault),
+            Ok(connection) => with_timeout(look(connection)).await,
+            Err(failure) => Err(failure),
         };
         match link.check(looked) {
             Ok(look) => seen.send_modify(|seen| {
-                seen.measured = meter.take(&look);
+                seen.measured = rate_estimate.take(&look);
                 seen.look = Some(look);
-                seen.trouble = None;
+                seen.kind = None;
             }),
-            Err(fault) => seen.send_modify(|seen| seen.trouble = Some(fault.to_string())),
+            Err(failure) => seen.send_modify(|seen| seen.kind = Some(failure.to_string())),
         }
         next = (next + LOOK_EVERY).max(Instant::now());
         sleep_until(next).await;

@@ -14,7 +14,7 @@ use ratatui::text::{Line, Span};
 use uuid::Uuid;
 
 use self::order::Sort;
-use crate::postgres::admin::{AgentRow, StatusRow};
+use crate::postgres::status::{AgentRow, StatusRow};
 
 pub mod order;
 

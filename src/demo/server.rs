@@ -86,7 +86,7 @@ pub enum StopMode {
 }
 
 /// The data directory where none is named: `$XDG_DATA_HOME/visit-pacer/demo`, by default in
-/// `~/.local/share`; [`DATA_DIR_OF_ROOT`] for root whose home is closed to others.
+/// `~/.local/ownership`; [`DATA_DIR_OF_ROOT`] for root whose home is closed to others.
 pub fn default_data_dir() -> anyhow::Result<PathBuf> {
     let path = |name| std::env::var_os(name).map(PathBuf::from);
     data_dir_under(path("XDG_DATA_HOME"), path("HOME"))

@@ -14,30 +14,33 @@ use uuid::Uuid;
 use super::batch::Batch;
 use super::bucket::RateBucket;
 use super::clock::{DbClock, Stepped};
-use super::echo::{Column, EchoBudget};
+use super::echo_check::{CANARY, EchoCheck, Reconnect};
+use super::error_policy::{ErrorKind, Failure};
 use super::limits::{COALESCE, SERVES_WITHIN, SYNC_EVERY_BLIND};
-use super::policy::{Fault, Trouble};
-use super::proof::{CANARY, Proof, Verdict};
-use super::share::Share;
+use super::ownership::Ownership;
+use super::schedule::{
+    Control, DistributionStatus, ReadSequence, Round, Schedule, Status, StatusSummary,
+};
 use super::time::{DbTime, Mono};
-use super::timetable::{Control, Look, Round, Stamp, Status, Survey, Timetable};
-use super::way::{Following, ListenBy, Way, Ways};
+use super::transport::{Following, ListenBy, PerTransport, Transport};
+use super::write_back::{Staleness, WriteBackBudget};
 
 use self::lane::Lane;
 pub use self::messages::{
-    Action, Chore, Counters, Finding, Found, Health, Horizon, Input, Kept, News, Notice, Published,
-    Refusals, Stored, Trip, What, WrittenBack,
+    Action, CountDifference, Counters, Health, Input, MaintenanceTask, Notice, Published,
+    ReadRequest, ReadResult, RealtimeEvent, Refusals, RoundTrip, Stored, TaskOutcome, WrittenBack,
+    XidWatermark,
 };
+use self::poison_search::PoisonSearch;
 use self::reader::{Reading, Sync};
 use self::reconciliation::Reconciliation;
-use self::suspects::Suspects;
 
 mod keeper;
 mod lane;
 mod messages;
+mod poison_search;
 mod reader;
 mod reconciliation;
-mod suspects;
 mod writer;
 
 /// See the module.
@@ -45,17 +48,17 @@ mod writer;
 pub struct Agent {
     me: Uuid,
     agents: usize,
-    timetable: Timetable,
+    schedule: Schedule,
     round: Round,
     clock: DbClock,
     visits: RateBucket,
-    echo: EchoBudget,
+    echo: WriteBackBudget,
     listen_by: ListenBy,
     following: Following,
-    proof: Ways<Proof>,
+    echo_check: PerTransport<EchoCheck>,
     random: Pcg32,
     outbox: VecDeque<Action>,
-    stamp: Stamp,
+    sequence: ReadSequence,
     writer: Lane,
     reader: Lane,
     keeper: Lane,
@@ -66,29 +69,29 @@ pub struct Agent {
     syncing: Option<Sync>,
     /// Edited rows were read last: the next part of the sync comes before more of them.
     sync_has_its_turn: bool,
-    keeping: Option<Chore>,
+    keeping: Option<MaintenanceTask>,
     wanted: BTreeSet<Uuid>,
     wanted_at: Option<Mono>,
     next_sync: Mono,
     /// Where the next sync goes on; `None`: it reads every row.
-    horizon: Option<Horizon>,
+    watermark: Option<XidWatermark>,
     next_full_sync: Mono,
     /// A full read that began before this one does not answer the last reason to sync.
-    sync_since: Stamp,
+    sync_since: ReadSequence,
     sync_called_for: bool,
     /// … while every row was being read.
     called_for_while_reading_all: bool,
     next_beat: Mono,
     reconciliation: Reconciliation,
-    chores: VecDeque<Chore>,
+    maintenance: VecDeque<MaintenanceTask>,
     missing_told: BTreeMap<Uuid, i64>,
-    set_aside: BTreeSet<Uuid>,
+    quarantine: BTreeSet<Uuid>,
     /// Reasons that are still to be kept in progress: somebody held the row. Tried again at each beat.
     unmarked: BTreeMap<Uuid, String>,
-    put_off: BTreeSet<Uuid>,
+    defer: BTreeSet<Uuid>,
     /// Why the database is away, as far as it has been told since it is.
-    away_told: BTreeSet<Trouble>,
-    suspects: Suspects,
+    away_told: BTreeSet<ErrorKind>,
+    poison_search: PoisonSearch,
     /// Rows that were left out of a batch, and their version in it: why is known once they have been read.
     refused: BTreeMap<Uuid, i64>,
     published: Option<Published>,
@@ -104,17 +107,17 @@ impl Agent {
         Self {
             me,
             agents: 1,
-            timetable: Timetable::new(Share::alone(me)),
+            schedule: Schedule::new(Ownership::alone(me)),
             round: Round::default(),
             clock: DbClock::default(),
             visits: RateBucket::visits(i64::from(max_visits_per_second), now),
-            echo: EchoBudget::new(Control::default().echo_budget_micro, now),
+            echo: WriteBackBudget::new(Control::default().write_back_budget_micro, now),
             listen_by: ListenBy::default(),
             following: Following::at_first(ListenBy::default()),
-            proof: Ways::default(),
+            echo_check: PerTransport::default(),
             random: Pcg32::seed_from_u64(me.as_u64_pair().0),
             outbox: VecDeque::new(),
-            stamp: Stamp::default(),
+            sequence: ReadSequence::default(),
             writer: Lane::new(now),
             reader: Lane::new(now),
             keeper: Lane::new(now),
@@ -127,20 +130,20 @@ impl Agent {
             wanted: BTreeSet::new(),
             wanted_at: None,
             next_sync: now,
-            horizon: None,
+            watermark: None,
             next_full_sync: now,
-            sync_since: Stamp::default(),
+            sync_since: ReadSequence::default(),
             sync_called_for: false,
             called_for_while_reading_all: false,
             next_beat: now,
             reconciliation: Reconciliation::new(now),
-            chores: VecDeque::from([Chore::Published]),
+            maintenance: VecDeque::from([MaintenanceTask::Published]),
             missing_told: BTreeMap::new(),
-            set_aside: BTreeSet::new(),
+            quarantine: BTreeSet::new(),
             unmarked: BTreeMap::new(),
-            put_off: BTreeSet::new(),
+            defer: BTreeSet::new(),
             away_told: BTreeSet::new(),
-            suspects: Suspects::default(),
+            poison_search: PoisonSearch::default(),
             refused: BTreeMap::new(),
             published: None,
             stopping: false,
@@ -164,10 +167,10 @@ impl Agent {
     pub fn handle(&mut self, input: Input, now: Mono) {
         match input {
             Input::Tick => {}
-            Input::News(news) => self.hear(&news, now),
+            Input::RealtimeEvent(news) => self.hear(&news, now),
             Input::Read(answer) => self.read(answer, now),
-            Input::Stored(stored, trip) => self.stored(stored, trip, now),
-            Input::Kept(answer) => self.kept(answer, now),
+            Input::Stored(stored, round_trip) => self.stored(stored, round_trip, now),
+            Input::TaskOutcome(answer) => self.kept(answer, now),
             Input::Stop => self.stopping = true,
         }
         self.give_out_work(now);
@@ -192,7 +195,10 @@ impl Agent {
             .echo
             .next_deadline(now)
             .and_then(|at| after(&self.keeper, at));
-        let canary = |way| self.canary_at(way).and_then(|at| after(&self.keeper, at));
+        let canary = |transport| {
+            self.canary_at(transport)
+                .and_then(|at| after(&self.keeper, at))
+        };
         let reconcile = self
             .reconciliation
             .next_deadline()
@@ -203,11 +209,11 @@ impl Agent {
             (read, "changed rows are read"),
             (beat, "beat"),
             (echo, "write-back"),
-            (canary(Way::Changes), "canary"),
-            (canary(Way::Broadcast), "canary by broadcast"),
+            (canary(Transport::Changes), "canary"),
+            (canary(Transport::Broadcast), "canary by broadcast"),
             (reconcile, "reconciliation"),
-            (self.proof.changes.next_deadline(), "proof of life"),
-            (self.proof.broadcast.next_deadline(), "proof of life"),
+            (self.echo_check.changes.next_deadline(), "proof of life"),
+            (self.echo_check.broadcast.next_deadline(), "proof of life"),
         ]
         .into_iter()
         .filter_map(|(at, why)| at.map(|at| (at, why)))
@@ -230,26 +236,26 @@ impl Agent {
     }
 
     /// All rows of this agent as they stand; nothing before the first round trip.
-    pub fn look_at_all(&self, now: Mono) -> Vec<Look> {
+    pub fn statuses(&self, now: Mono) -> Vec<DistributionStatus> {
         self.clock
             .at(now)
-            .map_or_else(Vec::new, |db| self.timetable.look_at_all(db).collect())
+            .map_or_else(Vec::new, |db| self.schedule.statuses(db).collect())
     }
 
     /// Looks at the next rows for people and metrics; how all of this agent's stand, once every row has had its turn.
-    pub fn survey(&mut self, now: Mono) -> Option<Survey> {
+    pub fn status_summary(&mut self, now: Mono) -> Option<StatusSummary> {
         let db_now = self.clock.at(now)?;
-        self.round.go_on(&self.timetable, db_now)
+        self.round.go_on(&self.schedule, db_now)
     }
 
     /// Rows known.
     pub fn rows(&self) -> usize {
-        self.timetable.len()
+        self.schedule.len()
     }
 
     /// Rows that are this agent's to store.
     pub fn rows_owned(&self) -> usize {
-        self.timetable.ours()
+        self.schedule.ours()
     }
 
     /// Whether it knows the rows, and its batches get through.
@@ -265,12 +271,12 @@ impl Agent {
 
     /// Rows of this agent that run.
     pub fn running(&self) -> usize {
-        self.timetable.running()
+        self.schedule.running()
     }
 
     /// Whether the control row stops everything.
     pub fn paused(&self) -> bool {
-        self.timetable.control().paused
+        self.schedule.control().paused
     }
 
     /// The batch that is being stored.
@@ -283,47 +289,52 @@ impl Agent {
         self.clock.at(now)
     }
 
-    fn hear(&mut self, news: &News, now: Mono) {
+    fn hear(&mut self, news: &RealtimeEvent, now: Mono) {
         match news {
-            News::Live(way) => {
-                self.proof.of_mut(*way).live(now);
+            RealtimeEvent::Live(transport) => {
+                self.echo_check.of_mut(*transport).live(now);
                 self.sync_now(now);
                 self.health.live_since = self.health.live_since.or(Some(now));
                 self.health.down_since = None;
                 self.health.caught_up = false;
             }
-            News::Down(way) => self.down(*way, now),
-            News::Row(way, id, version) => {
-                *self.counters.events.of_mut(*way) += 1;
-                self.heard(*way, *id, now);
-                if version.is_some() && *version == self.timetable.version(*id) {
+            RealtimeEvent::Down(transport) => self.down(*transport, now),
+            RealtimeEvent::Row(transport, id, version) => {
+                *self.counters.events.of_mut(*transport) += 1;
+                self.heard(*transport, *id, now);
+                if version.is_some() && *version == self.schedule.version(*id) {
                     self.counters.events_known += 1;
                 } else {
                     self.want([*id], now.plus(COALESCE));
                 }
             }
-            News::Canary(way) => self.heard(*way, CANARY, now),
-            News::Unclear => {
+            RealtimeEvent::Canary(transport) => self.heard(*transport, CANARY, now),
+            RealtimeEvent::Unclear => {
                 self.counters.events.changes += 1;
                 self.sync_now(now);
             }
-            News::Unfollowed => {
-                self.down(Way::Changes, now);
-                self.chore(Chore::Published);
+            RealtimeEvent::Unfollowed => {
+                self.down(Transport::Changes, now);
+                self.task(MaintenanceTask::Published);
             }
         }
     }
 
-    fn heard(&mut self, way: Way, id: Uuid, now: Mono) {
-        if let Some(after) = self.proof.of_mut(way).heard(id, now) {
-            self.tell(Notice::Echoed(way, after));
+    fn heard(&mut self, transport: Transport, id: Uuid, now: Mono) {
+        if let Some(after) = self.echo_check.of_mut(transport).heard(id, now) {
+            self.tell(Notice::Echoed(transport, after));
         }
     }
 
     /// One way is not live; the agent is blind only where none is.
-    fn down(&mut self, way: Way, now: Mono) {
-        self.proof.of_mut(way).down();
-        if self.proof.both().iter().any(|proof| proof.is_live()) {
+    fn down(&mut self, transport: Transport, now: Mono) {
+        self.echo_check.of_mut(transport).down();
+        if self
+            .echo_check
+            .both()
+            .iter()
+            .any(|echo_check| echo_check.is_live())
+        {
             return;
         }
         self.next_sync = self.next_sync.min(now.plus(SYNC_EVERY_BLIND));
@@ -336,15 +347,15 @@ impl Agent {
         if self.stopping {
             return;
         }
-        for way in Way::ALL {
-            if let Some(verdict) = self.proof.of_mut(way).verdict(now) {
-                *self.counters.silent.of_mut(way) += 1;
-                match verdict {
-                    Verdict::Rejoin => self.counters.rejoins += 1,
-                    Verdict::Reopen => self.counters.reopens += 1,
+        for transport in Transport::ALL {
+            if let Some(reconnect) = self.echo_check.of_mut(transport).reconnect(now) {
+                *self.counters.silent.of_mut(transport) += 1;
+                match reconnect {
+                    Reconnect::Rejoin => self.counters.rejoins += 1,
+                    Reconnect::Reopen => self.counters.reopens += 1,
                 }
-                self.tell(Notice::Silent(way, verdict));
-                self.outbox.push_back(Action::Revive(way, verdict));
+                self.tell(Notice::Silent(transport, reconnect));
+                self.outbox.push_back(Action::Revive(transport, reconnect));
             }
         }
         self.give_out_storing(now);
@@ -354,18 +365,18 @@ impl Agent {
 
     fn sync_now(&mut self, now: Mono) {
         self.next_sync = now;
-        self.sync_since = self.stamp;
+        self.sync_since = self.sequence;
         self.sync_called_for = true;
     }
 
     /// Follows from where a row stands now: whether it is set aside, and whether its own column is right.
     fn take_note(&mut self, id: Uuid, db_now: DbTime, now: Mono) {
-        let Some(look) = self.timetable.look_at_ours(id, db_now) else {
+        let Some(look) = self.schedule.owned_status(id, db_now) else {
             return;
         };
         match look.reason {
-            Some(why) if self.set_aside.insert(id) => self.tell(Notice::SetAside(id, why)),
-            None if self.set_aside.remove(&id) => {
+            Some(why) if self.quarantine.insert(id) => self.tell(Notice::Quarantined(id, why)),
+            None if self.quarantine.remove(&id) => {
                 self.unmarked.remove(&id);
                 self.tell(Notice::Mended(id));
             }
@@ -373,22 +384,22 @@ impl Agent {
         }
         let bad = look.partner_id.is_none(); // who knows what a write to it would meet
         let column = if bad || look.written == Some(look.distributed) {
-            Column::Right
+            Staleness::Right
         } else if matches!(look.status, Status::Completed | Status::Ended) {
-            Column::StaleFinished
+            Staleness::StaleFinished
         } else {
-            Column::Stale
+            Staleness::Stale
         };
         self.echo.note(id, column, now);
     }
 
     fn forget(&mut self, id: Uuid, now: Mono) {
         self.echo.forget(id, now);
-        self.set_aside.remove(&id);
+        self.quarantine.remove(&id);
         self.unmarked.remove(&id);
-        self.put_off.remove(&id);
+        self.defer.remove(&id);
         self.refused.remove(&id);
-        self.suspects.acquit(id);
+        self.poison_search.clear(id);
         self.missing_told.remove(&id);
         self.reconciliation.forget(id);
     }
@@ -400,24 +411,28 @@ impl Agent {
         }
     }
 
-    fn trip(&mut self, trip: Trip, now: Mono) {
-        if self.clock.sample(trip.sent, trip.db, trip.received) == Stepped::Yes {
+    fn round_trip(&mut self, round_trip: RoundTrip, now: Mono) {
+        if self
+            .clock
+            .sample(round_trip.sent, round_trip.db, round_trip.received)
+            == Stepped::Yes
+        {
             self.tell(Notice::ClockStepped);
             if let Some(db_now) = self.clock.at(now) {
-                self.timetable.clock_stepped(db_now);
+                self.schedule.clock_stepped(db_now);
             }
         }
     }
 
     /// A lane's job failed.
-    fn failed(&mut self, fault: Fault, may_tell: bool, now: Mono) {
-        if fault.policy().away {
+    fn failed(&mut self, failure: Failure, may_tell: bool, now: Mono) {
+        if failure.policy().away {
             self.health.database_away_since = self.health.database_away_since.or(Some(now));
-            if self.away_told.insert(fault.trouble) {
-                self.tell(Notice::DatabaseAway(fault));
+            if self.away_told.insert(failure.kind) {
+                self.tell(Notice::DatabaseAway(failure));
             }
         } else if may_tell {
-            self.tell(Notice::Hindered(fault));
+            self.tell(Notice::Hindered(failure));
         }
     }
 
@@ -435,9 +450,9 @@ impl Agent {
     }
 
     /// Puts a chore on the list once.
-    fn chore(&mut self, chore: Chore) {
-        if !self.chores.contains(&chore) {
-            self.chores.push_back(chore);
+    fn task(&mut self, task: MaintenanceTask) {
+        if !self.maintenance.contains(&task) {
+            self.maintenance.push_back(task);
         }
     }
 
@@ -445,9 +460,9 @@ impl Agent {
         self.outbox.push_back(Action::Tell(notice));
     }
 
-    fn next_stamp(&mut self) -> Stamp {
-        self.stamp = Stamp(self.stamp.0 + 1);
-        self.stamp
+    fn next_sequence(&mut self) -> ReadSequence {
+        self.sequence = ReadSequence(self.sequence.0 + 1);
+        self.sequence
     }
 }
 

@@ -50,7 +50,7 @@ pub struct BatchRow {
     /// The instant of DB time that this was computed for.
     pub at: DbTime,
     /// `visited_at` of each visit; the first one's number is `before.last_number + 1`.
-    pub moments: Vec<DbTime>,
+    pub visit_times: Vec<DbTime>,
 }
 
 impl BatchRow {

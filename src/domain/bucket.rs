@@ -168,7 +168,7 @@ impl RateBucket {
 
 /// Max-min fair shares: nobody gets more than asked for, and what is short is shared equally among those who want more
 /// than their share. The sum is `min(available, Σ wanted)`; odd visits go to the first of those who want more.
-pub fn fair_shares(wanted: &[i64], available: i64) -> Vec<i64> {
+pub fn max_min_fair(wanted: &[i64], available: i64) -> Vec<i64> {
     let mut ascending: Vec<i64> = wanted.iter().map(|want| (*want).max(0)).collect();
     ascending.sort_unstable();
     let mut left = available.max(0);
@@ -182,14 +182,14 @@ pub fn fair_shares(wanted: &[i64], available: i64) -> Vec<i64> {
         left -= want;
         claimants -= 1;
     }
-    let share = |want: &i64| {
+    let ownership = |want: &i64| {
         if *want > level && odd > 0 {
             odd -= 1;
             return level + 1;
         }
         (*want).clamp(0, level)
     };
-    wanted.iter().map(share).collect()
+    wanted.iter().map(ownership).collect()
 }
 
 #[cfg(test)]
@@ -273,23 +273,23 @@ mod tests {
 
         #[test]
         fn shares_are_max_min_fair(wanted in prop::collection::vec(0_i64..5_000, 0..40), available in 0_i64..20_000) {
-            let shares = fair_shares(&wanted, available);
+            let shares = max_min_fair(&wanted, available);
             prop_assert_eq!(shares.iter().sum::<i64>(), available.min(wanted.iter().sum()));
-            for (share, want) in shares.iter().zip(&wanted) {
-                prop_assert!(share <= want);
+            for (ownership, want) in shares.iter().zip(&wanted) {
+                prop_assert!(ownership <= want);
             }
             let most = shares.iter().copied().max().unwrap_or(0);
-            for (share, want) in shares.iter().zip(&wanted) {
-                prop_assert!(share == want || most - share <= 1, "who wants more has no less than anybody: {shares:?} of {wanted:?}");
+            for (ownership, want) in shares.iter().zip(&wanted) {
+                prop_assert!(ownership == want || most - ownership <= 1, "who wants more has no less than anybody: {shares:?} of {wanted:?}");
             }
         }
 
         #[test]
         fn odd_visits_go_to_the_first(claims in 1_usize..40, odd in 0_i64..40) {
             let odd = odd % i64::try_from(claims).expect("small");
-            let shares = fair_shares(&vec![9; claims], 2 * i64::try_from(claims).expect("small") + odd);
+            let shares = max_min_fair(&vec![9; claims], 2 * i64::try_from(claims).expect("small") + odd);
             prop_assert!(shares.is_sorted_by(|a, b| a >= b));
-            prop_assert_eq!(shares.iter().filter(|share| **share == 3).count(), usize::try_from(odd).expect("small"));
+            prop_assert_eq!(shares.iter().filter(|ownership| **ownership == 3).count(), usize::try_from(odd).expect("small"));
         }
 
         #[test]

@@ -33,7 +33,7 @@ pub struct Mend {
     /// Ready to run, by the owner of the tables.
     pub sql: Option<String>,
     /// A setting, a command, a decision.
-    pub by_hand: Option<String>,
+    pub sql_functions: Option<String>,
 }
 
 /// One thing that is not as it should be.
@@ -62,13 +62,13 @@ impl Finding {
             lines.push("         run this SQL:".to_owned());
             lines.extend(sql.lines().map(|line| format!("           {line}")));
         }
-        if let Some(by_hand) = &self.mend.by_hand {
+        if let Some(sql_functions) = &self.mend.sql_functions {
             let label = if self.mend.sql.is_some() {
                 "then"
             } else {
                 "do"
             };
-            lines.push(format!("         {label}: {by_hand}"));
+            lines.push(format!("         {label}: {sql_functions}"));
         }
         lines.join("\n")
     }
@@ -96,7 +96,7 @@ pub fn stops(findings: &[Finding]) -> bool {
 mod tests {
     use super::*;
 
-    fn finding(severity: Severity, sql: Option<&str>, by_hand: Option<&str>) -> Finding {
+    fn finding(severity: Severity, sql: Option<&str>, sql_functions: Option<&str>) -> Finding {
         Finding {
             check: "a-check",
             severity,
@@ -104,7 +104,7 @@ mod tests {
             why: "it should not be",
             mend: Mend {
                 sql: sql.map(str::to_owned),
-                by_hand: by_hand.map(str::to_owned),
+                sql_functions: sql_functions.map(str::to_owned),
             },
         }
     }

@@ -231,7 +231,7 @@ impl Plan {
     }
 
     /// Until when it is worth drawing: its end, or a day where it never ends.
-    pub fn horizon(&self) -> DbTime {
+    pub fn watermark(&self) -> DbTime {
         match self.end() {
             End::Completed(at) => self.curve.to.map_or(at, |to| to.max(at)),
             End::Short(at) => at,
@@ -242,7 +242,7 @@ impl Plan {
     /// The curve at the ends of so many equal parts of the time until its horizon.
     pub fn samples(&self, parts: u8) -> Vec<i64> {
         let begins = self.begins();
-        let span = self.horizon().micros_since(begins).max(0);
+        let span = self.watermark().micros_since(begins).max(0);
         (1..=i64::from(parts))
             .map(|part| {
                 let offset = i128::from(span) * i128::from(part) / i128::from(parts);

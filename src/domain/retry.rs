@@ -49,8 +49,8 @@ impl Retry {
     /// `draw` is a uniform random number; 0 gives the floor, `u32::MAX` the upper end.
     pub fn next(&mut self, draw: u32) -> Duration {
         let upper = self.policy.next_backoff().unwrap_or(self.ceiling);
-        let share = f64::from(draw) / f64::from(u32::MAX);
-        self.floor + upper.saturating_sub(self.floor).mul_f64(share)
+        let ownership = f64::from(draw) / f64::from(u32::MAX);
+        self.floor + upper.saturating_sub(self.floor).mul_f64(ownership)
     }
 
     /// Forgets the attempts made: it worked.

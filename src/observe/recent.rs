@@ -9,7 +9,7 @@ use tracing::Level;
 use uuid::Uuid;
 
 use crate::domain::time::DbTime;
-use crate::domain::way::Way;
+use crate::domain::transport::Transport;
 
 /// Repairs, warnings and errors that are kept.
 pub const NOTES_KEPT: usize = 50;
@@ -31,11 +31,11 @@ pub struct Note {
 
 /// Something that came from Realtime.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RealtimeEvent {
+pub struct ReceivedEvent {
     /// When, by the database's clock; `None` before it was known.
     pub at: Option<DbTime>,
     /// By which way; `None` where both are concerned.
-    pub way: Option<Way>,
+    pub transport: Option<Transport>,
     /// In words.
     pub what: String,
     /// The row.
@@ -49,7 +49,7 @@ pub struct Recent(Arc<Mutex<Rings>>);
 #[derive(Debug, Default)]
 struct Rings {
     notes: VecDeque<Note>,
-    events: VecDeque<RealtimeEvent>,
+    events: VecDeque<ReceivedEvent>,
 }
 
 impl Recent {
@@ -59,7 +59,7 @@ impl Recent {
     }
 
     /// Keeps an event; the oldest goes where there is no room.
-    pub fn event(&self, event: RealtimeEvent) {
+    pub fn event(&self, event: ReceivedEvent) {
         self.with(|rings| keep(&mut rings.events, event, EVENTS_KEPT));
     }
 
@@ -69,7 +69,7 @@ impl Recent {
     }
 
     /// The events, oldest first.
-    pub fn events(&self) -> Vec<RealtimeEvent> {
+    pub fn events(&self) -> Vec<ReceivedEvent> {
         self.with(|rings| rings.events.iter().cloned().collect())
     }
 

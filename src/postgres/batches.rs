@@ -47,7 +47,7 @@ impl<'a> Columns<'a> {
         let mut columns = Self::default();
         for row in &batch.rows {
             columns.push_row(row);
-            for (number, moment) in (row.before.last_number + 1..).zip(&row.moments) {
+            for (number, moment) in (row.before.last_number + 1..).zip(&row.visit_times) {
                 columns.push_visit(row, number, *moment, generator);
             }
         }

@@ -10,8 +10,8 @@ use super::connection::Connection;
 use super::{migrations, rows};
 use crate::domain::distribution::Distribution;
 use crate::domain::finding::{Finding, Mend, Severity, stops};
+use crate::domain::schedule::RowRead;
 use crate::domain::time::DbTime;
-use crate::domain::timetable::RowRead;
 
 mod checks;
 
@@ -65,7 +65,7 @@ pub fn clock_offset(host: DbTime, db: DbTime) -> Option<Finding> {
         why: "the agent paces by the database's clock; only the times in its log differ",
         mend: Mend {
             sql: None,
-            by_hand: Some("have the host's clock set by NTP".to_owned()),
+            sql_functions: Some("have the host's clock set by NTP".to_owned()),
         },
     })
 }
@@ -106,7 +106,7 @@ fn invalid_rows(rows: &[RowRead]) -> Vec<Finding> {
                     sql: Some(format!(
                         "update public.visit_distribution set is_active = false where id = '{id}';"
                     )),
-                    by_hand: Some(format!("{hint}; then make it active again")),
+                    sql_functions: Some(format!("{hint}; then make it active again")),
                 },
             }
         })
@@ -123,7 +123,7 @@ async fn missing_migrations(connection: &mut Connection) -> Result<Option<Findin
         why: "the agent does not start without the whole schema; the other checks wait for it",
         mend: Mend {
             sql: None,
-            by_hand: Some(
+            sql_functions: Some(
                 "visit-pacer migrate   (or supabase db push; visit-pacer migrate --print has the SQL)"
                     .to_owned(),
             ),
@@ -144,7 +144,7 @@ async fn run(connection: &mut Connection, checks: &[Check]) -> Vec<Finding> {
                 why: check.why,
                 mend: Mend {
                     sql: None,
-                    by_hand: Some("run doctor as the owner of the tables".to_owned()),
+                    sql_functions: Some("run doctor as the owner of the tables".to_owned()),
                 },
             }),
         }
@@ -164,7 +164,7 @@ async fn look(connection: &mut Connection, check: &Check) -> Result<Vec<Finding>
                 why: check.why,
                 mend: Mend {
                     sql: row.try_get("sql")?,
-                    by_hand: row.try_get("by_hand")?,
+                    sql_functions: row.try_get("by_hand")?,
                 },
             })
         })
@@ -206,7 +206,7 @@ async fn visits_can_be_stored(connection: &mut Connection) -> Result<Option<Find
             why: "every batch would be refused like this",
             mend: Mend {
                 sql: None,
-                by_hand: Some(
+                sql_functions: Some(
                     "change the constraint or trigger of store_visits that the message names"
                         .to_owned(),
                 ),
@@ -274,7 +274,7 @@ async fn unfilled(connection: &mut Connection) -> Result<Finding, sqlx::Error> {
         why: "every batch would be refused; through this trigger pass agent, cron and functions alike",
         mend: Mend {
             sql: Some(trigger(&lines)),
-            by_hand: None,
+            sql_functions: None,
         },
     })
 }

@@ -13,13 +13,13 @@ use uuid::Uuid;
 
 use super::connection::Connection;
 use super::moment::Moment;
-use crate::domain::agent::{Horizon, What};
+use crate::domain::agent::{ReadRequest, XidWatermark};
 use crate::domain::batch::Progress;
 use crate::domain::bucket::Bucket;
 use crate::domain::distribution::RawRow;
 use crate::domain::limits::ROWS_PER_READ;
+use crate::domain::schedule::RowRead;
 use crate::domain::time::DbTime;
-use crate::domain::timetable::RowRead;
 use crate::domain::visit::PagePath;
 
 /// Page paths that are read at the most.
@@ -83,15 +83,17 @@ pub struct Rows {
 }
 
 /// Reads rows, by one statement.
-pub async fn read(connection: &mut Connection, what: &What) -> Result<Rows, sqlx::Error> {
+pub async fn read(connection: &mut Connection, what: &ReadRequest) -> Result<Rows, sqlx::Error> {
     let most = i64::try_from(ROWS_PER_READ).unwrap_or(i64::MAX);
     let query = match what {
-        What::All => sqlx::query(FIRST).bind(most),
-        What::After(id) => sqlx::query(AFTER).bind(id).bind(most),
-        What::Rows(ids) => sqlx::query(SOME).bind(ids),
-        What::Since(horizon) => sqlx::query(SINCE).bind(horizon.0.to_string()).bind(most),
+        ReadRequest::All => sqlx::query(FIRST).bind(most),
+        ReadRequest::After(id) => sqlx::query(AFTER).bind(id).bind(most),
+        ReadRequest::Rows(ids) => sqlx::query(SOME).bind(ids),
+        ReadRequest::Since(watermark) => {
+            sqlx::query(SINCE).bind(watermark.0.to_string()).bind(most)
+        }
     };
-    rows(connection, query, !matches!(what, What::Rows(_))).await
+    rows(connection, query, !matches!(what, ReadRequest::Rows(_))).await
 }
 
 /// The rows of an answer, which may be a part of them; each is taken apart while the database is at the next.
@@ -128,9 +130,9 @@ async fn rows(
 
 /// Reads every row, part by part; for who need not bound them.
 pub async fn every(connection: &mut Connection) -> Result<Rows, sqlx::Error> {
-    let mut all = read(connection, &What::All).await?;
+    let mut all = read(connection, &ReadRequest::All).await?;
     while let Some(last) = all.more_after {
-        let part = read(connection, &What::After(last)).await?;
+        let part = read(connection, &ReadRequest::After(last)).await?;
         all.rows.extend(part.rows);
         all.more_after = part.more_after;
         all.db = part.db;
@@ -141,7 +143,7 @@ pub async fn every(connection: &mut Connection) -> Result<Rows, sqlx::Error> {
 /// The rows that were deleted since; `None` among them: the table was truncated.
 pub async fn gone(
     connection: &mut Connection,
-    since: Horizon,
+    since: XidWatermark,
 ) -> Result<BTreeSet<Option<Uuid>>, sqlx::Error> {
     let gone: Vec<Option<Uuid>> = sqlx::query_scalar(
         "select distinct g.distribution_id from public.visit_pacer_gone g where g.xid >= $1::text::xid8
@@ -154,14 +156,14 @@ pub async fn gone(
 }
 
 /// Where a look at the table that begins after this one's answer leaves off.
-pub async fn horizon(connection: &mut Connection) -> Result<Horizon, sqlx::Error> {
+pub async fn watermark(connection: &mut Connection) -> Result<XidWatermark, sqlx::Error> {
     let oldest: String = sqlx::query_scalar("select pg_snapshot_xmin(pg_current_snapshot())::text")
         .fetch_one(connection)
         .await?;
     let oldest = oldest
         .parse()
         .map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-    Ok(Horizon(oldest))
+    Ok(XidWatermark(oldest))
 }
 
 /// What the database's clock says.

@@ -14,12 +14,12 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::connection::Connection;
-use super::fault::{Fault, Trouble};
-use super::link::{Database, within};
+use super::failure::{ErrorKind, Failure};
+use super::reconnect::{Database, with_timeout};
 use super::rows::{self, Cells, Rows};
-use crate::domain::agent::What;
+use crate::domain::agent::ReadRequest;
 use crate::domain::limits::ROWS_PER_READ;
-use crate::domain::timetable::RowRead;
+use crate::domain::schedule::RowRead;
 
 /// Parts that wait until somebody asks for them.
 const PARTS_AHEAD: usize = 1;
@@ -62,22 +62,32 @@ impl Reader {
         self.look = None;
     }
 
-    /// Reads a part. [`What::After`] goes on with the look that is under way; where that is over, it is an error.
-    pub async fn read(&mut self, connection: &mut Connection, what: &What) -> Result<Rows, Fault> {
+    /// Reads a part. [`ReadRequest::After`] goes on with the look that is under way; where that is over, it is an error.
+    pub async fn read(
+        &mut self,
+        connection: &mut Connection,
+        what: &ReadRequest,
+    ) -> Result<Rows, Failure> {
         match what {
-            What::All => {
-                let first = within(rows::read(connection, what)).await?;
+            ReadRequest::All => {
+                let first = with_timeout(rows::read(connection, what)).await?;
                 self.look = first.more_after.map(Look::Begun);
                 Ok(first)
             }
-            What::After(_) => self.go_on(connection, what).await,
-            What::Rows(_) | What::Since(_) => within(rows::read(connection, what)).await,
+            ReadRequest::After(_) => self.go_on(connection, what).await,
+            ReadRequest::Rows(_) | ReadRequest::Since(_) => {
+                with_timeout(rows::read(connection, what)).await
+            }
         }
     }
 
-    async fn go_on(&mut self, connection: &mut Connection, what: &What) -> Result<Rows, Fault> {
+    async fn go_on(
+        &mut self,
+        connection: &mut Connection,
+        what: &ReadRequest,
+    ) -> Result<Rows, Failure> {
         let look = self.look.take();
-        let mut look = match look.ok_or_else(|| Fault::new(Trouble::Lost, CUT_SHORT))? {
+        let mut look = match look.ok_or_else(|| Failure::new(ErrorKind::Lost, CUT_SHORT))? {
             Look::Begun(last) => self.after_the_first(last).await,
             look @ (Look::ById | Look::Scan(_)) => look,
         };
@@ -89,10 +99,10 @@ impl Reader {
                 Rows {
                     more_after: more_after.filter(|_| rows.len() >= ROWS_PER_READ),
                     rows,
-                    db: within(rows::clock(connection)).await?, // those of the part are older than the call
+                    db: with_timeout(rows::clock(connection)).await?, // those of the part are older than the call
                 }
             }
-            Look::ById | Look::Begun(_) => within(rows::read(connection, what)).await?,
+            Look::ById | Look::Begun(_) => with_timeout(rows::read(connection, what)).await?,
         };
         self.look = part.more_after.map(|_| look);
         Ok(part)
@@ -113,33 +123,33 @@ const CUT_SHORT: &str = "the look at every row was cut short";
 
 /// One COPY that is under way; dropped, it ends.
 struct Scan {
-    parts: mpsc::Receiver<Result<Vec<RowRead>, Fault>>,
+    parts: mpsc::Receiver<Result<Vec<RowRead>, Failure>>,
     _task: JoinSet<()>,
 }
 
 impl Scan {
-    async fn begin(database: &Database, after: Uuid) -> Result<Self, Fault> {
+    async fn begin(database: &Database, after: Uuid) -> Result<Self, Failure> {
         let (mut connection, counted) = database.connect_counted().await?;
-        within(sqlx::raw_sql(BOUNDS).execute(connection.simple())).await?;
+        with_timeout(sqlx::raw_sql(BOUNDS).execute(connection.simple())).await?;
         let (parts_in, parts) = mpsc::channel(PARTS_AHEAD);
         let mut task = JoinSet::new();
         task.spawn(async move {
-            if let Err(fault) = scan(&mut connection, after, &parts_in).await {
+            if let Err(failure) = scan(&mut connection, after, &parts_in).await {
                 // Whoever has dropped the scan wants to know nothing.
-                let _told = parts_in.send(Err(fault)).await.is_ok();
+                let _told = parts_in.send(Err(failure)).await.is_ok();
             }
             // The server notices a lost connection by itself.
-            let _said = within(connection.close()).await.is_ok();
+            let _said = with_timeout(connection.close()).await.is_ok();
             drop(counted);
         });
         Ok(Self { parts, _task: task })
     }
 
-    async fn next(&mut self) -> Result<Vec<RowRead>, Fault> {
+    async fn next(&mut self) -> Result<Vec<RowRead>, Failure> {
         let part = tokio::time::timeout(PART_WITHIN, self.parts.recv()).await;
         let part =
-            part.map_err(|_elapsed| Fault::new(Trouble::Lost, "no further rows within 40 s"))?;
-        part.ok_or_else(|| Fault::new(Trouble::Lost, CUT_SHORT))?
+            part.map_err(|_elapsed| Failure::new(ErrorKind::Lost, "no further rows within 40 s"))?;
+        part.ok_or_else(|| Failure::new(ErrorKind::Lost, CUT_SHORT))?
     }
 }
 
@@ -147,19 +157,19 @@ impl Scan {
 async fn scan(
     connection: &mut Connection,
     after: Uuid,
-    parts: &mpsc::Sender<Result<Vec<RowRead>, Fault>>,
-) -> Result<(), Fault> {
+    parts: &mpsc::Sender<Result<Vec<RowRead>, Failure>>,
+) -> Result<(), Failure> {
     let copy = format!(
         "copy ({} '{after}') to stdout (format binary)",
         rows::ALL_AFTER
     );
-    let mut lines = within(connection.simple().copy_out_raw(&copy)).await?;
+    let mut lines = with_timeout(connection.simple().copy_out_raw(&copy)).await?;
     loop {
         let mut part = Vec::with_capacity(ROWS_PER_READ);
         while part.len() < ROWS_PER_READ
-            && let Some(line) = within(lines.try_next()).await?
+            && let Some(line) = with_timeout(lines.try_next()).await?
         {
-            part.extend(row(&line).map_err(|error| Fault::from(sqlx::Error::Decode(error)))?);
+            part.extend(row(&line).map_err(|error| Failure::from(sqlx::Error::Decode(error)))?);
         }
         let last = part.len() < ROWS_PER_READ;
         part.sort_unstable_by_key(|read: &RowRead| read.row.id);

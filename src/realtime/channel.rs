@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::change::Table;
-use crate::domain::policy::{REALTIME, REALTIME_SLOW, Trouble};
+use crate::domain::error_policy::{ErrorKind, REALTIME, REALTIME_SLOW};
 use crate::domain::retry::Retry;
-use crate::domain::way::Way;
+use crate::domain::transport::Transport;
 
 /// The topic of `postgres_changes`. Any name behind `realtime:` would do; this one tells who is there.
 pub const TOPIC: &str = "realtime:visit-pacer";
@@ -21,7 +21,7 @@ const REPLAYED: u32 = 25;
 
 /// See the module.
 pub(super) struct Channel {
-    pub(super) way: Way,
+    pub(super) transport: Transport,
     pub(super) state: State,
     /// Joins that failed in a row on this socket.
     pub(super) failed_joins: u32,
@@ -50,9 +50,9 @@ pub(super) enum State {
 }
 
 impl Channel {
-    pub(super) fn new(way: Way) -> Self {
+    pub(super) fn new(transport: Transport) -> Self {
         Self {
-            way,
+            transport,
             state: State::Idle { join_at: None },
             failed_joins: 0,
             ordinary: Retry::new(REALTIME.from, REALTIME.to),
@@ -61,9 +61,9 @@ impl Channel {
     }
 
     pub(super) fn topic(&self) -> &'static str {
-        match self.way {
-            Way::Changes => TOPIC,
-            Way::Broadcast => BROADCAST_TOPIC,
+        match self.transport {
+            Transport::Changes => TOPIC,
+            Transport::Broadcast => BROADCAST_TOPIC,
         }
     }
 
@@ -140,8 +140,8 @@ impl Channel {
     }
 
     /// The wait after a failure, which grows until it is live again.
-    pub(super) fn back_off(&mut self, trouble: Trouble, draw: u32) -> Duration {
-        if trouble.is_slow() {
+    pub(super) fn back_off(&mut self, kind: ErrorKind, draw: u32) -> Duration {
+        if kind.is_slow() {
             self.slow.next(draw)
         } else {
             self.ordinary.next(draw)
@@ -150,25 +150,27 @@ impl Channel {
 
     /// The `config` of its join. `since`, in milliseconds of the Unix epoch, has later broadcasts told again.
     pub(super) fn config(&self, tables: &[Table], since: Option<i64>) -> Value {
-        let changes: Vec<Value> = match self.way {
-            Way::Changes => tables
+        let changes: Vec<Value> = match self.transport {
+            Transport::Changes => tables
                 .iter()
                 .map(|table| json!({ "event": "*", "schema": table.schema, "table": table.name }))
                 .collect(),
-            Way::Broadcast => Vec::new(),
+            Transport::Broadcast => Vec::new(),
         };
-        let broadcast = match (self.way, since) {
-            (Way::Broadcast, Some(since)) => {
+        let broadcast = match (self.transport, since) {
+            (Transport::Broadcast, Some(since)) => {
                 let replay = json!({ "since": since, "limit": REPLAYED });
                 json!({ "ack": false, "self": false, "replay": replay })
             }
-            (Way::Broadcast, None) | (Way::Changes, _) => json!({ "ack": false, "self": false }),
+            (Transport::Broadcast, None) | (Transport::Changes, _) => {
+                json!({ "ack": false, "self": false })
+            }
         };
         json!({
             "broadcast": broadcast,
             "presence": { "key": "", "enabled": false },
             "postgres_changes": changes,
-            "private": self.way == Way::Broadcast,
+            "private": self.transport == Transport::Broadcast,
         })
     }
 }

@@ -3,7 +3,7 @@
 //! Owns the URL's form and the place of the key in the upgrade request; does not open anything.
 //!
 //! Invariants: nothing that is printed holds the key: an endpoint shows its URL without user and
-//! query, its errors repeat nothing of what was given, and [`Endpoint::blot`] cleans the rest.
+//! query, its errors repeat nothing of what was given, and [`Endpoint::redact`] cleans the rest.
 
 use std::fmt;
 use std::time::Duration;
@@ -185,7 +185,7 @@ impl Endpoint {
     }
 
     /// A text from outside, with the key, and every JWT, blotted out.
-    pub(super) fn blot(&self, text: &str) -> String {
+    pub(super) fn redact(&self, text: &str) -> String {
         let text = match &self.credential {
             Credential::Key(key) | Credential::KeyAndTokens(key, _) => {
                 text.replace(key.expose(), "[key]")

@@ -21,7 +21,7 @@ use super::change::Table;
 use super::endpoint::Endpoint;
 use super::session::{Action, FeedCommand, FeedEvent, Input, Session};
 use super::socket::{ConnectError, Received, Socket};
-use crate::domain::way::Way;
+use crate::domain::transport::Transport;
 
 /// How many events may wait for an owner that is slow to take them.
 pub const OUTBOX_EVENTS: usize = 4_096;
@@ -215,18 +215,18 @@ impl Outbox {
     /// the latest word on whether the feed is live, and the need of a full sync.
     fn push(&mut self, event: FeedEvent) {
         if self.events.len() >= OUTBOX_EVENTS {
-            let of_way = |event: &FeedEvent, way: Way| match event {
-                FeedEvent::Live(of) => *of == way,
-                FeedEvent::Down(down) => down.way == way,
+            let of_way = |event: &FeedEvent, transport: Transport| match event {
+                FeedEvent::Live(of) => *of == transport,
+                FeedEvent::Down(down) => down.transport == transport,
                 FeedEvent::Changed(_) | FeedEvent::Broadcast(..) | FeedEvent::Lost(_) => false,
             };
-            let last = |way| {
+            let last = |transport| {
                 self.events
                     .iter()
-                    .rfind(|event| of_way(event, way))
+                    .rfind(|event| of_way(event, transport))
                     .cloned()
             };
-            let state: Vec<FeedEvent> = Way::ALL.into_iter().filter_map(last).collect();
+            let state: Vec<FeedEvent> = Transport::ALL.into_iter().filter_map(last).collect();
             self.events.clear();
             self.events.extend(state);
             let reason = "more changes came than were taken".to_owned();

@@ -6,7 +6,7 @@
 //! [deadline](Session::next_deadline) to wake it at.
 //!
 //! Invariants:
-//! - one socket, on it a channel for each [`Way`] that is followed, and at most one join in flight;
+//! - one socket, on it a channel for each [`Transport`] that is followed, and at most one join in flight;
 //! - a join's reply is not the subscription to a table: live is what the server's `system` message
 //!   says; broadcasts come from the reply on. Each is told as [`FeedEvent::Live`], so that a full
 //!   sync follows;
@@ -25,11 +25,11 @@ use super::broadcast::Broadcast;
 use super::change::{Change, Table};
 pub use super::channel::{BROADCAST_TOPIC, TOPIC};
 use super::channel::{Channel, State};
-use super::fault::Down;
+use super::failure::Down;
 use super::frame::Frame;
-use crate::domain::policy::{REALTIME, Trouble};
+use crate::domain::error_policy::{ErrorKind, REALTIME};
 use crate::domain::secret::Secret;
-use crate::domain::way::Way;
+use crate::domain::transport::Transport;
 
 /// The topic of the socket itself, where heartbeats go.
 const SOCKET_TOPIC: &str = "phoenix";
@@ -57,7 +57,7 @@ pub enum FeedCommand {
     /// Listen to broadcasts, or no more.
     Broadcasts(bool),
     /// Leave and join again at once, for this reason. Nothing happens where that is under way.
-    Rejoin(Way, String),
+    Rejoin(Transport, String),
     /// Give the socket up and open another at once, for this reason. Nothing happens where that
     /// is under way.
     Reopen(String),
@@ -70,7 +70,7 @@ pub enum FeedCommand {
 pub enum FeedEvent {
     /// The server has confirmed the subscription, also a second time in mid-life. Changes may have
     /// been missed until now: a full sync is due.
-    Live(Way),
+    Live(Transport),
     /// The way is not live until its next [`FeedEvent::Live`].
     Down(Down),
     /// A row changed.
@@ -89,7 +89,7 @@ pub enum Input {
     /// The socket asked for could not be opened.
     DialFailed {
         /// The kind of the failure.
-        class: Trouble,
+        class: ErrorKind,
         /// What went wrong.
         reason: String,
     },
@@ -158,7 +158,7 @@ impl Session {
     /// A session that follows `bindings` and is about to open its first socket. `access_token` is
     /// sent with each join; `None` for keys that are not a JWT.
     pub fn new(bindings: Vec<Table>, access_token: Option<Secret>) -> Self {
-        let changes = (!bindings.is_empty()).then(|| Channel::new(Way::Changes));
+        let changes = (!bindings.is_empty()).then(|| Channel::new(Transport::Changes));
         Self {
             bindings,
             access_token,
@@ -173,7 +173,7 @@ impl Session {
     /// The session, listening to broadcasts beside the tables or in place of them.
     #[must_use]
     pub fn with_broadcasts(mut self) -> Self {
-        self.channels.push(Channel::new(Way::Broadcast));
+        self.channels.push(Channel::new(Transport::Broadcast));
         self
     }
 
@@ -232,7 +232,7 @@ impl Session {
             Input::Closed { reason } => {
                 if matches!(self.phase, Phase::Open(_)) {
                     self.actions.push_back(Action::Close);
-                    self.socket_lost(Trouble::Network, &reason, now, draw);
+                    self.socket_lost(ErrorKind::Network, &reason, now, draw);
                 }
             }
             Input::Received(frame) => {
@@ -266,24 +266,26 @@ impl Session {
     fn command(&mut self, command: FeedCommand) {
         match (command, &self.phase) {
             (FeedCommand::Bindings(bindings), _) => {
-                self.follow(Way::Changes, !bindings.is_empty());
+                self.follow(Transport::Changes, !bindings.is_empty());
                 self.bindings = bindings;
             }
-            (FeedCommand::Broadcasts(wanted), _) => self.follow(Way::Broadcast, wanted),
-            (FeedCommand::Rejoin(way, reason), Phase::Open(_)) => {
+            (FeedCommand::Broadcasts(wanted), _) => self.follow(Transport::Broadcast, wanted),
+            (FeedCommand::Rejoin(transport, reason), Phase::Open(_)) => {
                 let joined = self.channels.iter().position(|channel| {
-                    channel.way == way && channel.join_ref().is_some() && !channel.is_joining()
+                    channel.transport == transport
+                        && channel.join_ref().is_some()
+                        && !channel.is_joining()
                 });
                 if let Some(at) = joined {
                     self.leave(at);
-                    self.put_off(at, None);
-                    self.down(way, Trouble::Asked, reason, Duration::ZERO);
+                    self.defer(at, None);
+                    self.down(transport, ErrorKind::Asked, reason, Duration::ZERO);
                 }
             }
             (FeedCommand::Reopen(reason), Phase::Open(_)) => {
                 self.actions.push_back(Action::Abandon);
                 self.channels.iter_mut().for_each(Channel::loses_socket);
-                self.all_down(Trouble::Asked, &reason, Duration::ZERO);
+                self.all_down(ErrorKind::Asked, &reason, Duration::ZERO);
                 self.dial();
             }
             (FeedCommand::Rejoin(..) | FeedCommand::Reopen(_), _) => {}
@@ -327,23 +329,26 @@ impl Session {
         for at in 0..self.channels.len() {
             if let Some(what) = self.channels.get(at).and_then(overdue) {
                 self.leave(at);
-                self.rejoin_later(at, Trouble::Channel, what.to_owned(), now, draw);
+                self.rejoin_later(at, ErrorKind::Channel, what.to_owned(), now, draw);
             }
         }
     }
 
     /// Follows a way, or no more.
-    fn follow(&mut self, way: Way, wanted: bool) {
-        let at = self.channels.iter().position(|channel| channel.way == way);
+    fn follow(&mut self, transport: Transport, wanted: bool) {
+        let at = self
+            .channels
+            .iter()
+            .position(|channel| channel.transport == transport);
         match (at, wanted) {
-            (None, true) => self.channels.push(Channel::new(way)),
+            (None, true) => self.channels.push(Channel::new(transport)),
             (Some(at), false) => {
                 if matches!(self.phase, Phase::Open(_)) {
                     self.leave(at);
                 }
                 self.channels.remove(at);
                 let reason = "it is not followed any more".to_owned();
-                self.down(way, Trouble::Asked, reason, Duration::ZERO);
+                self.down(transport, ErrorKind::Asked, reason, Duration::ZERO);
             }
             (None, false) | (Some(_), true) => {}
         }
@@ -373,11 +378,11 @@ impl Session {
             "broadcast" => self.broadcast(at, &frame.payload),
             "phx_close" => {
                 let reason = "the server closed the channel".to_owned();
-                self.rejoin_later(at, Trouble::Channel, reason, now, draw);
+                self.rejoin_later(at, ErrorKind::Channel, reason, now, draw);
             }
             "phx_error" => {
                 let reason = "the channel failed on the server".to_owned();
-                self.rejoin_later(at, Trouble::Channel, reason, now, draw);
+                self.rejoin_later(at, ErrorKind::Channel, reason, now, draw);
             }
             _ => {}
         }
@@ -401,10 +406,10 @@ impl Session {
                 .and_then(Value::as_str)
                 .unwrap_or("no reason given");
             let reason = format!("the server refused the join: {}", brief(text));
-            self.rejoin_later(at, Trouble::of_text(text), reason, now, draw);
-        } else if channel.way == Way::Broadcast {
+            self.rejoin_later(at, ErrorKind::of_text(text), reason, now, draw);
+        } else if channel.transport == Transport::Broadcast {
             channel.goes_live(join_ref);
-            self.emit(FeedEvent::Live(Way::Broadcast));
+            self.emit(FeedEvent::Live(Transport::Broadcast));
         } else if grants_all(response, &self.bindings) {
             channel.state = State::Joined {
                 join_ref,
@@ -413,7 +418,7 @@ impl Session {
         } else {
             self.leave(at);
             let reason = "the server's answer to the join lacks a table asked for".to_owned();
-            self.rejoin_later(at, Trouble::Channel, reason, now, draw);
+            self.rejoin_later(at, ErrorKind::Channel, reason, now, draw);
         }
     }
 
@@ -426,15 +431,15 @@ impl Session {
         };
         let text = |name| payload.get(name).and_then(Value::as_str);
         match (text("status"), text("extension")) {
-            (Some("ok"), Some("postgres_changes")) if channel.way == Way::Changes => {
+            (Some("ok"), Some("postgres_changes")) if channel.transport == Transport::Changes => {
                 channel.goes_live(join_ref);
-                self.emit(FeedEvent::Live(Way::Changes));
+                self.emit(FeedEvent::Live(Transport::Changes));
             }
             (Some("error"), _) => {
                 let message = text("message").unwrap_or("no message given");
                 let reason = format!("the server ended the subscription: {}", brief(message));
                 self.leave(at);
-                self.rejoin_later(at, Trouble::of_text(message), reason, now, draw);
+                self.rejoin_later(at, ErrorKind::of_text(message), reason, now, draw);
             }
             _ => {}
         }
@@ -478,12 +483,19 @@ impl Session {
     /// The channel is over: joins again after a back-off. Unless another is live, it does so over
     /// a new socket where this one has failed too often or holds a key that is refused or whose time
     /// is over (the server checks a key when the socket opens).
-    fn rejoin_later(&mut self, at: usize, class: Trouble, reason: String, now: Instant, draw: u32) {
+    fn rejoin_later(
+        &mut self,
+        at: usize,
+        class: ErrorKind,
+        reason: String,
+        now: Instant,
+        draw: u32,
+    ) {
         let Some(channel) = self.channels.get_mut(at) else {
             return;
         };
         channel.failed_joins += 1;
-        let hopeless = matches!(class, Trouble::Key | Trouble::Expired)
+        let hopeless = matches!(class, ErrorKind::Key | ErrorKind::Expired)
             || channel.failed_joins >= JOINS_PER_SOCKET;
         channel.state = State::Idle { join_at: None };
         if hopeless && !self.channels.iter().any(Channel::is_live) {
@@ -494,12 +506,12 @@ impl Session {
         let Some(channel) = self.channels.get_mut(at) else {
             return;
         };
-        let (way, retry_in) = (channel.way, channel.back_off(class, draw));
-        self.put_off(at, Some(now + retry_in));
-        self.down(way, class, reason, retry_in);
+        let (transport, retry_in) = (channel.transport, channel.back_off(class, draw));
+        self.defer(at, Some(now + retry_in));
+        self.down(transport, class, reason, retry_in);
     }
 
-    fn put_off(&mut self, at: usize, join_at: Option<Instant>) {
+    fn defer(&mut self, at: usize, join_at: Option<Instant>) {
         if let Some(channel) = self.channels.get_mut(at) {
             channel.state = State::Idle { join_at };
         }
@@ -507,17 +519,17 @@ impl Session {
 
     fn abandon(&mut self, reason: &str, now: Instant, draw: u32) {
         self.actions.push_back(Action::Abandon);
-        self.socket_lost(Trouble::Network, reason, now, draw);
+        self.socket_lost(ErrorKind::Network, reason, now, draw);
     }
 
     /// The socket is gone, or could not be had: the back-off is that of a channel that was live.
-    fn socket_lost(&mut self, class: Trouble, reason: &str, now: Instant, draw: u32) {
+    fn socket_lost(&mut self, class: ErrorKind, reason: &str, now: Instant, draw: u32) {
         let live = self.channels.iter().position(Channel::is_live);
         self.wait(live.unwrap_or(0), class, reason, now, draw);
     }
 
     /// Dials after the back-off of the channel `at`, but not before a join that was put off.
-    fn wait(&mut self, at: usize, class: Trouble, reason: &str, now: Instant, draw: u32) {
+    fn wait(&mut self, at: usize, class: ErrorKind, reason: &str, now: Instant, draw: u32) {
         let mut retry_in = match self.channels.get_mut(at) {
             Some(channel) => channel.back_off(class, draw),
             None => REALTIME.to,
@@ -533,16 +545,20 @@ impl Session {
         self.all_down(class, reason, retry_in);
     }
 
-    fn all_down(&mut self, class: Trouble, reason: &str, retry_in: Duration) {
-        let ways: Vec<Way> = self.channels.iter().map(|channel| channel.way).collect();
-        for way in ways {
-            self.down(way, class, reason.to_owned(), retry_in);
+    fn all_down(&mut self, class: ErrorKind, reason: &str, retry_in: Duration) {
+        let transports: Vec<Transport> = self
+            .channels
+            .iter()
+            .map(|channel| channel.transport)
+            .collect();
+        for transport in transports {
+            self.down(transport, class, reason.to_owned(), retry_in);
         }
     }
 
-    fn down(&mut self, way: Way, class: Trouble, reason: String, retry_in: Duration) {
+    fn down(&mut self, transport: Transport, class: ErrorKind, reason: String, retry_in: Duration) {
         self.emit(FeedEvent::Down(Down {
-            way,
+            transport,
             class,
             reason,
             retry_in,

@@ -19,7 +19,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_tls_with_
 
 use super::endpoint::Endpoint;
 use super::frame::{Frame, FrameError};
-use crate::domain::policy::Trouble;
+use crate::domain::error_policy::ErrorKind;
 
 /// How long opening may take, from the name's look-up to the upgrade. The server holds a refusal
 /// back for 2 s.
@@ -72,7 +72,7 @@ impl ConnectError {
             .and_then(told_in)
             .or_else(|| status.canonical_reason().map(str::to_owned))
             .unwrap_or_default();
-        let told = endpoint.blot(&told);
+        let told = endpoint.redact(&told);
         let message = told
             .chars()
             .filter(|c| !c.is_control())
@@ -87,15 +87,15 @@ impl ConnectError {
     fn broken(endpoint: &Endpoint, error: &WebSocketError) -> Self {
         Self::Broken {
             endpoint: endpoint.to_string(),
-            reason: endpoint.blot(&error.to_string()),
+            reason: endpoint.redact(&error.to_string()),
         }
     }
 
     /// What the failure means for the next attempt.
-    pub fn class(&self) -> Trouble {
+    pub fn class(&self) -> ErrorKind {
         match self {
-            Self::Refused { status, message } => Trouble::of_refusal(*status, message),
-            Self::TimedOut { .. } | Self::Broken { .. } => Trouble::Network,
+            Self::Refused { status, message } => ErrorKind::of_refusal(*status, message),
+            Self::TimedOut { .. } | Self::Broken { .. } => ErrorKind::Network,
         }
     }
 }
@@ -153,7 +153,7 @@ impl Socket {
             }
             Some(Ok(Message::Close(close))) => return Received::Closed(told_close(close)),
             Some(Err(error)) => {
-                let reason = self.endpoint.blot(&error.to_string());
+                let reason = self.endpoint.redact(&error.to_string());
                 return Received::Closed(format!("the connection broke: {reason}"));
             }
             None => return Received::Closed("the server hung up".to_owned()),
@@ -167,7 +167,7 @@ impl Socket {
         match timeout(SEND_TIMEOUT, sending).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => {
-                let reason = self.endpoint.blot(&error.to_string());
+                let reason = self.endpoint.redact(&error.to_string());
                 Err(format!("the connection broke: {reason}"))
             }
             Err(_) => Err("the connection took nothing for 3 s".to_owned()),

@@ -11,15 +11,15 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::driver::{bindings, news_of};
-use crate::domain::agent::{News, Published};
+use crate::domain::agent::{Published, RealtimeEvent};
+use crate::domain::error_policy::ErrorKind;
 use crate::domain::finding::{Finding, Mend, Severity};
-use crate::domain::policy::Trouble;
 use crate::domain::time::{DbTime, micros_of};
-use crate::domain::way::{Following, ListenBy, Way};
-use crate::postgres::chores::{self, Identity};
+use crate::domain::transport::{Following, ListenBy, Transport};
 use crate::postgres::connection::Connection;
-use crate::postgres::fault::Fault;
-use crate::postgres::link::Database;
+use crate::postgres::failure::Failure;
+use crate::postgres::maintenance::{self, Identity};
+use crate::postgres::reconnect::Database;
 use crate::postgres::{doctor, rows};
 use crate::realtime::{Down, Endpoint, FeedConfig, FeedEvent, Key, feed};
 use crate::settings::SettingError;
@@ -45,13 +45,13 @@ pub async fn examine(
     let recognised = Box::pin(database.clone().recognised()).await;
     let opened = match &recognised {
         Ok(database) => database.connect().await,
-        Err(fault) => Err(fault.clone()),
+        Err(failure) => Err(failure.clone()),
     };
     let database = recognised.as_ref().unwrap_or(database);
     let mut connection = match opened {
         Ok(connection) => Some(connection),
-        Err(fault) => {
-            findings.push(unreachable(database, &fault));
+        Err(failure) => {
+            findings.push(unreachable(database, &failure));
             None
         }
     };
@@ -76,7 +76,7 @@ async fn the_database(database: &Database, connection: &mut Connection) -> Vec<F
             severity: Severity::Note,
             what: format!("{} is a transaction pooler", database.place()),
             why: "each call takes four round trips instead of one, and migrate does not work through it",
-            mend: by_hand(&format!(
+            mend: sql_functions(&format!(
                 "use the session pooler or the direct connection: {}",
                 database.session_url()
             )),
@@ -84,7 +84,7 @@ async fn the_database(database: &Database, connection: &mut Connection) -> Vec<F
     }
     match doctor::examine(connection).await {
         Ok(found) => findings.extend(found),
-        Err(error) => findings.push(unreachable(database, &Fault::from(error))),
+        Err(error) => findings.push(unreachable(database, &Failure::from(error))),
     }
     if let Ok(db) = rows::clock(connection).await {
         findings.extend(doctor::clock_offset(host_time(), db));
@@ -95,16 +95,16 @@ async fn the_database(database: &Database, connection: &mut Connection) -> Vec<F
             severity: Severity::Note,
             what: "the server's certificate is not verified".to_owned(),
             why: "whoever stands between could read the password",
-            mend: by_hand("add ?sslmode=verify-full (and sslrootcert=FILE for an authority of your own) to DATABASE_URL"),
+            mend: sql_functions("add ?sslmode=verify-full (and sslrootcert=FILE for an authority of your own) to DATABASE_URL"),
         });
     }
     findings
 }
 
-fn unreachable(database: &Database, fault: &Fault) -> Finding {
+fn unreachable(database: &Database, failure: &Failure) -> Finding {
     stops(
         "database",
-        format!("{}: {fault}", database.place()),
+        format!("{}: {failure}", database.place()),
         "everything is kept there",
         "check host, port, user and password of DATABASE_URL, and that the project is not paused",
     )
@@ -145,7 +145,7 @@ fn the_key(key: &Key, now: DbTime) -> Option<Finding> {
                 severity: Severity::Hampers,
                 what: format!("the key expires in {} h", (at - now_s) / 3_600),
                 why: "Realtime closes the channel when it does",
-                mend: by_hand(MEND),
+                mend: sql_functions(MEND),
             });
         }
         Key::Jwt { .. } => return None,
@@ -156,7 +156,7 @@ fn the_key(key: &Key, now: DbTime) -> Option<Finding> {
 /// Follows each way that the database has, and has a canary come back by it.
 async fn the_feeds(endpoint: &Endpoint, mut connection: Option<&mut Connection>) -> Vec<Finding> {
     let published = match &mut connection {
-        Some(connection) => chores::published(connection).await.unwrap_or_default(),
+        Some(connection) => maintenance::published(connection).await.unwrap_or_default(),
         None => Published::default(),
     };
     let changes = Following::with(ListenBy::PostgresChanges, published.canary, false);
@@ -174,11 +174,11 @@ async fn the_feed(
     following: Following,
     connection: Option<&mut Connection>,
 ) -> Option<Finding> {
-    let look = Look {
-        way: if following.changes {
-            Way::Changes
+    let look = DistributionStatus {
+        transport: if following.changes {
+            Transport::Changes
         } else {
-            Way::Broadcast
+            Transport::Broadcast
         },
         place: endpoint.to_string(),
         role: role(&endpoint.key()),
@@ -203,14 +203,14 @@ async fn the_feed(
 }
 
 /// A look at one way.
-struct Look {
-    way: Way,
+struct DistributionStatus {
+    transport: Transport,
     place: String,
     /// Who the key makes us.
     role: String,
 }
 
-impl Look {
+impl DistributionStatus {
     async fn watch(
         &self,
         events: &mut mpsc::Receiver<FeedEvent>,
@@ -222,24 +222,28 @@ impl Look {
         let connection = connection?;
         for _ in 0..TOUCHES {
             if let Err(error) = self.touch(connection).await {
-                let fault = Fault::from(error);
+                let failure = Failure::from(error);
                 let what = format!(
-                    "the canary of {} cannot be touched: {fault}",
-                    self.way.as_str()
+                    "the canary of {} cannot be touched: {failure}",
+                    self.transport.as_str()
                 );
-                return Some(self.finding("echo", what, by_hand("see the other findings")));
+                return Some(self.finding("echo", what, sql_functions("see the other findings")));
             }
-            let canary = canary_event(events, self.way);
+            let canary = canary_event(events, self.transport);
             if timeout(ECHO_WITHIN, canary).await.is_ok() {
                 return None;
             }
         }
         let waited = ECHO_WITHIN.as_secs() * u64::from(TOUCHES);
-        let what = match self.way {
-            Way::Changes => format!("an edit was made, and no event of it came within {waited} s"),
-            Way::Broadcast => format!("a canary was sent, and no broadcast came within {waited} s"),
+        let what = match self.transport {
+            Transport::Changes => {
+                format!("an edit was made, and no event of it came within {waited} s")
+            }
+            Transport::Broadcast => {
+                format!("a canary was sent, and no broadcast came within {waited} s")
+            }
         };
-        Some(self.finding("echo", what, by_hand("check that DATABASE_URL and SUPABASE_URL are of one project, then the key's role and the publication; restart the project where all of it is in order")))
+        Some(self.finding("echo", what, sql_functions("check that DATABASE_URL and SUPABASE_URL are of one project, then the key's role and the publication; restart the project where all of it is in order")))
     }
 
     fn not_live(&self, down: Option<Down>) -> Finding {
@@ -248,10 +252,10 @@ impl Look {
             .as_ref()
             .map_or_else(unanswered, |down| down.reason.clone());
         let class = down.map(|down| down.class);
-        let advice = class.and_then(Trouble::advice).unwrap_or("check that this host reaches the address of SUPABASE_URL or REALTIME_URL, and that the project is not paused");
+        let advice = class.and_then(ErrorKind::advice).unwrap_or("check that this host reaches the address of SUPABASE_URL or REALTIME_URL, and that the project is not paused");
         let mend = Mend {
-            sql: (class == Some(Trouble::Topic)).then(|| doctor::let_read_the_topic(&self.role)),
-            by_hand: Some(advice.to_owned()),
+            sql: (class == Some(ErrorKind::Topic)).then(|| doctor::let_read_the_topic(&self.role)),
+            sql_functions: Some(advice.to_owned()),
         };
         self.finding("realtime", format!("{}: {reason}", self.place), mend)
     }
@@ -261,21 +265,21 @@ impl Look {
             id: Uuid::from_u128(rand::random()),
             name: "doctor".to_owned(),
         };
-        match self.way {
-            Way::Changes => chores::touch_canary(connection, &identity).await,
-            Way::Broadcast => chores::broadcast_canary(connection).await,
+        match self.transport {
+            Transport::Changes => maintenance::touch_canary(connection, &identity).await,
+            Transport::Broadcast => maintenance::broadcast_canary(connection).await,
         }
     }
 
     /// Without broadcasts the agent hears of edits all the same.
     fn finding(&self, check: &'static str, what: String, mend: Mend) -> Finding {
-        let (check, severity, why) = match self.way {
-            Way::Changes => (
+        let (check, severity, why) = match self.transport {
+            Transport::Changes => (
                 check,
                 Severity::Stops,
                 "edits are seen by the periodic sync alone until Realtime tells them",
             ),
-            Way::Broadcast => (
+            Transport::Broadcast => (
                 if check == "echo" {
                     "broadcast-echo"
                 } else {
@@ -335,9 +339,9 @@ async fn live(events: &mut mpsc::Receiver<FeedEvent>) -> Result<(), Option<Down>
     }
 }
 
-async fn canary_event(events: &mut mpsc::Receiver<FeedEvent>, way: Way) {
+async fn canary_event(events: &mut mpsc::Receiver<FeedEvent>, transport: Transport) {
     while let Some(event) = events.recv().await {
-        if news_of(&event) == Some(News::Canary(way)) {
+        if news_of(&event) == Some(RealtimeEvent::Canary(transport)) {
             return;
         }
     }
@@ -350,14 +354,14 @@ fn stops(check: &'static str, what: String, why: &'static str, mend: &str) -> Fi
         severity: Severity::Stops,
         what,
         why,
-        mend: by_hand(mend),
+        mend: sql_functions(mend),
     }
 }
 
-fn by_hand(what: &str) -> Mend {
+fn sql_functions(what: &str) -> Mend {
     Mend {
         sql: None,
-        by_hand: Some(what.to_owned()),
+        sql_functions: Some(what.to_owned()),
     }
 }
 

@@ -13,22 +13,24 @@ use uuid::Uuid;
 
 use super::alarm::Alarm;
 use super::clock::Clock;
-use super::lanes::{self, Answers};
+use super::log_messages::{Said, Voice, said};
 use super::progress::{Lane, Progress};
 use super::snapshot::{Snapshot, WayState};
 use super::summary::Summary;
-use super::words::{Said, Voice, said};
-use crate::domain::agent::{Action, Agent, Chore, Input, News, Notice, Stored, What};
+use super::workers::{self, Answers};
+use crate::domain::agent::{
+    Action, Agent, Input, MaintenanceTask, Notice, ReadRequest, RealtimeEvent, Stored,
+};
 use crate::domain::batch::Batch;
-use crate::domain::policy::Trouble;
-use crate::domain::proof::Verdict;
+use crate::domain::echo_check::Reconnect;
+use crate::domain::error_policy::ErrorKind;
+use crate::domain::schedule::StatusSummary;
 use crate::domain::time::Mono;
-use crate::domain::timetable::Survey;
-use crate::domain::way::{Following, ListenBy, Way, Ways};
+use crate::domain::transport::{Following, ListenBy, PerTransport, Transport};
 use crate::observe::Metrics;
-use crate::observe::recent::RealtimeEvent;
-use crate::postgres::chores::Identity;
-use crate::postgres::link::{Database, Link};
+use crate::observe::recent::ReceivedEvent;
+use crate::postgres::maintenance::Identity;
+use crate::postgres::reconnect::{Database, ReconnectingConnection};
 use crate::realtime::{Broadcast, Change, Down, FeedCommand, FeedConfig, FeedEvent, Table, feed};
 
 /// The tables that are followed; the canary only where it is published.
@@ -111,12 +113,12 @@ struct Driver {
     feed_shutdown: CancellationToken,
     tasks: JoinSet<&'static str>,
     following: Following,
-    realtime: Ways<Told>,
+    realtime: PerTransport<Told>,
     progress: Progress,
     next_snapshot: Mono,
-    troubles: BTreeMap<Trouble, u64>,
+    error_kinds: BTreeMap<ErrorKind, u64>,
     summary: Summary,
-    survey: Arc<Survey>,
+    status_summary: Arc<StatusSummary>,
 }
 
 /// What was last told of one way.
@@ -124,7 +126,7 @@ struct Driver {
 struct Told {
     /// Nothing of a way that is not followed.
     state: Option<WayState>,
-    down: Option<(Trouble, String)>,
+    down: Option<(ErrorKind, String)>,
 }
 
 /// The state of a way that is.
@@ -132,8 +134,8 @@ const LIVE: &str = "live";
 
 struct LaneJobs {
     batches: mpsc::Sender<Batch>,
-    reads: mpsc::Sender<What>,
-    chores: mpsc::Sender<Chore>,
+    reads: mpsc::Sender<ReadRequest>,
+    maintenance: mpsc::Sender<MaintenanceTask>,
 }
 
 impl Driver {
@@ -143,25 +145,25 @@ impl Driver {
         let (commands, commands_out) = mpsc::channel(WAITING);
         let (batches, batches_out) = mpsc::channel(1);
         let (reads, reads_out) = mpsc::channel(1);
-        let (chores, chores_out) = mpsc::channel(1);
+        let (maintenance, chores_out) = mpsc::channel(1);
         let answers = Answers {
             inputs: answers_in,
             clock: config.clock,
         };
-        let link = || Link::new(config.database.clone());
+        let link = || ReconnectingConnection::new(config.database.clone());
         let feed_shutdown = CancellationToken::new();
         let mut tasks = JoinSet::new();
         {
             let (link, answers) = (link(), answers.clone());
             tasks.spawn(async move {
-                lanes::writer(link, batches_out, answers).await;
+                workers::writer(link, batches_out, answers).await;
                 "writer"
             });
         }
         {
             let (link, answers) = (link(), answers.clone());
             tasks.spawn(async move {
-                lanes::reader(link, reads_out, answers).await;
+                workers::reader(link, reads_out, answers).await;
                 "reader"
             });
         }
@@ -172,7 +174,7 @@ impl Driver {
                 windows.snapshot.subscribe(),
             );
             tasks.spawn(async move {
-                lanes::keeper(link, chores_out, answers, identity, seen).await;
+                workers::keeper(link, chores_out, answers, identity, seen).await;
                 "keeper"
             });
         }
@@ -193,18 +195,18 @@ impl Driver {
             lanes: Some(LaneJobs {
                 batches,
                 reads,
-                chores,
+                maintenance,
             }),
             commands,
             feed_shutdown,
             tasks,
             following: Following::at_first(config.listen_by),
-            realtime: Ways::default(),
+            realtime: PerTransport::default(),
             progress: Progress::new(now),
             next_snapshot: now,
-            troubles: BTreeMap::new(),
+            error_kinds: BTreeMap::new(),
             summary: Summary::new(now),
-            survey: Arc::default(),
+            status_summary: Arc::default(),
         }
     }
 
@@ -236,7 +238,7 @@ impl Driver {
                     anyhow::bail!("the {name} ended by itself");
                 }
                 Some(event) = self.events.recv() => match self.news(&event) {
-                    Some(news) => Input::News(news),
+                    Some(news) => Input::RealtimeEvent(news),
                     None => continue,
                 },
                 () = alarm.at(self.clock.instant(tick)) => Input::Tick,
@@ -247,10 +249,10 @@ impl Driver {
 
     fn handle(&mut self, input: Input) {
         let now = self.clock.now();
-        if let Some(trouble) = trouble_of(&input) {
-            self.count(trouble);
+        if let Some(kind) = trouble_of(&input) {
+            self.count(kind);
         }
-        if let Input::Stored(Stored::Rows(stored), Some(trip)) = &input
+        if let Input::Stored(Stored::Rows(stored), Some(round_trip)) = &input
             && let (Some(batch), Some(db)) = (self.agent.storing(), self.agent.db_time(now))
         {
             let late = batch
@@ -259,7 +261,7 @@ impl Driver {
                 .filter(|row| stored.contains(&row.id))
                 .map(|row| db.micros_since(row.at))
                 .max();
-            let took = trip.received.since(trip.sent);
+            let took = round_trip.received.since(round_trip.sent);
             self.windows.metrics.stored(late.unwrap_or(0), took);
         }
         if let Some(lane) = Lane::answering(&input) {
@@ -272,8 +274,8 @@ impl Driver {
         }
     }
 
-    fn count(&mut self, trouble: Trouble) {
-        *self.troubles.entry(trouble).or_insert(0) += 1;
+    fn count(&mut self, kind: ErrorKind) {
+        *self.error_kinds.entry(kind).or_insert(0) += 1;
     }
 
     /// Hands the core's actions to who carries them out. A lane has one job at a time, so there is always room.
@@ -286,11 +288,12 @@ impl Driver {
             let taken = match action {
                 Action::Store(batch) => lanes.batches.try_send(batch).is_ok(),
                 Action::Read(what) => lanes.reads.try_send(what).is_ok(),
-                Action::Keep(chore) => lanes.chores.try_send(chore).is_ok(),
-                Action::Revive(way, Verdict::Rejoin) => {
-                    self.command(FeedCommand::Rejoin(way, "no echo within 10 s".to_owned()))
-                }
-                Action::Revive(_, Verdict::Reopen) => {
+                Action::Keep(task) => lanes.maintenance.try_send(task).is_ok(),
+                Action::Revive(transport, Reconnect::Rejoin) => self.command(FeedCommand::Rejoin(
+                    transport,
+                    "no echo within 10 s".to_owned(),
+                )),
+                Action::Revive(_, Reconnect::Reopen) => {
                     self.command(FeedCommand::Reopen("no echo within 10 s, again".to_owned()))
                 }
                 Action::Follow(following) => self.refollow(following),
@@ -307,8 +310,8 @@ impl Driver {
     }
 
     fn tell(&mut self, notice: &Notice) {
-        if let Notice::Echoed(way, after) = notice {
-            self.windows.metrics.echoed(*way, *after);
+        if let Notice::Echoed(transport, after) = notice {
+            self.windows.metrics.echoed(*transport, *after);
         }
         for said in said(notice) {
             self.say(said);
@@ -328,7 +331,7 @@ impl Driver {
             && self.command(FeedCommand::Bindings(bindings(following)))
             && (broadcasts_alone
                 || self.command(FeedCommand::Rejoin(
-                    Way::Changes,
+                    Transport::Changes,
                     "the publication changed".to_owned(),
                 )))
     }
@@ -338,14 +341,14 @@ impl Driver {
     }
 
     /// Takes an event of the feed in; what it means to the core.
-    fn news(&mut self, event: &FeedEvent) -> Option<News> {
+    fn news(&mut self, event: &FeedEvent) -> Option<RealtimeEvent> {
         match event {
-            FeedEvent::Live(way) => {
+            FeedEvent::Live(transport) => {
                 let since = self.clock.now();
-                let told = self.realtime.of_mut(*way);
+                let told = self.realtime.of_mut(*transport);
                 let live = |state: &WayState| state.live;
                 if !told.state.as_ref().is_some_and(live) {
-                    info!(way = way.as_str(), "Realtime is live");
+                    info!(transport = transport.as_str(), "Realtime is live");
                     let (words, live) = (LIVE.to_owned(), true);
                     told.state = Some(WayState { words, live, since });
                 }
@@ -357,16 +360,21 @@ impl Driver {
                 info!(reason = %why, "a Realtime event cannot be told apart; reading the table");
             }
         }
-        let (way, what, id) = happened(event);
+        let (transport, what, id) = happened(event);
         let at = self.agent.db_time(self.clock.now());
-        let event_seen = RealtimeEvent { at, way, what, id };
+        let event_seen = ReceivedEvent {
+            at,
+            transport,
+            what,
+            id,
+        };
         self.windows.voice.recent().event(event_seen);
         news_of(event)
     }
 
     fn went_down(&mut self, down: &Down) {
         let since = self.clock.now();
-        let told = self.realtime.of_mut(down.way);
+        let told = self.realtime.of_mut(down.transport);
         let before = told.down.replace((down.class, down.reason.clone()));
         let is_news = before != told.down;
         let since = match &told.state {
@@ -374,16 +382,16 @@ impl Driver {
             Some(_) | None => since,
         };
         let (words, live) = (down.to_string(), false);
-        let followed = self.following.by(down.way);
+        let followed = self.following.by(down.transport);
         told.state = followed.then_some(WayState { words, live, since });
-        if down.class == Trouble::Asked {
+        if down.class == ErrorKind::Asked {
             return;
         }
         self.count(down.class);
         if is_news {
             let text = format!(
                 "Realtime is not live, by {}: {down}; pacing does not need it, edits are seen by the sync",
-                down.way.as_str()
+                down.transport.as_str()
             );
             self.say(Said::warning("Realtime is not live", text));
         }
@@ -417,8 +425,8 @@ impl Driver {
                         /healthz do), and report it";
             self.say(Said::warning("hangs", text).because(&hang));
         }
-        if let Some(survey) = self.agent.survey(now) {
-            self.survey = Arc::new(survey);
+        if let Some(status_summary) = self.agent.status_summary(now) {
+            self.status_summary = Arc::new(status_summary);
         }
         let snapshot = Snapshot {
             at: Some(now),
@@ -428,15 +436,15 @@ impl Driver {
             health: self.agent.health(),
             paused: self.agent.paused(),
             realtime: self.realtime(),
-            ways: Ways {
+            transports: PerTransport {
                 changes: self.realtime.changes.state.clone(),
                 broadcast: self.realtime.broadcast.state.clone(),
             },
-            troubles: self.troubles.clone(),
+            error_kinds: self.error_kinds.clone(),
             agents: self.agent.agents(),
             rows: self.agent.rows(),
             rows_owned: self.agent.rows_owned(),
-            survey: Arc::clone(&self.survey),
+            status_summary: Arc::clone(&self.status_summary),
         };
         self.windows.voice.turn_the_minute(now);
         self.summary
@@ -460,72 +468,76 @@ impl Driver {
 }
 
 /// What an event of the feed means to the core; `None`: nothing, it is of a table of no interest.
-pub fn news_of(event: &FeedEvent) -> Option<News> {
+pub fn news_of(event: &FeedEvent) -> Option<RealtimeEvent> {
     match event {
-        FeedEvent::Live(way) => Some(News::Live(*way)),
-        FeedEvent::Down(down) if down.class == Trouble::Table => Some(News::Unfollowed),
-        FeedEvent::Down(down) => Some(News::Down(down.way)),
+        FeedEvent::Live(transport) => Some(RealtimeEvent::Live(*transport)),
+        FeedEvent::Down(down) if down.class == ErrorKind::Table => Some(RealtimeEvent::Unfollowed),
+        FeedEvent::Down(down) => Some(RealtimeEvent::Down(down.transport)),
         FeedEvent::Changed(change) => changed(change),
         FeedEvent::Broadcast(broadcast, replayed) => broadcasted(*broadcast, *replayed),
-        FeedEvent::Lost(_) => Some(News::Unclear),
+        FeedEvent::Lost(_) => Some(RealtimeEvent::Unclear),
     }
 }
 
-fn changed(change: &Change) -> Option<News> {
+fn changed(change: &Change) -> Option<RealtimeEvent> {
     match (change.table.name.as_str(), change.id) {
-        (CANARY, _) => Some(News::Canary(Way::Changes)),
-        (DISTRIBUTIONS, Some(id)) if change.damage.is_none() => {
-            Some(News::Row(Way::Changes, id, change.config_version))
-        }
-        (DISTRIBUTIONS, _) => Some(News::Unclear),
+        (CANARY, _) => Some(RealtimeEvent::Canary(Transport::Changes)),
+        (DISTRIBUTIONS, Some(id)) if change.damage.is_none() => Some(RealtimeEvent::Row(
+            Transport::Changes,
+            id,
+            change.config_version,
+        )),
+        (DISTRIBUTIONS, _) => Some(RealtimeEvent::Unclear),
         _ => None,
     }
 }
 
 /// A canary that is told again from the server's store proves nothing.
-fn broadcasted(broadcast: Broadcast, replayed: bool) -> Option<News> {
+fn broadcasted(broadcast: Broadcast, replayed: bool) -> Option<RealtimeEvent> {
     match broadcast {
         Broadcast::Row { id, config_version } => {
-            Some(News::Row(Way::Broadcast, id, config_version))
+            Some(RealtimeEvent::Row(Transport::Broadcast, id, config_version))
         }
-        Broadcast::Canary { .. } => (!replayed).then_some(News::Canary(Way::Broadcast)),
+        Broadcast::Canary { .. } => {
+            (!replayed).then_some(RealtimeEvent::Canary(Transport::Broadcast))
+        }
     }
 }
 
 /// What an answer of the database says to have gone wrong.
-fn trouble_of(input: &Input) -> Option<Trouble> {
+fn trouble_of(input: &Input) -> Option<ErrorKind> {
     match input {
-        Input::Read(Err(fault))
-        | Input::Kept(Err(fault))
-        | Input::Stored(Stored::Failed(fault) | Stored::Unsent(fault), _) => Some(fault.trouble),
+        Input::Read(Err(failure))
+        | Input::TaskOutcome(Err(failure))
+        | Input::Stored(Stored::Failed(failure) | Stored::Unsent(failure), _) => Some(failure.kind),
         Input::Tick
-        | Input::News(_)
+        | Input::RealtimeEvent(_)
         | Input::Read(Ok(_))
-        | Input::Kept(Ok(_))
+        | Input::TaskOutcome(Ok(_))
         | Input::Stored(Stored::Rows(_), _)
         | Input::Stop => None,
     }
 }
 
 /// An event of the feed for people: its way, what it tells, of which row.
-fn happened(event: &FeedEvent) -> (Option<Way>, String, Option<Uuid>) {
+fn happened(event: &FeedEvent) -> (Option<Transport>, String, Option<Uuid>) {
     let version = |version: Option<i64>| {
         version.map_or_else(String::new, |version| format!(", version {version}"))
     };
     match event {
-        FeedEvent::Live(way) => (Some(*way), LIVE.to_owned(), None),
-        FeedEvent::Down(down) => (Some(down.way), format!("not live: {down}"), None),
+        FeedEvent::Live(transport) => (Some(*transport), LIVE.to_owned(), None),
+        FeedEvent::Down(down) => (Some(down.transport), format!("not live: {down}"), None),
         FeedEvent::Changed(change) => {
             let what = format!("{}{}", change.table.name, version(change.config_version));
-            (Some(Way::Changes), what, change.id)
+            (Some(Transport::Changes), what, change.id)
         }
         FeedEvent::Broadcast(Broadcast::Row { id, config_version }, replayed) => {
             let again = if *replayed { ", told again" } else { "" };
             let what = format!("{DISTRIBUTIONS}{}{again}", version(*config_version));
-            (Some(Way::Broadcast), what, Some(*id))
+            (Some(Transport::Broadcast), what, Some(*id))
         }
         FeedEvent::Broadcast(Broadcast::Canary { .. }, _) => {
-            (Some(Way::Broadcast), "canary".to_owned(), None)
+            (Some(Transport::Broadcast), "canary".to_owned(), None)
         }
         FeedEvent::Lost(why) => (None, format!("unclear: {why}"), None),
     }

@@ -18,8 +18,8 @@ use tracing::warn;
 
 use super::clock::Clock;
 use super::snapshot::Snapshot;
+use crate::domain::schedule::Status;
 use crate::domain::time::Mono;
-use crate::domain::timetable::Status;
 
 /// How often the state is told where no watchdog waits for it.
 const TELL_EVERY: Duration = Duration::from_secs(10);
@@ -154,7 +154,7 @@ fn status(snapshot: &Snapshot, now: Mono) -> String {
         snapshot.rows,
         snapshot.rows_that_are(Status::Active),
         snapshot.rows_that_are(Status::Behind),
-        snapshot.survey.backlog,
+        snapshot.status_summary.backlog,
         snapshot.realtime,
     );
     let unready = snapshot.unready(now);

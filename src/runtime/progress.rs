@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::domain::agent::{Action, Input};
 use crate::domain::time::Mono;
-use crate::postgres::link::{CALL_TIMEOUT, CONNECT_TIMEOUT};
+use crate::postgres::reconnect::{CALL_TIMEOUT, CONNECT_TIMEOUT};
 
 /// The longest job, with room: the writer may connect twice, read the catalogue and store.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(90);
@@ -53,8 +53,8 @@ impl Lane {
         match input {
             Input::Stored(..) => Some(Self::Writer),
             Input::Read(_) => Some(Self::Reader),
-            Input::Kept(_) => Some(Self::Keeper),
-            Input::Tick | Input::News(_) | Input::Stop => None,
+            Input::TaskOutcome(_) => Some(Self::Keeper),
+            Input::Tick | Input::RealtimeEvent(_) | Input::Stop => None,
         }
     }
 

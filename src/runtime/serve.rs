@@ -12,24 +12,24 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 use uuid::Uuid;
 
-use super::board::About;
 use super::clock::Clock;
-use super::desk;
+use super::dashboard::queries;
+use super::dashboard::snapshot::About;
 use super::driver::{self, Config, Windows, bindings};
+use super::log_messages::{Said, Voice};
+use super::metrics::readings;
 use super::notify;
-use super::readings::readings;
 use super::snapshot::Snapshot;
-use super::words::{Said, Voice};
-use crate::domain::policy::PacedRetry;
-use crate::domain::way::{Following, ListenBy};
+use crate::domain::error_policy::BackoffState;
+use crate::domain::transport::{Following, ListenBy};
 use crate::observe::otlp::Export;
 use crate::observe::recent::Recent;
 use crate::observe::text::{Format, render};
 use crate::observe::{Family, Metrics, RowsAsked, process};
-use crate::postgres::chores::Identity;
-use crate::postgres::fault::Fault;
-use crate::postgres::link::{Database, Link, within};
+use crate::postgres::failure::Failure;
+use crate::postgres::maintenance::Identity;
 use crate::postgres::migrations;
+use crate::postgres::reconnect::{Database, ReconnectingConnection, with_timeout};
 use crate::realtime::{Endpoint, FeedConfig};
 use crate::web::api::{ASKS_WAITING, Ask, Desk, LISTENERS_MAX};
 use crate::web::guard::Access;
@@ -61,12 +61,12 @@ pub struct Service {
 #[derive(Debug, thiserror::Error)]
 pub enum Unfit {
     /// Waiting would mend nothing: the login, a right.
-    #[error("{place}: {fault}")]
+    #[error("{place}: {failure}")]
     Halts {
         /// Host, port and database.
         place: String,
         /// What the database says.
-        fault: Fault,
+        failure: Failure,
     },
     /// The schema is missing or old.
     #[error("the schema of {place} is {state}; run: visit-pacer migrate")]
@@ -106,10 +106,10 @@ pub async fn serve(service: Service, shutdown: CancellationToken) -> anyhow::Res
     let mut web = JoinSet::new();
     let web_shutdown = CancellationToken::new();
     // It looks for no pooler: each of its calls is a transaction of its own.
-    let link = Link::new(service.database.clone().in_transactions());
+    let link = ReconnectingConnection::new(service.database.clone().in_transactions());
     let shown = seen.clone();
     web.spawn(async move {
-        desk::serve(about, link, clock, (shown, asks)).await;
+        queries::serve(about, link, clock, (shown, asks)).await;
         Ok(())
     });
     web.spawn(web::serve(service.listener, pages, web_shutdown.clone()));
@@ -187,13 +187,13 @@ async fn preflight(
     (voice, clock): (&mut Voice, Clock),
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Option<Database>> {
-    let mut retry = PacedRetry::default();
+    let mut retry = BackoffState::default();
     let mut told = false;
     loop {
-        let fault = match look(&database).await {
+        let failure = match look(&database).await {
             Ok(recognised) => return Ok(Some(recognised)),
-            Err(Look::Unfit(unfit)) => return Err(unfit.into()),
-            Err(Look::Away(fault)) => fault,
+            Err(DistributionStatus::Unfit(unfit)) => return Err(unfit.into()),
+            Err(DistributionStatus::Away(failure)) => failure,
         };
         if !told {
             let text = format!(
@@ -201,40 +201,40 @@ async fn preflight(
                 database.place()
             );
             voice.say(
-                Said::warning("database away", text).because(&fault),
+                Said::warning("database away", text).because(&failure),
                 None,
                 clock.now(),
             );
             told = true;
         }
-        waiting_for.send_replace(format!("waiting for the database: {fault}"));
+        waiting_for.send_replace(format!("waiting for the database: {failure}"));
         tokio::select! {
             () = shutdown.cancelled() => return Ok(None),
-            () = tokio::time::sleep(retry.next(fault.policy().pace, random())) => {}
+            () = tokio::time::sleep(retry.next(failure.policy().backoff, random())) => {}
         }
     }
 }
 
-enum Look {
+enum DistributionStatus {
     Unfit(Unfit),
-    Away(Fault),
+    Away(Failure),
 }
 
-async fn look(database: &Database) -> Result<Database, Look> {
+async fn look(database: &Database) -> Result<Database, DistributionStatus> {
     let place = database.place();
-    let sort = |fault: Fault| {
-        if fault.policy().halts {
+    let sort = |failure: Failure| {
+        if failure.policy().halts {
             let place = place.clone();
-            Look::Unfit(Unfit::Halts { place, fault })
+            DistributionStatus::Unfit(Unfit::Halts { place, failure })
         } else {
-            Look::Away(fault)
+            DistributionStatus::Away(failure)
         }
     };
     let database = Box::pin(database.clone().recognised())
         .await
         .map_err(sort)?;
     let mut connection = database.connect().await.map_err(sort)?;
-    let missing = within(migrations::missing(&mut connection))
+    let missing = with_timeout(migrations::missing(&mut connection))
         .await
         .map_err(sort)?;
     if !missing.is_empty() {
@@ -244,7 +244,7 @@ async fn look(database: &Database) -> Result<Database, Look> {
             let names: Vec<&str> = missing.iter().map(|file| file.name).collect();
             format!("old: it lacks {}", names.join(", "))
         };
-        return Err(Look::Unfit(Unfit::Schema { place, state }));
+        return Err(DistributionStatus::Unfit(Unfit::Schema { place, state }));
     }
     Ok(database)
 }

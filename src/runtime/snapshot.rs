@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::domain::agent::{Counters, Health};
-use crate::domain::policy::Trouble;
+use crate::domain::error_policy::ErrorKind;
+use crate::domain::schedule::{Status, StatusSummary};
 use crate::domain::time::{DbTime, Mono};
-use crate::domain::timetable::{Status, Survey};
-use crate::domain::way::Ways;
-use crate::postgres::chores::SelfReport;
+use crate::domain::transport::PerTransport;
+use crate::postgres::maintenance::SelfReport;
 
 /// The state at one moment.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -29,9 +29,9 @@ pub struct Snapshot {
     /// `live`, or why not, in words.
     pub realtime: String,
     /// How each way stands that is followed.
-    pub ways: Ways<Option<WayState>>,
+    pub transports: PerTransport<Option<WayState>>,
     /// Troubles that were met, each of which led to another attempt.
-    pub troubles: BTreeMap<Trouble, u64>,
+    pub error_kinds: BTreeMap<ErrorKind, u64>,
     /// Agents that share the rows, this one among them.
     pub agents: usize,
     /// Rows known.
@@ -39,7 +39,7 @@ pub struct Snapshot {
     /// … those that are this agent's to store; what follows is of these.
     pub rows_owned: usize,
     /// How they stood when all of them were last looked at.
-    pub survey: Arc<Survey>,
+    pub status_summary: Arc<StatusSummary>,
 }
 
 /// How one way of listening stands.
@@ -70,7 +70,11 @@ impl Snapshot {
 
     /// Rows of this status.
     pub fn rows_that_are(&self, status: Status) -> usize {
-        self.survey.by_status.get(&status).copied().unwrap_or(0)
+        self.status_summary
+            .by_status
+            .get(&status)
+            .copied()
+            .unwrap_or(0)
     }
 
     /// Why the agent is not ready, in words; empty when it is.

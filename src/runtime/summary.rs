@@ -6,8 +6,8 @@ use tracing::info;
 
 use super::snapshot::Snapshot;
 use crate::domain::agent::Counters;
+use crate::domain::schedule::{Stall, Status};
 use crate::domain::time::Mono;
-use crate::domain::timetable::{Stall, Status};
 use crate::observe::Metrics;
 use crate::observe::histogram::Counts;
 
@@ -53,7 +53,7 @@ impl Summary {
             on_pace = snapshot.rows_that_are(Status::Active),
             behind = snapshot.rows_that_are(Status::Behind),
             invalid = snapshot.rows_that_are(Status::Invalid),
-            backlog = snapshot.survey.backlog,
+            backlog = snapshot.status_summary.backlog,
             late_p50_ms = milliseconds(0.5),
             late_p99_ms = milliseconds(0.99),
             agents = snapshot.agents,
@@ -69,7 +69,7 @@ impl Summary {
 /// What keeps rows behind, in words; nothing where none is.
 fn stalled(snapshot: &Snapshot) -> String {
     let each: Vec<String> = snapshot
-        .survey
+        .status_summary
         .stalled
         .iter()
         .map(|(stall, rows)| format!("{rows} because {}", in_short(*stall)))

@@ -21,7 +21,7 @@ use axum::response::{IntoResponse, Response};
 use tokio::time::Instant;
 
 use super::assets;
-use super::failures::Failures;
+use super::login_throttle::Failures;
 use super::token::{self, COOKIE_SECONDS};
 use crate::domain::secret::Secret;
 

@@ -210,7 +210,7 @@ pub struct Bucket {
 #[derive(Clone, Debug, Serialize)]
 pub struct RealtimeView {
     /// Those that are followed.
-    pub ways: Vec<WayView>,
+    pub transports: Vec<WayView>,
     /// From the last write of our own to its event.
     pub echo_round_trip: Option<f64>,
     /// The last ones.
@@ -221,7 +221,7 @@ pub struct RealtimeView {
 #[derive(Clone, Debug, Serialize)]
 pub struct WayView {
     /// `postgres_changes` or `broadcast`
-    pub way: &'static str,
+    pub transport: &'static str,
     /// `live`, or why not.
     pub state: String,
     /// Since when, in seconds before now.
@@ -234,7 +234,7 @@ pub struct EventView {
     /// When it came.
     pub at: Option<Time>,
     /// By which way.
-    pub way: Option<&'static str>,
+    pub transport: Option<&'static str>,
     /// In words.
     pub what: String,
     /// The row.

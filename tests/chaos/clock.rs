@@ -75,10 +75,10 @@ async fn ahead_by(place: &Place, agent: &Agent, words: &str) -> i64 {
         .lines()
         .rfind(|line| line.contains(words))
         .expect("it has said so");
-    let stamp = line.split_whitespace().next().expect("a time stamp");
+    let sequence = line.split_whitespace().next().expect("a time stamp");
     place
         .ask(format!(
-            "select extract(epoch from '{stamp}'::timestamptz - clock_timestamp())::bigint"
+            "select extract(epoch from '{sequence}'::timestamptz - clock_timestamp())::bigint"
         ))
         .await
 }

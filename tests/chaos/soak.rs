@@ -27,7 +27,7 @@ use crate::chaos::agents::Crew;
 use crate::chaos::edits::Edited;
 use crate::chaos::realtime::DROP_SLOT;
 use crate::chaos::{DRAINS_WITHIN, oracle};
-use crate::harness::proxy::{Line, Proxy, Way};
+use crate::harness::proxy::{Line, Proxy, Transport};
 use crate::harness::{Agent, Place, wait_until};
 
 /// Agents; all but the last are struck.
@@ -141,8 +141,8 @@ async fn breaks_connections(soak: &Soak, proxy: &Proxy, whose: u64) {
                 proxy.admit(true);
                 continue;
             }
-            4 => Line::HalfOpen(Way::ToClient),
-            5 => Line::HalfOpen(Way::ToServer),
+            4 => Line::HalfOpen(Transport::ToClient),
+            5 => Line::HalfOpen(Transport::ToServer),
             6 => Line::Slow(6_000),
             _ => Line::Late(Duration::from_millis(200)),
         };
@@ -316,14 +316,14 @@ fn warnings(log: &str) -> BTreeMap<String, (u32, u32)> {
     let mut by_minute = BTreeMap::<(String, String), u32>::new();
     for line in log.lines() {
         let mut words = line.split_whitespace();
-        let (Some(stamp), Some("WARN" | "ERROR")) = (words.next(), words.next()) else {
+        let (Some(sequence), Some("WARN" | "ERROR")) = (words.next(), words.next()) else {
             continue;
         };
         let said: Vec<String> = words
             .take_while(|word| !word.contains('='))
             .map(|word| word.replace(|letter: char| letter.is_ascii_digit(), "#"))
             .collect();
-        let minute = stamp.chars().take("2026-01-01T00:00".len()).collect();
+        let minute = sequence.chars().take("2026-01-01T00:00".len()).collect();
         *by_minute.entry((said.join(" "), minute)).or_default() += 1;
     }
     let mut warnings = BTreeMap::<String, (u32, u32)>::new();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::chaos::{DRAINS_WITHIN, Rows, UNKNOWN, count};
 use crate::harness::pooler::{Via, directly_and_pooled};
-use crate::harness::proxy::{Line, Proxy, Way};
+use crate::harness::proxy::{Line, Proxy, Transport};
 use crate::harness::{Agent, Place, long, port, wait_until};
 
 /// How long a fault lasts that has no end of its own.
@@ -67,9 +67,9 @@ async fn a_batch_whose_answer_is_lost_after_its_commit_is_read_back_and_not_stor
 }
 
 /// One way swallows everything until a batch is given up for it.
-async fn half_open(way: Way, seed: u64, what: &str) {
+async fn half_open(transport: Transport, seed: u64, what: &str) {
     let (place, rows, proxy, agent) = start(Via::Direct, seed).await;
-    proxy.line(Line::HalfOpen(way));
+    proxy.line(Line::HalfOpen(transport));
     wait_until(
         "a batch's answer does not come",
         DRAINS_WITHIN,
@@ -84,12 +84,12 @@ async fn half_open(way: Way, seed: u64, what: &str) {
 
 #[tokio::test]
 async fn a_connection_whose_answers_vanish_is_given_up_and_its_batch_read_back() {
-    half_open(Way::ToClient, 3, "answers vanish").await;
+    half_open(Transport::ToClient, 3, "answers vanish").await;
 }
 
 #[tokio::test]
 async fn a_connection_whose_statements_vanish_is_given_up_and_its_batch_stored_by_another() {
-    half_open(Way::ToServer, 7, "statements vanish").await;
+    half_open(Transport::ToServer, 7, "statements vanish").await;
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ async fn owned(agent: &Agent) -> i64 {
 }
 
 /// Waits until each of the agents has some of the rows, and all have all of them.
-async fn share(agents: &[&Agent]) {
+async fn ownership(agents: &[&Agent]) {
     wait_until("the rows are shared", PATIENCE, async || {
         let mut all = 0;
         for agent in agents {
@@ -119,7 +119,7 @@ async fn an_agent_is_ready_once_it_knows_the_control_row_and_whoever_asks_whethe
 async fn two_agents_share_the_rows_say_how_many_each_has_and_get_in_nobodys_way() {
     let place = place().await;
     let agents = [place.agent().await, place.agent().await];
-    share(&[&agents[0], &agents[1]]).await;
+    ownership(&[&agents[0], &agents[1]]).await;
     let said = place.command(&["status"]).await.said;
     let both: i64 = owned(&agents[0]).await + owned(&agents[1]).await;
     assert_eq!(both, ROWS);
@@ -155,11 +155,11 @@ async fn the_rows_of_an_agent_that_is_killed_or_stopped_are_taken_over_and_one_t
     let place = place().await;
     let mut first = place.agent().await;
     let second = place.agent().await;
-    share(&[&first, &second]).await;
+    ownership(&[&first, &second]).await;
 
     let stopped_at = now(&place).await;
     first.signal(Signal::SIGSTOP);
-    share(&[&second]).await;
+    ownership(&[&second]).await;
     let gap = longest_gap_since(&place, &now(&place).await).await;
     let over_all = longest_gap_since(&place, &stopped_at).await;
     println!(
@@ -167,16 +167,16 @@ async fn the_rows_of_an_agent_that_is_killed_or_stopped_are_taken_over_and_one_t
         gap.max(over_all)
     );
     first.signal(Signal::SIGCONT);
-    share(&[&first, &second]).await;
+    ownership(&[&first, &second]).await;
 
     let killed_at = now(&place).await;
     first.kill();
-    share(&[&second]).await;
+    ownership(&[&second]).await;
     let gap = longest_gap_since(&place, &killed_at).await;
     println!("killed: taken over after at most {gap:.1} s");
 
     let third = place.agent().await;
-    share(&[&second, &third]).await;
+    ownership(&[&second, &third]).await;
     everything_came_once(&place).await;
 }
 
@@ -184,10 +184,10 @@ async fn the_rows_of_an_agent_that_is_killed_or_stopped_are_taken_over_and_one_t
 async fn an_agent_that_stops_hands_over_at_once_and_one_that_joins_takes_its_share_without_a_gap() {
     let place = place().await;
     let first = place.agent().await;
-    share(&[&first]).await;
+    ownership(&[&first]).await;
     let begun = now(&place).await;
     let mut second = place.agent().await;
-    share(&[&first, &second]).await;
+    ownership(&[&first, &second]).await;
     let joined = now(&place).await;
     let gap = longest_gap_since(&place, &joined).await;
     println!(
@@ -199,7 +199,7 @@ async fn an_agent_that_stops_hands_over_at_once_and_one_that_joins_takes_its_sha
     assert_eq!(second.terminate().await.code(), Some(0));
     let agents: i64 = place.ask("select count(*) from visit_pacer_agents").await;
     assert_eq!(agents, 1, "it has said goodbye");
-    share(&[&first]).await;
+    ownership(&[&first]).await;
     let gap = longest_gap_since(&place, &stopped_at).await;
     println!("stopped: handed over after at most {gap:.1} s");
     everything_came_once(&place).await;

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use sqlx::{Connection as _, PgConnection};
 use visit_pacer::demo::stack;
-use visit_pacer::domain::way::Way;
+use visit_pacer::domain::transport::Transport;
 
 use crate::harness::{Outcome, Place, agent, server};
 
@@ -265,11 +265,14 @@ async fn what_keeps_edits_from_being_broadcast_is_named_and_mended() {
         place.edit(BROADCAST).await;
         doctor(&place).await.is_well(sql);
     }
-    place.realtime.faults().withhold(Way::Broadcast, true);
+    place.realtime.faults().withhold(Transport::Broadcast, true);
     let dead = doctor(&place).await;
     assert_eq!(dead.the("broadcast-echo")["severity"], "hampers");
     assert!(dead.named("echo").is_empty() && dead.code == Some(0));
-    place.realtime.faults().withhold(Way::Broadcast, false);
+    place
+        .realtime
+        .faults()
+        .withhold(Transport::Broadcast, false);
     place.edit(REMOVE).await;
     let without = doctor(&place).await;
     assert_eq!(without.the("broadcast-offer")["severity"], "note");

@@ -43,13 +43,13 @@ async fn twenty_pauses_and_resumes_leak_lose_and_burst_nothing_while_another_row
     place.has_stored(steady, 1).await;
 
     for turn in 0..via.short(20, 8) {
-        let (fault, watched) = if turn % 4 == 3 {
+        let (failure, watched) = if turn % 4 == 3 {
             (EventFault::Delay(LATE), 75)
         } else {
             the_next_fire_is_near().await;
             (EventFault::None, 15)
         };
-        place.realtime.faults().set_events(fault);
+        place.realtime.faults().set_events(failure);
         place.set(fast, "is_active = false").await;
         let paused_at = place.stored(fast).await;
         let seen = place.stored(steady).await;

@@ -100,13 +100,13 @@ async fn events_that_are_lost_doubled_or_out_of_order_change_no_count() {
     let _agent = place.agent().await;
     let row = place.insert(1_000_000, "40 a second", "null").await;
     place.has_stored(row, 1).await;
-    for fault in [
+    for failure in [
         EventFault::Duplicate,
         EventFault::Reorder,
         EventFault::Delay(Duration::from_millis(700)),
         EventFault::Drop,
     ] {
-        place.realtime.faults().set_events(fault);
+        place.realtime.faults().set_events(failure);
         for pace in [80, 20, 40] {
             place.set(row, &format!("visits_per_unit = {pace}")).await;
         }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use visit_pacer::demo::server::{Options, PostgresServer};
 use visit_pacer::domain::secret::Secret;
-use visit_pacer::postgres::link::Database;
+use visit_pacer::postgres::reconnect::Database;
 
 use crate::harness::server::Scratch;
 
@@ -82,7 +82,10 @@ async fn server(folder: &Scratch) -> PostgresServer {
 
 async fn connect(url: &str) -> Result<visit_pacer::postgres::connection::Connection, String> {
     let database = Database::from_url(&Secret::new(url)).expect("a URL");
-    database.connect().await.map_err(|fault| fault.to_string())
+    database
+        .connect()
+        .await
+        .map_err(|failure| failure.to_string())
 }
 
 #[tokio::test]

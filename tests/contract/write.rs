@@ -65,7 +65,7 @@ async fn batch(connection: &mut Connection, visits: i64) -> Batch {
             last_visited_at: Some(read.db),
             ..before.clone()
         };
-        let moments = (0..visits).map(|_| read.db).collect();
+        let visit_times = (0..visits).map(|_| read.db).collect();
         let (id, partner_id, version) = (
             distribution.id,
             distribution.partner_id,
@@ -78,7 +78,7 @@ async fn batch(connection: &mut Connection, visits: i64) -> Batch {
             before,
             after,
             at: read.db,
-            moments,
+            visit_times,
         });
     }
     batch

@@ -105,9 +105,9 @@ async fn a_visit_that_is_deleted_while_it_is_adopted_leaves_its_number_to_no_oth
         "select count(*) = count(distinct visit_number), min(visit_number) from store_visits where distribution_id = '{row}'"
     );
     assert_eq!(said(&place.db, numbers).await, ["t|2"]);
-    let set_aside =
+    let quarantine =
         "select count(*) from visit_distribution_progress where invalid_reason is not null";
-    assert_eq!(place.ask::<i64>(set_aside).await, 0);
+    assert_eq!(place.ask::<i64>(quarantine).await, 0);
 }
 
 #[tokio::test]

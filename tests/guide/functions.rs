@@ -63,7 +63,7 @@ async fn eight_connections_that_distribute_in_a_loop_beside_two_agents_store_wha
     }
 }
 
-async fn by_hand(place: &Place, partner: Uuid, visits: i64) -> Vec<(i64, String)> {
+async fn sql_functions(place: &Place, partner: Uuid, visits: i64) -> Vec<(i64, String)> {
     sqlx::query_as(AssertSqlSafe(format!(
         "select visits_added, message from distribute_visits_for_partner('{partner}', {visits})"
     )))
@@ -81,7 +81,7 @@ async fn fifty_by_hand_come_at_once_and_the_agent_then_waits_until_the_curve_has
 
     // A call in the very moment of the agent's own batch is told to come again.
     find("fifty by hand", PATIENCE, async || {
-        let told = by_hand(&place, place.partner, 50).await;
+        let told = sql_functions(&place, place.partner, 50).await;
         assert!(
             told.len() == 1 && (told[0].0 == 50 || told[0].1.starts_with("held")),
             "{told:?}"
@@ -116,24 +116,30 @@ async fn by_hand_never_goes_beyond_the_total_or_the_window_and_says_why_it_added
             "{why}: {told:?}"
         );
     };
-    refused(db.by_hand(nobody, 50).await, "there is no partner");
-    refused(db.by_hand(partner, 50).await, "no active distribution");
+    refused(db.sql_functions(nobody, 50).await, "there is no partner");
+    refused(
+        db.sql_functions(partner, 50).await,
+        "no active distribution",
+    );
     let row = db.insert(partner, 80, "1 a hour", "0", "1 hour").await;
-    assert_eq!(db.by_hand(partner, 50).await[0].0, 50);
-    assert_eq!(db.by_hand(partner, 50).await[0].0, 30, "80 in all");
-    refused(db.by_hand(partner, 50).await, "completed");
-    refused(db.by_hand(partner, 0).await, "visits is 0");
+    assert_eq!(db.sql_functions(partner, 50).await[0].0, 50);
+    assert_eq!(db.sql_functions(partner, 50).await[0].0, 30, "80 in all");
+    refused(db.sql_functions(partner, 50).await, "completed");
+    refused(db.sql_functions(partner, 0).await, "visits is 0");
 
     db.run(format!("delete from visit_distribution where id = '{row}'"))
         .await;
     db.insert(partner, 80, "1 a hour", "-2 hours", "-1 hour")
         .await;
-    refused(db.by_hand(partner, 50).await, "its window is over");
+    refused(db.sql_functions(partner, 50).await, "its window is over");
     db.run("update visit_distribution set is_active = false")
         .await;
-    refused(db.by_hand(partner, 50).await, "no active distribution");
+    refused(
+        db.sql_functions(partner, 50).await,
+        "no active distribution",
+    );
     db.run("update visit_distribution set is_active = true; update visit_pacer_control set paused = true").await;
-    refused(db.by_hand(partner, 50).await, "stopped");
+    refused(db.sql_functions(partner, 50).await, "stopped");
 }
 
 #[tokio::test]
@@ -143,7 +149,7 @@ async fn by_hand_is_shared_in_proportion_to_what_each_row_has_left() {
     db.insert(partner, 100, "1 a day", "0", "1 day").await;
     db.insert(partner, 300, "1 a day", "0", "1 day").await;
     db.insert(partner, 300, "1 a day", "1 day", "2 days").await;
-    let mut told = db.by_hand(partner, 40).await;
+    let mut told = db.sql_functions(partner, 40).await;
     told.sort_unstable();
     let added: Vec<i64> = told.iter().map(|row| row.0).collect();
     assert_eq!(
@@ -151,7 +157,7 @@ async fn by_hand_is_shared_in_proportion_to_what_each_row_has_left() {
         [0, 10, 30],
         "none for one that starts later: {told:?}"
     );
-    let rest = db.by_hand(partner, 5_000).await;
+    let rest = db.sql_functions(partner, 5_000).await;
     assert_eq!(rest.iter().map(|row| row.0).sum::<i64>(), 360);
 }
 

@@ -104,7 +104,7 @@ async fn other_types_further_columns_and_another_time_zone_are_served_by_the_fun
             ["active|100|100|t"],
             "the past is closed"
         );
-        let told = db.by_hand(GUIDES_PARTNER, 10).await;
+        let told = db.sql_functions(GUIDES_PARTNER, 10).await;
         assert!(
             told[0].0 == 0 && told[0].1.contains("duration_seconds"),
             "nothing fills a column of the user's, and it says so: {told:?}"
@@ -113,7 +113,7 @@ async fn other_types_further_columns_and_another_time_zone_are_served_by_the_fun
         db.run(FILL).await;
         db.run("set timezone = 'Asia/Tokyo'; update visit_distribution set visits_per_unit = 600")
             .await;
-        assert_eq!(db.by_hand(GUIDES_PARTNER, 10).await[0].0, 10);
+        assert_eq!(db.sql_functions(GUIDES_PARTNER, 10).await[0].0, 10);
         db.run("update visit_distribution set is_active = false; update visit_distribution set is_active = true")
             .await;
         wait_until("what came due since", PATIENCE, async || {

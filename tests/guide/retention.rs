@@ -20,11 +20,11 @@ async fn completed(place: &Place) -> Uuid {
             place.partner
         ))
         .await;
-    let by_hand = format!(
+    let sql_functions = format!(
         "select sum(visits_added) from distribute_visits_for_partner('{}', {TOTAL})",
         place.partner
     );
-    assert_eq!(said(&place.db, by_hand).await, [TOTAL.to_string()]);
+    assert_eq!(said(&place.db, sql_functions).await, [TOTAL.to_string()]);
     row
 }
 

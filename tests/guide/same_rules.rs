@@ -6,8 +6,8 @@ use sqlx::Row as _;
 use visit_pacer::domain::bucket::{Bucket, BucketRule};
 use visit_pacer::domain::curve::{Curve, VISIT};
 use visit_pacer::domain::decimal::{format_scaled, parse_scaled};
-use visit_pacer::domain::moments::{Span, visited_at};
 use visit_pacer::domain::time::DbTime;
+use visit_pacer::domain::visit_times::{Span, visited_at};
 
 use super::Database;
 
@@ -101,9 +101,9 @@ impl Case {
     fn expected(&self) -> Vec<i64> {
         let cut = DbTime::from_micros(self.cut);
         let span = Span::of(&self.curve, self.last.map(DbTime::from_micros), cut);
-        let moments = visited_at(&self.curve, self.first, self.visits, span);
+        let visit_times = visited_at(&self.curve, self.first, self.visits, span);
         let taken = usize::try_from(self.taken).expect("positive");
-        moments
+        visit_times
             .iter()
             .take(taken)
             .map(|at| at.as_micros())

@@ -100,9 +100,9 @@ async fn every_statement_runs_as_written_and_gives_what_the_guide_says() {
     let (first, second) = (GUIDES_PARTNER.to_string(), OTHER_PARTNER.to_string());
     db.run(EXAMPLE_1.replace("your-partner-id", &first)).await;
     db.run(EXAMPLE_2.replace("your-partner-id", &second)).await;
-    let by_hand = db.said(MANUAL_TEST).await;
+    let sql_functions = db.said(MANUAL_TEST).await;
     let expected = format!("{first}|50|50|added by hand; 149950 left of its total");
-    assert_eq!(by_hand, [expected]);
+    assert_eq!(sql_functions, [expected]);
     assert_eq!(db.said(SYNC).await, [""; 0], "no discrepancy to fix");
     assert_eq!(
         db.said(CHECK_STATUS).await,

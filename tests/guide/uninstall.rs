@@ -52,7 +52,7 @@ async fn without_the_generated_visits_everything_is_as_it_was() {
     let before = db.said(PICTURE).await;
     assert!(before.len() > 500, "{} lines", before.len());
     db.migrate().await;
-    assert_eq!(db.by_hand(GUIDES_PARTNER, 50).await[0].0, 50);
+    assert_eq!(db.sql_functions(GUIDES_PARTNER, 50).await[0].0, 50);
     assert!(!differences(&before, &db.said(PICTURE).await).is_empty());
     db.run(format!("set visit_pacer.keep_visits = 'no'; {UNINSTALL}"))
         .await;
@@ -65,7 +65,7 @@ async fn the_generated_visits_may_stay_labelled_and_all_else_is_as_it_was_and_a_
     let mut db = guides().await;
     let before = db.said(PICTURE).await;
     db.migrate().await;
-    assert_eq!(db.by_hand(GUIDES_PARTNER, 50).await[0].0, 50);
+    assert_eq!(db.sql_functions(GUIDES_PARTNER, 50).await[0].0, 50);
     db.run(UNINSTALL).await;
     let left = differences(&before, &db.said(PICTURE).await);
     let expected = |line: &&String| {
@@ -95,7 +95,7 @@ async fn the_generated_visits_may_stay_labelled_and_all_else_is_as_it_was_and_a_
     db.migrate().await;
     let ledger = "select distributed, baseline from visit_distribution_status";
     assert_eq!(db.said(ledger).await, ["550|500"]);
-    assert_eq!(db.by_hand(GUIDES_PARTNER, 5).await[0].0, 5);
+    assert_eq!(db.sql_functions(GUIDES_PARTNER, 5).await[0].0, 5);
     assert_eq!(db.said(visits).await, ["55|555"]);
 }
 

@@ -38,7 +38,7 @@ const COMMITTED: &[u8] = b"COMMIT\0";
 
 /// One way through a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Way {
+pub enum Transport {
     /// What the client says.
     ToServer,
     /// What the server says.
@@ -51,7 +51,7 @@ pub enum Line {
     /// They pass.
     Passes,
     /// One way swallows them without a word; the sockets stay open.
-    HalfOpen(Way),
+    HalfOpen(Transport),
     /// Both ways do.
     Dead,
     /// So many bytes a second pass, each way of each connection.
@@ -200,8 +200,9 @@ async fn accept(
             continue;
         }
         let cut_at = now.cut_within.map(|bytes| {
-            let way = [Way::ToServer, Way::ToClient][usize::from(dice.random_bool(0.5))];
-            (way, dice.random_range(1..=bytes))
+            let transport =
+                [Transport::ToServer, Transport::ToClient][usize::from(dice.random_bool(0.5))];
+            (transport, dice.random_range(1..=bytes))
         });
         connections.spawn(carry(client, rules.clone(), Arc::clone(&shared), cut_at));
     }
@@ -217,7 +218,7 @@ async fn carry(
     mut client: TcpStream,
     mut rules: watch::Receiver<Rules>,
     shared: Arc<Shared>,
-    cut_at: Option<(Way, u64)>,
+    cut_at: Option<(Transport, u64)>,
 ) {
     let now = rules.borrow().clone();
     let Ok(mut server) = TcpStream::connect(now.target).await else {
@@ -234,19 +235,19 @@ async fn carry(
     let end = {
         let (client_read, client_write) = client.split();
         let (server_read, server_write) = server.split();
-        let pump = |way, from, to| Pump {
-            way,
+        let pump = |transport, from, to| Pump {
+            transport,
             from,
             to,
             rules: rules.clone(),
             shared: &shared,
             left: cut_at
-                .filter(|(cut, _)| *cut == way)
+                .filter(|(cut, _)| *cut == transport)
                 .map(|(_, bytes)| bytes),
             stores: &stores,
         };
-        let to_server = pump(Way::ToServer, client_read, server_write);
-        let to_client = pump(Way::ToClient, server_read, client_write);
+        let to_server = pump(Transport::ToServer, client_read, server_write);
+        let to_client = pump(Transport::ToClient, server_read, client_write);
         let mut cuts = rules.clone();
         tokio::select! {
             end = to_server.run() => end,
@@ -273,7 +274,7 @@ async fn carry(
 
 /// One way of one connection.
 struct Pump<'a> {
-    way: Way,
+    transport: Transport,
     from: ReadHalf<'a>,
     to: WriteHalf<'a>,
     rules: watch::Receiver<Rules>,
@@ -306,7 +307,9 @@ impl Pump<'_> {
             match line {
                 Line::Passes => {}
                 Line::Dead => lost = self.swallowed(lost),
-                Line::HalfOpen(way) if way == self.way => lost = self.swallowed(lost),
+                Line::HalfOpen(transport) if transport == self.transport => {
+                    lost = self.swallowed(lost)
+                }
                 Line::HalfOpen(_) => {}
                 Line::Slow(_) => sleep(Duration::from_secs(1) / PORTIONS_A_SECOND).await,
                 Line::Late(by) => sleep(by).await,
@@ -314,7 +317,7 @@ impl Pump<'_> {
             if lost {
                 continue;
             }
-            if self.way == Way::ToClient && self.loses(bytes) {
+            if self.transport == Transport::ToClient && self.loses(bytes) {
                 return End::Cut;
             }
             let passes = self.passes(bytes);
@@ -334,7 +337,7 @@ impl Pump<'_> {
 
     /// How many of the bytes pass before the cut.
     fn passes(&mut self, bytes: &[u8]) -> usize {
-        if self.way == Way::ToServer && contains(bytes, STATEMENT) {
+        if self.transport == Transport::ToServer && contains(bytes, STATEMENT) {
             self.stores.store(true, Ordering::Relaxed);
         }
         let Some(left) = &mut self.left else {

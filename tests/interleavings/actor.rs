@@ -8,13 +8,13 @@ use uuid::Uuid;
 use visit_pacer::domain::batch::{Batch, BatchRow, Progress};
 use visit_pacer::domain::bucket::BucketRule;
 use visit_pacer::domain::distribution::Distribution;
-use visit_pacer::domain::moments::{Span, visited_at};
+use visit_pacer::domain::schedule::RowRead;
 use visit_pacer::domain::time::DbTime;
-use visit_pacer::domain::timetable::RowRead;
 use visit_pacer::domain::visit::Generator;
+use visit_pacer::domain::visit_times::{Span, visited_at};
 use visit_pacer::postgres::batches::{Columns, store};
 use visit_pacer::postgres::connection::Connection;
-use visit_pacer::postgres::{chores, rows};
+use visit_pacer::postgres::{maintenance, rows};
 
 /// The control row's `catch_up`, in thousandths.
 const CATCH_UP_MILLI: i64 = 2_000;
@@ -97,7 +97,7 @@ pub struct Script {
     /// In order.
     pub steps: Vec<Step>,
     /// Whether it may add visits beyond the curve and the bucket.
-    pub by_hand: bool,
+    pub sql_functions: bool,
 }
 
 impl Script {
@@ -131,8 +131,8 @@ impl Script {
 
     /// The same, and it may be ahead of the curve.
     #[must_use]
-    pub fn by_hand(mut self) -> Self {
-        self.by_hand = true;
+    pub fn sql_functions(mut self) -> Self {
+        self.sql_functions = true;
         self
     }
 
@@ -142,7 +142,7 @@ impl Script {
             role,
             gates: gates.to_vec(),
             steps: steps.to_vec(),
-            by_hand: false,
+            sql_functions: false,
         }
     }
 }
@@ -208,7 +208,7 @@ impl Session {
             Step::Store => self.store().await,
             Step::WriteBack => {
                 let ids: Vec<Uuid> = self.batch.rows.iter().map(|row| row.id).collect();
-                chores::write_back(&mut self.connection, &ids)
+                maintenance::write_back(&mut self.connection, &ids)
                     .await
                     .map(|_| Vec::new())
             }
@@ -250,12 +250,12 @@ fn batch_row(read: &RowRead, at: DbTime, most: i64) -> Option<BatchRow> {
         return None;
     }
     let span = Span::of(&row.curve, before.last_visited_at, at);
-    let moments = visited_at(&row.curve, before.distributed + 1, visits, span);
+    let visit_times = visited_at(&row.curve, before.distributed + 1, visits, span);
     let after = Progress {
         distributed: before.distributed + visits,
         last_number: before.last_number + visits,
         bucket: before.bucket.taken(&rule, visits, at),
-        last_visited_at: moments.last().copied(),
+        last_visited_at: visit_times.last().copied(),
         invalid: None,
     };
     Some(BatchRow {
@@ -265,6 +265,6 @@ fn batch_row(read: &RowRead, at: DbTime, most: i64) -> Option<BatchRow> {
         before,
         after,
         at,
-        moments,
+        visit_times,
     })
 }

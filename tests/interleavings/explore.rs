@@ -208,8 +208,8 @@ impl Run<'_> {
         let (stored, mut wrong) = self.settle().await;
         wrong.extend(self.waits());
         let now = self.scene.look().await;
-        let by_hand = self.actors.iter().any(|actor| actor.script.by_hand);
-        wrong.extend(check(&self.seen, &now, &stored, by_hand));
+        let sql_functions = self.actors.iter().any(|actor| actor.script.sql_functions);
+        wrong.extend(check(&self.seen, &now, &stored, sql_functions));
         self.seen = now;
         wrong
     }

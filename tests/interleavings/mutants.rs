@@ -168,6 +168,6 @@ async fn with_rows_locked_in_another_order_two_that_wait_for_each_other_are_foun
     let purge = Script::caretaker("purge", PURGE, &[Holding]);
     let adopt = Script::caretaker("adopt", ORGANIC, &[Holding])
         .then(Step::Sql(ADOPT))
-        .by_hand();
+        .sql_functions();
     found(mutant, &[agent, purge, adopt], Wrong::Deadlock).await;
 }

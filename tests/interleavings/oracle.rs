@@ -119,13 +119,13 @@ pub async fn look(connection: &mut PgConnection) -> Vec<RowState> {
         .collect()
 }
 
-/// Checks a step: what was committed before and after it, and what batches say that they stored meanwhile. `by_hand`: visits
+/// Checks a step: what was committed before and after it, and what batches say that they stored meanwhile. `sql_functions`: visits
 /// may be added beyond curve and bucket.
 pub fn check(
     before: &[RowState],
     after: &[RowState],
     stored: &[Stored],
-    by_hand: bool,
+    sql_functions: bool,
 ) -> Vec<Violation> {
     let mut wrong = Vec::new();
     for (was, is) in before.iter().zip(after) {
@@ -157,10 +157,10 @@ pub fn check(
         if is.after_end > was.after_end {
             say(Wrong::AfterTheEnd, "no visit is later than the end");
         }
-        if !by_hand && is.due.is_some_and(|due| is.distributed > due) {
+        if !sql_functions && is.due.is_some_and(|due| is.distributed > due) {
             say(Wrong::AheadOfCurve, "never ahead of the curve");
         }
-        if !by_hand && is.distributed - is.baseline > BUCKET_VISITS {
+        if !sql_functions && is.distributed - is.baseline > BUCKET_VISITS {
             say(Wrong::BeyondBucket, "all share one bucket");
         }
     }

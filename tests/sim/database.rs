@@ -7,14 +7,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
-use visit_pacer::domain::agent::{Finding, Found, Horizon, Published, Stored, What, WrittenBack};
+use visit_pacer::domain::agent::{
+    CountDifference, Published, ReadRequest, ReadResult, Stored, WrittenBack, XidWatermark,
+};
 use visit_pacer::domain::batch::{Batch, BatchRow, Progress};
 use visit_pacer::domain::distribution::RawRow;
+use visit_pacer::domain::error_policy::{ErrorKind, Failure};
 use visit_pacer::domain::limits::{AGENT_GONE_AFTER, VISITS_PER_BATCH, VISITS_PER_ROW};
-use visit_pacer::domain::policy::{Fault, Trouble};
-use visit_pacer::domain::share::Peer;
+use visit_pacer::domain::ownership::PeerAgent;
+use visit_pacer::domain::schedule::{Control, RowRead};
 use visit_pacer::domain::time::{DbTime, SECOND_US, micros_of};
-use visit_pacer::domain::timetable::{Control, RowRead};
 
 use crate::reference::{Commit, Reference, Terms};
 use crate::seen::Seen;
@@ -195,15 +197,15 @@ impl Clock {
 }
 
 impl Database {
-    pub fn read(&self, what: &What) -> Found {
+    pub fn read(&self, what: &ReadRequest) -> ReadResult {
         let wanted = |row: &&Row| match what {
-            What::All => true,
-            What::After(last) => row.id > *last,
-            What::Rows(ids) => ids.contains(&row.id),
-            What::Since(Horizon(horizon)) => {
+            ReadRequest::All => true,
+            ReadRequest::After(last) => row.id > *last,
+            ReadRequest::Rows(ids) => ids.contains(&row.id),
+            ReadRequest::Since(XidWatermark(watermark)) => {
                 let lowered = self.lowered.get(&row.id);
-                row.changed.is_none_or(|xid| xid >= *horizon)
-                    || lowered.is_some_and(|xid| xid >= horizon)
+                row.changed.is_none_or(|xid| xid >= *watermark)
+                    || lowered.is_some_and(|xid| xid >= watermark)
             }
         };
         let rows = self.rows.values().filter(wanted);
@@ -212,25 +214,25 @@ impl Database {
             progress: self.progress.get(&row.id).cloned(),
             written: Some(row.written),
         });
-        let bound = !matches!(what, What::Rows(_));
+        let bound = !matches!(what, ReadRequest::Rows(_));
         let rows: Vec<RowRead> = rows.take(if bound { PART } else { usize::MAX }).collect();
         let last = rows.last().map(|read| read.row.id);
-        let since = |xid: u64| matches!(what, What::Since(Horizon(horizon)) if xid >= *horizon);
+        let since = |xid: u64| matches!(what, ReadRequest::Since(XidWatermark(watermark)) if xid >= *watermark);
         let gone = self.gone.iter().filter(|(_, xid)| since(**xid));
         let gone = gone.map(|(id, _)| *id);
-        Found {
+        ReadResult {
             more_after: last.filter(|_| bound && rows.len() == PART),
             rows,
             gone: gone.filter(|id| !self.rows.contains_key(id)).collect(),
             truncated: self.truncated.is_some_and(since),
-            horizon: Some(self.horizon()),
+            watermark: Some(self.watermark()),
         }
     }
 
     /// The oldest transaction in progress.
-    fn horizon(&self) -> Horizon {
+    fn watermark(&self) -> XidWatermark {
         let open = self.open.values().filter_map(Pending::xid);
-        Horizon(open.min().unwrap_or(self.xid + 1))
+        XidWatermark(open.min().unwrap_or(self.xid + 1))
     }
 
     /// A transaction that writes.
@@ -253,7 +255,7 @@ impl Database {
                 (1..=VISITS_PER_ROW).contains(&row.visits()),
                 "a row has 1 to 1,000 visits"
             );
-            assert_eq!(i64::try_from(row.moments.len()), Ok(row.visits()));
+            assert_eq!(i64::try_from(row.visit_times.len()), Ok(row.visits()));
             match self.refusal(row, clock) {
                 None => taken.push(row),
                 Some(why) => {
@@ -267,7 +269,7 @@ impl Database {
             self.seen.saw("an insert fails");
             self.ever_bad.insert(bad.id);
             let words = format!("row {} cannot be stored", bad.id);
-            return Stored::Failed(Fault::new(Trouble::Data, words));
+            return Stored::Failed(Failure::new(ErrorKind::Data, words));
         }
         for row in &taken {
             self.commit(row, storer, clock);
@@ -321,14 +323,14 @@ impl Database {
     fn commit(&mut self, batch: &BatchRow, storer: Storer, clock: i64) {
         let row = &self.rows[&batch.id];
         let everybodys = self.greatest_catch_up.max(self.control.catch_up_milli);
-        let moments: Vec<i64> = batch.moments.iter().map(|at| at.as_micros()).collect();
+        let visit_times: Vec<i64> = batch.visit_times.iter().map(|at| at.as_micros()).collect();
         self.reference.stored(&Commit {
             id: batch.id,
             partner: batch.partner_id,
             version: batch.version,
             first_number: batch.before.last_number + 1,
             instant: batch.at.as_micros(),
-            moments: &moments,
+            visit_times: &visit_times,
             clock,
             catch_up_milli: row.catch_up.map_or(everybodys, |times| times * 1_000),
             stopped: self.control.paused,
@@ -407,7 +409,7 @@ impl Database {
     }
 
     /// As the agents' beat: who is there beside `me`.
-    pub fn beat(&mut self, me: Uuid, serving: bool, clock: i64) -> Vec<Peer> {
+    pub fn beat(&mut self, me: Uuid, serving: bool, clock: i64) -> Vec<PeerAgent> {
         self.agents.insert(me, (clock, serving));
         let gone_after = micros_of(AGENT_GONE_AFTER);
         let there = |at: i64| (-SECOND_US..=gone_after).contains(&(clock - at));
@@ -416,7 +418,7 @@ impl Database {
             .iter()
             .filter(|(id, (seen_at, _))| **id != me && there(*seen_at));
         others
-            .map(|(id, (_, serving))| Peer {
+            .map(|(id, (_, serving))| PeerAgent {
                 id: *id,
                 serving: *serving,
             })
@@ -424,7 +426,7 @@ impl Database {
     }
 
     /// As `visit_pacer_uncounted()`, then `visit_pacer_reconcile_row()` for each that differs.
-    pub fn reconcile(&mut self, ids: &[Uuid]) -> Vec<Finding> {
+    pub fn reconcile(&mut self, ids: &[Uuid]) -> Vec<CountDifference> {
         let mut findings = Vec::new();
         for id in ids {
             if !self.rows.contains_key(id) || self.open.contains_key(id) {
@@ -445,7 +447,7 @@ impl Database {
             if missing != 0 {
                 let (missing, changed) = (missing.max(0), missing < 0);
                 let message = "counted".to_owned();
-                findings.push(Finding {
+                findings.push(CountDifference {
                     id: *id,
                     missing,
                     changed,

@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 use visit_pacer::domain::agent::{
-    Action, Agent, Chore, Found, Input, Kept, Notice, Stored, Trip, What,
+    Action, Agent, Input, MaintenanceTask, Notice, ReadRequest, ReadResult, RoundTrip, Stored,
+    TaskOutcome,
 };
 use visit_pacer::domain::batch::Batch;
-use visit_pacer::domain::policy::{Fault, Trouble};
-use visit_pacer::domain::proof::Verdict;
+use visit_pacer::domain::echo_check::Reconnect;
+use visit_pacer::domain::error_policy::{ErrorKind, Failure};
 use visit_pacer::domain::secret::Secret;
 use visit_pacer::domain::time::{DbTime, Mono, micros_of};
-use visit_pacer::domain::way::{Following, ListenBy, Way};
+use visit_pacer::domain::transport::{Following, ListenBy, Transport};
 use visit_pacer::realtime::frame::Frame;
 use visit_pacer::realtime::session::{self, Session};
 use visit_pacer::realtime::{Down, FeedCommand, FeedEvent};
@@ -34,8 +35,8 @@ const ACTIONS: usize = 1_000;
 #[derive(Clone, Debug)]
 pub enum Statement {
     Store(Batch),
-    Read(What),
-    Keep(Chore),
+    Read(ReadRequest),
+    Keep(MaintenanceTask),
     Goodbye,
 }
 
@@ -43,8 +44,8 @@ pub enum Statement {
 #[derive(Clone, Debug)]
 pub enum Answer {
     Stored(Stored, Option<DbTime>),
-    Read(Result<(Found, DbTime), Fault>),
-    Kept(Result<(Kept, DbTime), Fault>),
+    Read(Result<(ReadResult, DbTime), Failure>),
+    TaskOutcome(Result<(TaskOutcome, DbTime), Failure>),
 }
 
 /// What reaches the process.
@@ -70,7 +71,7 @@ pub enum Deed {
     Say(SocketId, String),
     HangUp(SocketId),
     Tell(Notice),
-    Revive(Way, Verdict),
+    Revive(Transport, Reconnect),
     Down(Down),
     Follow(Following),
     /// An event told the version that is known.
@@ -78,7 +79,7 @@ pub enum Deed {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Link {
+enum ReconnectingConnection {
     Closed,
     Dialing(SocketId),
     Open(SocketId),
@@ -108,7 +109,7 @@ pub struct Process {
     pub id: Uuid,
     pub agent: Agent,
     session: Session,
-    link: Link,
+    link: ReconnectingConnection,
     /// What it follows. Without the canary it would not know of a channel of changes that is dead.
     pub following: Following,
     host: usize,
@@ -143,7 +144,7 @@ impl Host {
             id,
             agent: Agent::new(id, bound, Mono::from_micros(0)),
             session: Session::new(bindings(Following::at_first(ListenBy::Auto)), token),
-            link: Link::Closed,
+            link: ReconnectingConnection::Closed,
             following: Following::at_first(ListenBy::Auto),
             host: self.name,
             idle_ticks: 0,
@@ -157,8 +158,10 @@ impl Host {
         self.waiting.clear();
         self.alarm = None;
         match self.process.take()?.link {
-            Link::Open(socket) | Link::Dialing(socket) => Some(socket),
-            Link::Closed => None,
+            ReconnectingConnection::Open(socket) | ReconnectingConnection::Dialing(socket) => {
+                Some(socket)
+            }
+            ReconnectingConnection::Closed => None,
         }
     }
 
@@ -232,42 +235,48 @@ impl Process {
         match arrival {
             Arrival::Wake => ticks = self.wake(mono, dice),
             Arrival::Answer(answer, sent) => {
-                let trip = |db| Trip {
+                let round_trip = |db| RoundTrip {
                     sent,
                     db,
                     received: mono,
                 };
                 let input = match answer {
-                    Answer::Stored(stored, db) => Input::Stored(stored, db.map(trip)),
-                    Answer::Read(read) => Input::Read(read.map(|(found, db)| (found, trip(db)))),
-                    Answer::Kept(kept) => Input::Kept(kept.map(|(kept, db)| (kept, trip(db)))),
+                    Answer::Stored(stored, db) => Input::Stored(stored, db.map(round_trip)),
+                    Answer::Read(read) => {
+                        Input::Read(read.map(|(found, db)| (found, round_trip(db))))
+                    }
+                    Answer::TaskOutcome(kept) => {
+                        Input::TaskOutcome(kept.map(|(kept, db)| (kept, round_trip(db))))
+                    }
                 };
                 self.agent.handle(input, mono);
             }
-            Arrival::Opened(socket) if self.link == Link::Dialing(socket) => {
-                self.link = Link::Open(socket);
+            Arrival::Opened(socket) if self.link == ReconnectingConnection::Dialing(socket) => {
+                self.link = ReconnectingConnection::Open(socket);
                 self.session(session::Input::Opened, mono, dice);
             }
-            Arrival::Refused(socket, status, words) if self.link == Link::Dialing(socket) => {
-                self.link = Link::Closed;
-                let class = Trouble::of_refusal(status, words);
+            Arrival::Refused(socket, status, words)
+                if self.link == ReconnectingConnection::Dialing(socket) =>
+            {
+                self.link = ReconnectingConnection::Closed;
+                let class = ErrorKind::of_refusal(status, words);
                 let failed = session::Input::DialFailed {
                     class,
                     reason: words.to_owned(),
                 };
                 self.session(failed, mono, dice);
             }
-            Arrival::Text(socket, text) if self.link == Link::Open(socket) => {
+            Arrival::Text(socket, text) if self.link == ReconnectingConnection::Open(socket) => {
                 let frame = Frame::decode_text(&text);
                 let input = frame.map_or(session::Input::Noise, session::Input::Received);
                 self.session(input, mono, dice);
             }
-            Arrival::Binary(socket, bytes) if self.link == Link::Open(socket) => {
+            Arrival::Binary(socket, bytes) if self.link == ReconnectingConnection::Open(socket) => {
                 let frame = Frame::decode_binary(&bytes);
                 let input = frame.map_or(session::Input::Noise, session::Input::Received);
                 self.session(input, mono, dice);
             }
-            Arrival::Closed(socket) if self.link == Link::Open(socket) => {
+            Arrival::Closed(socket) if self.link == ReconnectingConnection::Open(socket) => {
                 let reason = "closed by the server".to_owned();
                 self.session(session::Input::Closed { reason }, mono, dice);
             }
@@ -340,17 +349,18 @@ impl Process {
                     host: self.host,
                     number: *sockets,
                 };
-                self.link = Link::Dialing(socket);
+                self.link = ReconnectingConnection::Dialing(socket);
                 deeds.push(Deed::Dial(socket));
             }
             session::Action::Send(frame) => {
-                if let Link::Open(socket) = self.link {
+                if let ReconnectingConnection::Open(socket) = self.link {
                     deeds.push(Deed::Say(socket, frame.encode()));
                 }
             }
             session::Action::Close | session::Action::Abandon => {
-                if let Link::Open(socket) | Link::Dialing(socket) =
-                    std::mem::replace(&mut self.link, Link::Closed)
+                if let ReconnectingConnection::Open(socket)
+                | ReconnectingConnection::Dialing(socket) =
+                    std::mem::replace(&mut self.link, ReconnectingConnection::Closed)
                 {
                     deeds.push(Deed::HangUp(socket));
                 }
@@ -358,7 +368,7 @@ impl Process {
             session::Action::Emit(event) => {
                 let known = self.agent.counters().events_known;
                 if let Some(news) = news_of(&event) {
-                    self.agent.handle(Input::News(news), mono);
+                    self.agent.handle(Input::RealtimeEvent(news), mono);
                 }
                 if self.agent.counters().events_known > known {
                     deeds.push(Deed::KnewAlready);
@@ -381,14 +391,14 @@ impl Process {
         match action {
             Action::Store(batch) => deeds.push(Deed::Send(Statement::Store(batch), mono)),
             Action::Read(what) => deeds.push(Deed::Send(Statement::Read(what), mono)),
-            Action::Keep(chore) => deeds.push(Deed::Send(Statement::Keep(chore), mono)),
-            Action::Revive(way, verdict) => {
+            Action::Keep(task) => deeds.push(Deed::Send(Statement::Keep(task), mono)),
+            Action::Revive(transport, reconnect) => {
                 let why = "no echo".to_owned();
-                command(match verdict {
-                    Verdict::Rejoin => FeedCommand::Rejoin(way, why),
-                    Verdict::Reopen => FeedCommand::Reopen(why),
+                command(match reconnect {
+                    Reconnect::Rejoin => FeedCommand::Rejoin(transport, why),
+                    Reconnect::Reopen => FeedCommand::Reopen(why),
                 });
-                deeds.push(Deed::Revive(way, verdict));
+                deeds.push(Deed::Revive(transport, reconnect));
             }
             Action::Follow(following) => {
                 let before = std::mem::replace(&mut self.following, following);
@@ -398,7 +408,7 @@ impl Process {
                 command(FeedCommand::Bindings(bindings(following)));
                 if !broadcasts_alone {
                     let why = "the publication changed".to_owned();
-                    command(FeedCommand::Rejoin(Way::Changes, why));
+                    command(FeedCommand::Rejoin(Transport::Changes, why));
                 }
                 deeds.push(Deed::Follow(following));
             }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use visit_pacer::domain::way::{Way, Ways};
+use visit_pacer::domain::transport::{PerTransport, Transport};
 
 use crate::database::Change;
 use crate::dice::Dice;
@@ -43,11 +43,11 @@ pub type Saying = (i64, Said);
 
 #[derive(Default)]
 struct Socket {
-    channels: Ways<Option<Channel>>,
+    channels: PerTransport<Option<Channel>>,
     /// Nothing passes either way, and neither side is told.
     half_open: bool,
     /// No event is sent by this way, whatever is joined.
-    stubborn: Ways<bool>,
+    stubborn: PerTransport<bool>,
 }
 
 struct Channel {
@@ -140,15 +140,15 @@ impl Server {
                     .iter()
                     .filter_map(|t| t["table"].as_str())
                     .map(str::to_owned);
-                let way = way_of(&topic);
+                let transport = way_of(&topic);
                 let channel = Channel {
                     join_ref,
                     tables: tables.collect(),
-                    live: way == Way::Broadcast,
-                    dead: way == Way::Broadcast && socket.stubborn.broadcast,
+                    live: transport == Transport::Broadcast,
+                    dead: transport == Transport::Broadcast && socket.stubborn.broadcast,
                 };
                 let since = frame[4]["config"]["broadcast"]["replay"]["since"].as_i64();
-                let mut said = self.joins(id, way, channel, dice);
+                let mut said = self.joins(id, transport, channel, dice);
                 said.extend(
                     since
                         .into_iter()
@@ -160,13 +160,19 @@ impl Server {
         }
     }
 
-    fn joins(&mut self, id: SocketId, way: Way, channel: Channel, dice: &mut Dice) -> Vec<Saying> {
-        let topic = topic_of(way);
+    fn joins(
+        &mut self,
+        id: SocketId,
+        transport: Transport,
+        channel: Channel,
+        dice: &mut Dice,
+    ) -> Vec<Saying> {
+        let topic = topic_of(transport);
         let delay = dice.between(1, 40) * MS;
         let join_ref = channel.join_ref.clone();
         let of_join = json!(join_ref);
-        let fault = if self.storm { dice.between(0, 99) } else { 100 };
-        match fault {
+        let failure = if self.storm { dice.between(0, 99) } else { 100 };
+        match failure {
             0..=5 => {
                 self.seen.saw("a join is refused");
                 let reasons = [
@@ -190,16 +196,16 @@ impl Server {
                 }).collect();
                 let yes = json!({ "status": "ok", "response": { "postgres_changes": granted } });
                 let mut said = vec![(delay, reply(id, &of_join, &join_ref, topic, &yes))];
-                if way == Way::Broadcast {
+                if transport == Transport::Broadcast {
                     // Heard from the reply on.
-                } else if fault == 8 {
+                } else if failure == 8 {
                     self.seen.saw("a subscription is not confirmed");
                 } else {
                     let ready = delay + dice.between(5, 2_000) * MS;
                     said.push((ready, Said::Subscribed(id, join_ref)));
                 }
                 if let Some(socket) = self.sockets.get_mut(&id) {
-                    *socket.channels.of_mut(way) = Some(channel);
+                    *socket.channels.of_mut(transport) = Some(channel);
                 }
                 said
             }
@@ -224,12 +230,12 @@ impl Server {
             self.seen.saw("a table cannot be followed");
             let why = "Unable to subscribe to changes with given parameters. Please check Realtime is enabled \
                        for the given connect parameters: [event: *, schema: public, table: visit_pacer_canary]";
-            return Some(system(id, Way::Changes, join_ref, "error", why));
+            return Some(system(id, Transport::Changes, join_ref, "error", why));
         }
         channel.live = true;
         channel.dead = stubborn;
         let message = "Subscribed to PostgreSQL";
-        Some(system(id, Way::Changes, join_ref, "ok", message))
+        Some(system(id, Transport::Changes, join_ref, "ok", message))
     }
 
     /// A change was committed: each subscriber is told, more or less.
@@ -270,8 +276,8 @@ impl Server {
             }
             let delay = dice.between(1, 50) * MS;
             let whole = broadcast.frame(*id, false);
-            let fault = if self.storm { dice.between(0, 99) } else { 100 };
-            match fault {
+            let failure = if self.storm { dice.between(0, 99) } else { 100 };
+            match failure {
                 0..=2 => self.seen.saw("a broadcast is dropped"),
                 3..=6 => {
                     self.seen.saw("a broadcast is sent twice");
@@ -333,8 +339,8 @@ impl Server {
                 continue;
             }
             let delay = dice.between(1, 300) * MS;
-            let fault = if self.storm { dice.between(0, 99) } else { 100 };
-            match fault {
+            let failure = if self.storm { dice.between(0, 99) } else { 100 };
+            match failure {
                 0..=2 => self.seen.saw("an event is dropped"),
                 3..=6 => {
                     self.seen.saw("an event is sent twice");
@@ -391,8 +397,8 @@ impl Server {
         };
         let id = *id;
         let delay = dice.between(0, 20) * MS;
-        let way = dice.pick(&Way::ALL).expect("two ways");
-        let joined = socket.channels.of_mut(way);
+        let transport = dice.pick(&Transport::ALL).expect("two ways");
+        let joined = socket.channels.of_mut(transport);
         let join_ref = joined.as_ref().map(|channel| channel.join_ref.clone());
         let (what, said) = match (dice.between(0, 7), join_ref) {
             (0, _) => ("a socket is closed", Some(Said::Closed(id))),
@@ -402,7 +408,7 @@ impl Server {
             }
             (2, Some(join)) => {
                 *joined = None;
-                let text = json!([join, join, topic_of(way), "phx_close", {}]).to_string();
+                let text = json!([join, join, topic_of(transport), "phx_close", {}]).to_string();
                 ("a channel is closed", Some(Said::Text(id, text)))
             }
             (3, Some(join)) => {
@@ -414,25 +420,34 @@ impl Server {
                 ]);
                 (
                     "a subscription ends with an error",
-                    Some(system(id, way, &join, "error", why.unwrap_or_default())),
+                    Some(system(
+                        id,
+                        transport,
+                        &join,
+                        "error",
+                        why.unwrap_or_default(),
+                    )),
                 )
             }
             (4, Some(join))
-                if way == Way::Changes && joined.as_ref().is_some_and(|channel| channel.live) =>
+                if transport == Transport::Changes
+                    && joined.as_ref().is_some_and(|channel| channel.live) =>
             {
-                let again = system(id, way, &join, "ok", "Subscribed to PostgreSQL");
+                let again = system(id, transport, &join, "ok", "Subscribed to PostgreSQL");
                 ("a subscription is confirmed again in mid-life", Some(again))
             }
             (5, Some(_)) => {
                 joined.as_mut().expect("joined").dead = true;
-                *socket.stubborn.of_mut(way) = true;
+                *socket.stubborn.of_mut(transport) = true;
                 ("a channel stays dead until there is a new socket", None)
             }
             (6 | 7, Some(_)) => {
                 joined.as_mut().expect("joined").dead = true;
-                match way {
-                    Way::Changes => ("a channel is dead while heartbeats pass", None),
-                    Way::Broadcast => ("a broadcast channel is dead while heartbeats pass", None),
+                match transport {
+                    Transport::Changes => ("a channel is dead while heartbeats pass", None),
+                    Transport::Broadcast => {
+                        ("a broadcast channel is dead while heartbeats pass", None)
+                    }
                 }
             }
             _ => return Vec::new(),
@@ -453,11 +468,11 @@ impl Server {
     }
 
     /// Whether everything that is committed reaches the host by this way.
-    pub fn delivers_to(&self, host: usize, way: Way) -> bool {
+    pub fn delivers_to(&self, host: usize, transport: Transport) -> bool {
         let last = self.sockets.iter().rfind(|(id, _)| id.host == host);
         last.is_some_and(|(_, socket)| {
             let sound = |channel: &Channel| channel.live && !channel.dead;
-            !socket.half_open && socket.channels.of(way).as_ref().is_some_and(sound)
+            !socket.half_open && socket.channels.of(transport).as_ref().is_some_and(sound)
         })
     }
 }
@@ -469,26 +484,26 @@ fn reply(id: SocketId, join_ref: &Value, ref_: &str, topic: &str, payload: &Valu
     )
 }
 
-fn system(id: SocketId, way: Way, join_ref: &str, status: &str, message: &str) -> Said {
+fn system(id: SocketId, transport: Transport, join_ref: &str, status: &str, message: &str) -> Said {
     let payload = json!({ "status": status, "extension": "postgres_changes", "message": message, "channel": "visit-pacer" });
     Said::Text(
         id,
-        json!([join_ref, null, topic_of(way), "system", payload]).to_string(),
+        json!([join_ref, null, topic_of(transport), "system", payload]).to_string(),
     )
 }
 
-fn topic_of(way: Way) -> &'static str {
-    match way {
-        Way::Changes => TOPIC,
-        Way::Broadcast => BROADCAST_TOPIC,
+fn topic_of(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Changes => TOPIC,
+        Transport::Broadcast => BROADCAST_TOPIC,
     }
 }
 
-fn way_of(topic: &str) -> Way {
+fn way_of(topic: &str) -> Transport {
     if topic == BROADCAST_TOPIC {
-        Way::Broadcast
+        Transport::Broadcast
     } else {
-        Way::Changes
+        Transport::Changes
     }
 }
 

@@ -75,7 +75,7 @@ pub struct Commit<'a> {
     pub first_number: i64,
     /// For which instant it was computed.
     pub instant: i64,
-    pub moments: &'a [i64],
+    pub visit_times: &'a [i64],
     /// The database's clock.
     pub clock: i64,
     pub catch_up_milli: i64,
@@ -170,7 +170,7 @@ impl Reference {
     /// Holds what is committed against the promises.
     pub fn stored(&mut self, commit: &Commit<'_>) {
         let Commit { id, clock, .. } = *commit;
-        let visits = i64::try_from(commit.moments.len()).expect("few");
+        let visits = i64::try_from(commit.visit_times.len()).expect("few");
         let due = self.due(id, clock);
         let row = self
             .rows
@@ -207,7 +207,7 @@ impl Reference {
             row.counted
         );
         let latest = terms.end.map_or(clock, |end| end.min(clock));
-        for moment in commit.moments {
+        for moment in commit.visit_times {
             let last = row.last_moment.replace(*moment).unwrap_or(*moment);
             assert!(last <= *moment, "{id} goes back in time");
             assert!(

@@ -8,12 +8,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
-use visit_pacer::domain::agent::{Chore, Kept, Notice, Stored, What};
+use visit_pacer::domain::agent::{MaintenanceTask, Notice, ReadRequest, Stored, TaskOutcome};
 use visit_pacer::domain::batch::{Batch, BatchRow};
-use visit_pacer::domain::policy::{Fault, Trouble};
-use visit_pacer::domain::proof::Verdict;
+use visit_pacer::domain::echo_check::Reconnect;
+use visit_pacer::domain::error_policy::{ErrorKind, Failure};
 use visit_pacer::domain::time::Mono;
-use visit_pacer::domain::way::Way;
+use visit_pacer::domain::transport::Transport;
 
 use crate::database::{Change, Database, Storer, db_time};
 use crate::dice::Dice;
@@ -68,7 +68,7 @@ enum Event {
     Starts(usize),
     GoesOn(usize, u32),
     Exits(usize, u32),
-    Fault,
+    Failure,
     EndOfTransaction {
         id: Uuid,
         commit: bool,
@@ -181,7 +181,7 @@ impl World {
         for _ in 0..world.dice.between(1, 6) {
             world.insert_row();
         }
-        world.after(0, Event::Fault);
+        world.after(0, Event::Failure);
         world
     }
 
@@ -247,7 +247,7 @@ impl World {
             Event::Starts(host) => self.starts(host),
             Event::GoesOn(host, life) => self.goes_on(host, life),
             Event::Exits(host, life) => self.exits(host, life),
-            Event::Fault => self.next_fault(),
+            Event::Failure => self.next_fault(),
             Event::EndOfTransaction { id, commit } => {
                 if let Some(change) = self.database.end(id, commit) {
                     self.publish(&change);
@@ -384,10 +384,10 @@ impl World {
             Deed::Say(socket, text) => self.after(5 * MS, Event::Heard(socket, text)),
             Deed::HangUp(socket) => self.after(5 * MS, Event::HangsUp(socket)),
             Deed::Tell(notice) => self.told(host, &notice),
-            Deed::Revive(way, verdict) => self.revives(host, way, verdict),
+            Deed::Revive(transport, reconnect) => self.revives(host, transport, reconnect),
             Deed::Down(down) => {
                 self.say(|| format!("agent {host}: Realtime is down: {}", down.reason));
-                if down.class == Trouble::Network && down.reason.contains("heartbeat") {
+                if down.class == ErrorKind::Network && down.reason.contains("heartbeat") {
                     self.seen.saw("a silent socket is found by its heartbeat");
                 }
             }
@@ -402,7 +402,7 @@ impl World {
     fn told(&mut self, host: usize, notice: &Notice) {
         self.say(|| format!("agent {host}: {notice:?}"));
         let what = match notice {
-            Notice::SetAside(id, _) => {
+            Notice::Quarantined(id, _) => {
                 let known = self.database.ever_bad.contains(id);
                 assert!(known, "{id} is set aside, and nothing was wrong with it");
                 "a row is set aside"
@@ -422,27 +422,31 @@ impl World {
             | Notice::Echoed(..)
             | Notice::NothingBroadcasts
             | Notice::Hindered(_)
-            | Notice::PutOff(..)
+            | Notice::Deferred(..)
             | Notice::Shared(_)
             | Notice::Paused(_)
-            | Notice::Found(_)
+            | Notice::CountsDiffer(_)
             | Notice::Published(_) => return,
         };
         self.seen.saw(what);
     }
 
-    fn revives(&mut self, host: usize, way: Way, verdict: Verdict) {
-        self.say(|| format!("agent {host} finds its channel silent: {way:?}, {verdict:?}"));
-        let hears = self.server.delivers_to(host, way);
+    fn revives(&mut self, host: usize, transport: Transport, reconnect: Reconnect) {
+        self.say(|| format!("agent {host} finds its channel silent: {transport:?}, {reconnect:?}"));
+        let hears = self.server.delivers_to(host, transport);
         assert!(
             !hears || !self.settled,
             "agent {host} hears everything, and finds its channel silent"
         );
-        self.seen.saw(match (way, verdict) {
-            (Way::Changes, Verdict::Rejoin) => "a silent channel is joined again",
-            (Way::Changes, Verdict::Reopen) => "a silent channel gets a new socket",
-            (Way::Broadcast, Verdict::Rejoin) => "a silent broadcast channel is joined again",
-            (Way::Broadcast, Verdict::Reopen) => "a silent broadcast channel gets a new socket",
+        self.seen.saw(match (transport, reconnect) {
+            (Transport::Changes, Reconnect::Rejoin) => "a silent channel is joined again",
+            (Transport::Changes, Reconnect::Reopen) => "a silent channel gets a new socket",
+            (Transport::Broadcast, Reconnect::Rejoin) => {
+                "a silent broadcast channel is joined again"
+            }
+            (Transport::Broadcast, Reconnect::Reopen) => {
+                "a silent broadcast channel gets a new socket"
+            }
         });
     }
 
@@ -472,12 +476,12 @@ impl World {
 
     /// A statement reaches the database, or where the database was.
     fn arrives(&mut self, statement: Statement, from: Sender, fate: Fate) {
-        let reset = || Fault::new(Trouble::Lost, "reset");
+        let reset = || Failure::new(ErrorKind::Lost, "reset");
         let lost = |statement: &Statement, certain: bool| match statement {
             Statement::Store(_) if certain => Answer::Stored(Stored::Unsent(reset()), None),
             Statement::Store(_) => Answer::Stored(Stored::Failed(reset()), None),
             Statement::Read(_) => Answer::Read(Err(reset())),
-            Statement::Keep(_) | Statement::Goodbye => Answer::Kept(Err(reset())),
+            Statement::Keep(_) | Statement::Goodbye => Answer::TaskOutcome(Err(reset())),
         };
         if self.now < self.away_until {
             let certain = self.dice.percent(50);
@@ -564,28 +568,30 @@ impl World {
                 Answer::Stored(stored, told.then_some(db_time(clock)))
             }
             Statement::Read(what) => {
-                if matches!(what, What::Since(_)) {
+                if matches!(what, ReadRequest::Since(_)) {
                     self.seen.saw("what has changed is read");
                 }
-                if matches!(what, What::After(_)) {
+                if matches!(what, ReadRequest::After(_)) {
                     self.seen.saw("a look at every row goes on");
                 }
                 let found = self.database.read(&what);
-                if matches!(what, What::Since(_)) && found.more_after.is_some() {
+                if matches!(what, ReadRequest::Since(_)) && found.more_after.is_some() {
                     self.seen.saw("more has changed than one statement reads");
                 }
                 Answer::Read(Ok((found, db_time(clock))))
             }
-            Statement::Keep(Chore::Canary(Way::Broadcast)) if !self.database.broadcasts => {
+            Statement::Keep(MaintenanceTask::Canary(Transport::Broadcast))
+                if !self.database.broadcasts =>
+            {
                 let why = "function visit_pacer_broadcast_canary() does not exist";
-                Answer::Kept(Err(Fault::new(Trouble::Schema, why)))
+                Answer::TaskOutcome(Err(Failure::new(ErrorKind::Schema, why)))
             }
-            Statement::Keep(chore) => {
-                Answer::Kept(Ok((self.keep(chore, from, clock), db_time(clock))))
+            Statement::Keep(task) => {
+                Answer::TaskOutcome(Ok((self.keep(task, from, clock), db_time(clock))))
             }
             Statement::Goodbye => {
                 self.database.agents.remove(&from.id);
-                Answer::Kept(Err(Fault::new(Trouble::Lost, "ended")))
+                Answer::TaskOutcome(Err(Failure::new(ErrorKind::Lost, "ended")))
             }
         }
     }
@@ -608,8 +614,8 @@ impl World {
                 "agent {host} stores {visits} visits of {rows} rows for {at}: {} rows stored",
                 ids.len()
             ),
-            Stored::Failed(fault) | Stored::Unsent(fault) => {
-                format!("agent {host}: {}", fault.words)
+            Stored::Failed(failure) | Stored::Unsent(failure) => {
+                format!("agent {host}: {}", failure.words)
             }
         });
         if let Stored::Rows(ids) = &stored {
@@ -649,37 +655,41 @@ impl World {
         }
     }
 
-    fn keep(&mut self, chore: Chore, from: Sender, clock: i64) -> Kept {
-        match chore {
-            Chore::Beat { serving } => Kept::Beat(
+    fn keep(&mut self, task: MaintenanceTask, from: Sender, clock: i64) -> TaskOutcome {
+        match task {
+            MaintenanceTask::Beat { serving } => TaskOutcome::Beat(
                 self.database.control,
                 self.database.beat(from.id, serving, clock),
             ),
-            Chore::WriteBack(ids) => {
+            MaintenanceTask::WriteBack(ids) => {
                 let (written, changes) = self.database.write_back(&ids);
                 self.hosts[from.host].write_backs += i64::try_from(changes.len()).expect("few");
                 // No version changes, so no trigger sends it.
                 for change in &changes {
                     self.publish_changes(change);
                 }
-                Kept::WroteBack(written)
+                TaskOutcome::WroteBack(written)
             }
-            Chore::Canary(way) => {
-                let said = match way {
-                    Way::Changes => self.server.publish_canary(&mut self.dice),
-                    Way::Broadcast => self.server.broadcast_canary(clock, &mut self.dice),
+            MaintenanceTask::Canary(transport) => {
+                let said = match transport {
+                    Transport::Changes => self.server.publish_canary(&mut self.dice),
+                    Transport::Broadcast => self.server.broadcast_canary(clock, &mut self.dice),
                 };
                 self.server_says(said);
-                Kept::Canary(way)
+                TaskOutcome::Canary(transport)
             }
-            Chore::Initialise => {
+            MaintenanceTask::Initialise => {
                 let changes = self.database.initialise(clock);
                 self.publish_all(&changes);
-                Kept::Initialised(u64::try_from(changes.len()).expect("few"))
+                TaskOutcome::Initialised(u64::try_from(changes.len()).expect("few"))
             }
-            Chore::Reconcile(ids) => Kept::Reconciled(self.database.reconcile(&ids)),
-            Chore::MarkInvalid(id, why) => Kept::MarkedInvalid(self.database.mark_invalid(id, why)),
-            Chore::Published => Kept::Published(self.database.published()),
+            MaintenanceTask::Reconcile(ids) => {
+                TaskOutcome::Reconciled(self.database.reconcile(&ids))
+            }
+            MaintenanceTask::MarkInvalid(id, why) => {
+                TaskOutcome::MarkedInvalid(self.database.mark_invalid(id, why))
+            }
+            MaintenanceTask::Published => TaskOutcome::Published(self.database.published()),
         }
     }
 

@@ -17,9 +17,9 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use visit_pacer::domain::way::Way;
+use visit_pacer::domain::transport::Transport;
 use visit_pacer::{
-    domain::policy::Trouble,
+    domain::error_policy::ErrorKind,
     realtime::{
         Broadcast, FeedCommand, FeedEvent, Table,
         frame::Frame,
@@ -131,7 +131,7 @@ fn join_of(line: &Line) -> Option<Frame> {
 struct Player {
     session: Session,
     topic: String,
-    way: Way,
+    transport: Transport,
     start: Instant,
     now: Instant,
     /// The session waits for a socket.
@@ -163,15 +163,18 @@ impl Player {
             .collect();
         let start = Instant::now();
         let private = |join: &Frame| join.payload.pointer("/config/private") == Some(&true.into());
-        let (session, way) = if joins.first().is_some_and(private) {
+        let (session, transport) = if joins.first().is_some_and(private) {
             let session = Session::new(Vec::new(), None).with_broadcasts();
-            (session, Way::Broadcast)
+            (session, Transport::Broadcast)
         } else {
-            (Session::new(tables(joins.first()), None), Way::Changes)
+            (
+                Session::new(tables(joins.first()), None),
+                Transport::Changes,
+            )
         };
         Self {
             session,
-            way,
+            transport,
             topic,
             start,
             now: start,
@@ -250,7 +253,7 @@ impl Player {
         };
         if self.unpaired.is_none() {
             let reason = "as recorded".to_owned();
-            self.input(Input::Command(FeedCommand::Rejoin(self.way, reason)));
+            self.input(Input::Command(FeedCommand::Rejoin(self.transport, reason)));
         }
         self.wait_until(|player| player.unpaired.is_some());
         self.joins_left -= 1;
@@ -266,14 +269,14 @@ impl Player {
             return;
         }
         if frame.topic == self.topic {
-            let broadcast = self.way == Way::Broadcast && frame.event == "broadcast";
+            let broadcast = self.transport == Transport::Broadcast && frame.event == "broadcast";
             if broadcast && Broadcast::read(&frame.payload).is_none() {
                 self.others.0 += 1;
                 self.others.1 += usize::from(Broadcast::is_replayed(&frame.payload));
             }
-            let ours = match self.way {
-                Way::Changes => TOPIC,
-                Way::Broadcast => BROADCAST_TOPIC,
+            let ours = match self.transport {
+                Transport::Changes => TOPIC,
+                Transport::Broadcast => BROADCAST_TOPIC,
             };
             ours.clone_into(&mut frame.topic);
             frame.ref_ = frame.ref_.map(|ref_| self.ours(&ref_));
@@ -431,7 +434,9 @@ impl Changes {
 }
 
 fn refusal(status: Option<u16>, body: &str) -> Input {
-    let class = status.map_or(Trouble::Network, |status| Trouble::of_refusal(status, body));
+    let class = status.map_or(ErrorKind::Network, |status| {
+        ErrorKind::of_refusal(status, body)
+    });
     let reason = format!("refused with {status:?}: {body}");
     Input::DialFailed { class, reason }
 }

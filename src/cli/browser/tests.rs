@@ -349,7 +349,7 @@ fn the_selection_stays_on_its_row_when_the_order_changes() {
 #[test]
 fn any_size_of_a_terminal_is_filled_and_the_keys_stay() {
     let mut reader = Reader::of(seen_many(50));
-    reader.seen.trouble = Some("the database is away".to_owned());
+    reader.seen.kind = Some("the database is away".to_owned());
     reader.press([End]);
     for width in (1..130).step_by(4) {
         for height in 1..30 {

@@ -219,7 +219,7 @@ fn head(canvas: &mut Canvas, report: &Report) {
 /// Pauses as bands, edits as lines.
 fn marks(canvas: &mut Canvas, report: &Report, top: f64, height: f64) {
     let (first, last) = report.span();
-    let within = |at: DbTime| (first..=last).contains(&float(at.as_micros()));
+    let with_timeout = |at: DbTime| (first..=last).contains(&float(at.as_micros()));
     for (from, to) in &report.said.pauses {
         let left = report.x(*from);
         let right = to.map_or(WIDTH - RIGHT, |to| report.x(to));
@@ -228,7 +228,12 @@ fn marks(canvas: &mut Canvas, report: &Report, top: f64, height: f64) {
             r#"<rect class="pause" x="{left:.1}" y="{top:.1}" width="{width:.1}" height="{height:.1}"/>"#
         ));
     }
-    for (at, ..) in report.said.edits.iter().filter(|(at, ..)| within(*at)) {
+    for (at, ..) in report
+        .said
+        .edits
+        .iter()
+        .filter(|(at, ..)| with_timeout(*at))
+    {
         let (x, bottom) = (report.x(*at), top + height);
         canvas.put(format_args!(
             r#"<line class="edit" x1="{x:.1}" x2="{x:.1}" y1="{top:.1}" y2="{bottom:.1}"/>"#

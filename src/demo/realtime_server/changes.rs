@@ -28,7 +28,7 @@ use super::{
     slot::{Match, Refused, Slot, SlotError, not_enabled},
 };
 use crate::demo::pgoutput::{self, DecodeError, Message as Logged, Relation};
-use crate::domain::way::Way;
+use crate::domain::transport::Transport;
 
 /// Requests that wait for the task.
 pub const REQUEST_QUEUE: usize = 1_024;
@@ -457,13 +457,13 @@ impl Changes {
     }
 
     fn deliver(&self, event: Event) {
-        let way = match event.push.news {
-            News::Broadcast(_) => Way::Broadcast,
+        let transport = match event.push.news {
+            News::Broadcast(_) => Transport::Broadcast,
             News::Changed { .. } | News::Subscribed | News::BroadcastsAreRead | News::Failed(_) => {
-                Way::Changes
+                Transport::Changes
             }
         };
-        if !self.faults.is_withheld(way) && !self.faults.is_deaf(event.push.generation) {
+        if !self.faults.is_withheld(transport) && !self.faults.is_deaf(event.push.generation) {
             self.faults.count_delivered(&event.table);
             event.outbox.put(event.push);
         }

@@ -13,7 +13,7 @@ use std::{
 
 use tokio::{sync::watch, time::Instant};
 
-use crate::domain::way::{Way, Ways};
+use crate::domain::transport::{PerTransport, Transport};
 
 /// Events held back at most.
 const MAX_HELD: usize = 100_000;
@@ -97,7 +97,7 @@ struct Switches {
     refusal: Option<Refusal>,
     all_deaf: bool,
     deaf_below: u64,
-    withheld: Ways<bool>,
+    withheld: PerTransport<bool>,
     next_generation: u64,
 }
 
@@ -126,8 +126,8 @@ impl Faults {
     }
 
     /// Whether what comes by one way reaches nobody from now on, though joins are answered.
-    pub fn withhold(&self, way: Way, withheld: bool) {
-        *self.switches().withheld.of_mut(way) = withheld;
+    pub fn withhold(&self, transport: Transport, withheld: bool) {
+        *self.switches().withheld.of_mut(transport) = withheld;
     }
 
     /// What clients that connect from now on meet; none is a welcome.
@@ -178,8 +178,8 @@ impl Faults {
         switches.all_deaf || generation < switches.deaf_below
     }
 
-    pub(super) fn is_withheld(&self, way: Way) -> bool {
-        *self.switches().withheld.of(way)
+    pub(super) fn is_withheld(&self, transport: Transport) -> bool {
+        *self.switches().withheld.of(transport)
     }
 
     pub(super) fn next_generation(&self) -> u64 {

@@ -3,98 +3,99 @@
 use rand::Rng as _;
 use uuid::Uuid;
 
-use super::{Action, Agent, Chore, Finding, Kept, Notice, Published, Trip, WrittenBack};
+use super::{
+    Action, Agent, CountDifference, MaintenanceTask, Notice, Published, RoundTrip, TaskOutcome,
+    WrittenBack,
+};
+use crate::domain::echo_check::CANARY;
+use crate::domain::error_policy::{Failure, Recovery};
 use crate::domain::limits::BEAT_EVERY;
-use crate::domain::policy::{Course, Fault};
-use crate::domain::proof::CANARY;
-use crate::domain::share::{Peer, Share};
+use crate::domain::ownership::{Ownership, PeerAgent};
+use crate::domain::schedule::Control;
 use crate::domain::time::{DbTime, Mono};
-use crate::domain::timetable::Control;
-use crate::domain::way::{Following, ListenBy, Way};
+use crate::domain::transport::{Following, ListenBy, Transport};
 
 impl Agent {
     pub(super) fn give_out_keeping(&mut self, now: Mono) {
         if !self.keeper.free(now) {
             return;
         }
-        if let Some(chore) = self.next_chore(now) {
-            match &chore {
-                Chore::WriteBack(ids) => {
+        if let Some(task) = self.next_chore(now) {
+            match &task {
+                MaintenanceTask::WriteBack(ids) => {
                     for id in ids {
-                        self.proof.changes.writing(*id, now);
+                        self.echo_check.changes.writing(*id, now);
                     }
                 }
-                Chore::Canary(way) => self.proof.of_mut(*way).writing(CANARY, now),
-                Chore::Beat { .. }
-                | Chore::Initialise
-                | Chore::Reconcile(_)
-                | Chore::MarkInvalid(..)
-                | Chore::Published => {}
+                MaintenanceTask::Canary(transport) => {
+                    self.echo_check.of_mut(*transport).writing(CANARY, now)
+                }
+                MaintenanceTask::Beat { .. }
+                | MaintenanceTask::Initialise
+                | MaintenanceTask::Reconcile(_)
+                | MaintenanceTask::MarkInvalid(..)
+                | MaintenanceTask::Published => {}
             }
             self.keeper.busy = true;
-            self.keeping = Some(chore.clone());
-            self.outbox.push_back(Action::Keep(chore));
+            self.keeping = Some(task.clone());
+            self.outbox.push_back(Action::Keep(task));
         }
     }
 
-    fn next_chore(&mut self, now: Mono) -> Option<Chore> {
+    fn next_chore(&mut self, now: Mono) -> Option<MaintenanceTask> {
         if self.next_beat <= now {
             self.next_beat = now.plus(BEAT_EVERY);
-            return Some(Chore::Beat {
+            return Some(MaintenanceTask::Beat {
                 serving: self.serves(now),
             });
         }
-        if let Some(chore) = self.chores.pop_front() {
-            return Some(chore);
+        if let Some(task) = self.maintenance.pop_front() {
+            return Some(task);
         }
         let stale = self.echo.take(now);
         if !stale.is_empty() {
-            return Some(Chore::WriteBack(stale));
+            return Some(MaintenanceTask::WriteBack(stale));
         }
-        for way in Way::ALL {
-            if self.canary_at(way).is_some_and(|at| at <= now) {
-                return Some(Chore::Canary(way));
+        for transport in Transport::ALL {
+            if self.canary_at(transport).is_some_and(|at| at <= now) {
+                return Some(MaintenanceTask::Canary(transport));
             }
         }
-        self.next_slice(now).map(Chore::Reconcile)
+        self.next_slice(now).map(MaintenanceTask::Reconcile)
     }
 
     /// When the canary is to be touched, or broadcast: never while it could not be heard.
-    pub(super) fn canary_at(&self, way: Way) -> Option<Mono> {
-        let heard = self.published.is_some_and(|found| match way {
-            Way::Changes => found.canary,
-            Way::Broadcast => found.broadcasts,
+    pub(super) fn canary_at(&self, transport: Transport) -> Option<Mono> {
+        let heard = self.published.is_some_and(|found| match transport {
+            Transport::Changes => found.canary,
+            Transport::Broadcast => found.broadcasts,
         });
-        self.proof.of(way).canary_at().filter(|_| heard)
+        self.echo_check.of(transport).canary_at().filter(|_| heard)
     }
 
     fn next_slice(&mut self, now: Mono) -> Option<Vec<Uuid>> {
         let db_now = self.clock.at(now)?;
-        let timetable = &self.timetable;
+        let schedule = &self.schedule;
         self.reconciliation.slice(
             now,
-            || timetable.ids_owned(),
-            |id| {
-                timetable
-                    .look(id, db_now)
-                    .map_or(0, |look| look.distributed)
-            },
+            || schedule.ids_owned(),
+            |id| schedule.look(id, db_now).map_or(0, |look| look.distributed),
         )
     }
 
-    pub(super) fn kept(&mut self, answer: Result<(Kept, Trip), Fault>, now: Mono) {
-        let Some(chore) = self.keeping.take() else {
+    pub(super) fn kept(&mut self, answer: Result<(TaskOutcome, RoundTrip), Failure>, now: Mono) {
+        let Some(task) = self.keeping.take() else {
             return;
         };
         let kept = match answer {
-            Ok((kept, trip)) => {
+            Ok((kept, round_trip)) => {
                 self.keeper.succeeded();
-                self.trip(trip, now);
+                self.round_trip(round_trip, now);
                 self.database_back(now);
                 kept
             }
-            Err(fault) => {
-                self.keeper_failed(chore, fault, now);
+            Err(failure) => {
+                self.keeper_failed(task, failure, now);
                 return;
             }
         };
@@ -102,84 +103,92 @@ impl Agent {
             return;
         };
         match kept {
-            Kept::Beat(control, peers) => {
+            TaskOutcome::Beat(control, peers) => {
                 self.control(control, db_now);
-                self.share(&peers, db_now, now);
+                self.ownership(&peers, db_now, now);
                 for (id, why) in std::mem::take(&mut self.unmarked) {
-                    self.chore(Chore::MarkInvalid(id, why));
+                    self.task(MaintenanceTask::MarkInvalid(id, why));
                 }
             }
-            Kept::WroteBack(rows) => self.wrote_back(&chore, &rows, now),
-            Kept::Canary(way) => self.proof.of_mut(way).wrote(CANARY, now),
-            Kept::Initialised(rows) => {
+            TaskOutcome::WroteBack(rows) => self.wrote_back(&task, &rows, now),
+            TaskOutcome::Canary(transport) => self.echo_check.of_mut(transport).wrote(CANARY, now),
+            TaskOutcome::Initialised(rows) => {
                 if rows > 0 {
                     self.tell(Notice::Initialised(rows));
                     self.sync_now(now);
                 }
             }
-            Kept::Reconciled(findings) => self.found(findings, now),
-            Kept::MarkedInvalid(true) => {}
-            Kept::MarkedInvalid(false) => self.not_kept(chore, now),
-            Kept::Published(published) => self.publication(published),
+            TaskOutcome::Reconciled(findings) => self.found(findings, now),
+            TaskOutcome::MarkedInvalid(true) => {}
+            TaskOutcome::MarkedInvalid(false) => self.not_kept(task, now),
+            TaskOutcome::Published(published) => self.publication(published),
         }
     }
 
     /// What refuses one of several rows is halved until that row is alone; then the row's turn is put off.
-    fn keeper_failed(&mut self, chore: Chore, fault: Fault, now: Mono) {
-        let splits = !matches!(fault.policy().course, Course::Again | Course::ReadBack);
-        match halves(&chore).filter(|_| splits) {
+    fn keeper_failed(&mut self, task: MaintenanceTask, failure: Failure, now: Mono) {
+        let splits = !matches!(
+            failure.policy().recovery,
+            Recovery::Retry | Recovery::Reread
+        );
+        match halves(&task).filter(|_| splits) {
             Some((first, second)) => {
                 self.keeper.busy = false;
-                self.did_not_write(&chore);
-                self.chores.push_front(second);
-                self.chores.push_front(first);
+                self.did_not_write(&task);
+                self.maintenance.push_front(second);
+                self.maintenance.push_front(first);
             }
-            None if splits && matches!(chore, Chore::WriteBack(_) | Chore::Reconcile(_)) => {
+            None if splits
+                && matches!(
+                    task,
+                    MaintenanceTask::WriteBack(_) | MaintenanceTask::Reconcile(_)
+                ) =>
+            {
                 self.keeper.busy = false;
-                self.did_not_write(&chore);
-                self.put_off(&chore, &fault, now);
+                self.did_not_write(&task);
+                self.defer(&task, &failure, now);
             }
-            None if splits && let Chore::Canary(way) = chore => {
+            None if splits && let MaintenanceTask::Canary(transport) = task => {
                 self.keeper.busy = false;
-                self.proof.of_mut(way).cannot_write(CANARY, now);
+                self.echo_check.of_mut(transport).cannot_write(CANARY, now);
                 // What it is sent with may have been taken away.
-                self.chore(Chore::Published);
+                self.task(MaintenanceTask::Published);
                 if self.keeper.may_tell(now) {
-                    self.tell(Notice::Hindered(fault));
+                    self.tell(Notice::Hindered(failure));
                 }
             }
             None => {
                 let draw = self.random.next_u32();
-                self.keeper.failed(&fault.policy(), draw, now);
-                let may_tell = !fault.policy().away && self.keeper.may_tell(now);
-                self.failed(fault, may_tell, now);
-                self.not_kept(chore, now);
+                self.keeper.failed(&failure.policy(), draw, now);
+                let may_tell = !failure.policy().away && self.keeper.may_tell(now);
+                self.failed(failure, may_tell, now);
+                self.not_kept(task, now);
             }
         }
         self.database_back(now);
     }
 
-    fn did_not_write(&mut self, chore: &Chore) {
-        if let Chore::WriteBack(ids) = chore {
+    fn did_not_write(&mut self, task: &MaintenanceTask) {
+        if let MaintenanceTask::WriteBack(ids) = task {
             for id in ids {
-                self.proof.changes.did_not_write(*id);
+                self.echo_check.changes.did_not_write(*id);
             }
         }
     }
 
     /// The chore's only row is refused: it is told once, and tried again later.
-    fn put_off(&mut self, chore: &Chore, fault: &Fault, now: Mono) {
-        let (Chore::WriteBack(ids) | Chore::Reconcile(ids)) = chore else {
+    fn defer(&mut self, task: &MaintenanceTask, failure: &Failure, now: Mono) {
+        let (MaintenanceTask::WriteBack(ids) | MaintenanceTask::Reconcile(ids)) = task else {
             return;
         };
         for id in ids {
             // What every row meets is told for one of them.
-            let own = fault.policy().course == Course::BlameARow;
-            if self.put_off.insert(*id) && (own || self.keeper.may_tell(now)) {
-                self.tell(Notice::PutOff(*id, fault.clone()));
+            let own = failure.policy().recovery == Recovery::Bisect;
+            if self.defer.insert(*id) && (own || self.keeper.may_tell(now)) {
+                self.tell(Notice::Deferred(*id, failure.clone()));
             }
-            if matches!(chore, Chore::WriteBack(_)) {
-                self.echo.put_off(*id, now);
+            if matches!(task, MaintenanceTask::WriteBack(_)) {
+                self.echo.defer(*id, now);
                 if let Some(db_now) = self.clock.at(now) {
                     self.take_note(*id, db_now, now);
                 }
@@ -190,63 +199,65 @@ impl Agent {
     }
 
     /// A chore failed, or its answer was lost: what nobody would ask for again is asked for again.
-    fn not_kept(&mut self, chore: Chore, now: Mono) {
-        match chore {
+    fn not_kept(&mut self, task: MaintenanceTask, now: Mono) {
+        match task {
             // The beat comes by itself; so do the others, as long as there is a reason for them.
-            Chore::Beat { .. } | Chore::Initialise => {}
-            Chore::MarkInvalid(id, why) => {
+            MaintenanceTask::Beat { .. } | MaintenanceTask::Initialise => {}
+            MaintenanceTask::MarkInvalid(id, why) => {
                 self.unmarked.insert(id, why);
             }
-            Chore::Canary(way) => self.proof.of_mut(way).did_not_write(CANARY),
-            Chore::WriteBack(_) => self.wrote_back(&chore, &[], now),
-            Chore::Reconcile(ids) => {
+            MaintenanceTask::Canary(transport) => {
+                self.echo_check.of_mut(transport).did_not_write(CANARY)
+            }
+            MaintenanceTask::WriteBack(_) => self.wrote_back(&task, &[], now),
+            MaintenanceTask::Reconcile(ids) => {
                 for id in ids {
                     self.reconciliation.moved(id);
                 }
             }
-            Chore::Published => self.chore(Chore::Published),
+            MaintenanceTask::Published => self.task(MaintenanceTask::Published),
         }
     }
 
     /// Rows that are not among the written ones are held by somebody, or were not asked: they are still to be written.
-    fn wrote_back(&mut self, chore: &Chore, written: &[WrittenBack], now: Mono) {
+    fn wrote_back(&mut self, task: &MaintenanceTask, written: &[WrittenBack], now: Mono) {
         for row in written {
-            self.timetable.wrote_back(row.id, row.distributed);
-            self.put_off.remove(&row.id);
+            self.schedule.wrote_back(row.id, row.distributed);
+            self.defer.remove(&row.id);
             if row.changed {
                 self.counters.written_back += 1;
-                self.proof.changes.wrote(row.id, now);
+                self.echo_check.changes.wrote(row.id, now);
             }
         }
-        let (Chore::WriteBack(ids), Some(db_now)) = (chore, self.clock.at(now)) else {
+        let (MaintenanceTask::WriteBack(ids), Some(db_now)) = (task, self.clock.at(now)) else {
             return;
         };
         for id in ids {
-            self.proof.changes.did_not_write(*id);
+            self.echo_check.changes.did_not_write(*id);
             self.take_note(*id, db_now, now);
         }
     }
 
     fn control(&mut self, control: Control, db_now: DbTime) {
-        let was_paused = self.timetable.control().paused;
-        self.timetable.set_control(control, db_now);
+        let was_paused = self.schedule.control().paused;
+        self.schedule.set_control(control, db_now);
         self.health.control_known = true;
         if was_paused != control.paused {
             self.tell(Notice::Paused(control.paused));
         }
     }
 
-    fn share(&mut self, peers: &[Peer], db_now: DbTime, now: Mono) {
-        let share = Share::beside(self.me, self.serves(now), peers);
-        let agents = share.agents();
-        let budget = self.timetable.control().echo_budget_micro;
-        self.echo.share(budget, agents, now);
+    fn ownership(&mut self, peers: &[PeerAgent], db_now: DbTime, now: Mono) {
+        let ownership = Ownership::beside(self.me, self.serves(now), peers);
+        let agents = ownership.agents();
+        let budget = self.schedule.control().write_back_budget_micro;
+        self.echo.ownership(budget, agents, now);
         if agents != self.agents {
             self.agents = agents;
             self.tell(Notice::Shared(agents));
         }
-        let stamp = self.next_stamp();
-        let shift = self.timetable.set_share(share, stamp, db_now);
+        let sequence = self.next_sequence();
+        let shift = self.schedule.set_share(ownership, sequence, db_now);
         for id in shift.lost {
             self.forget(id, now);
         }
@@ -283,7 +294,7 @@ impl Agent {
         self.following = following;
     }
 
-    fn found(&mut self, findings: Vec<Finding>, now: Mono) {
+    fn found(&mut self, findings: Vec<CountDifference>, now: Mono) {
         for finding in findings {
             let told = self.missing_told.get(&finding.id).copied().unwrap_or(0);
             if finding.changed {
@@ -291,23 +302,23 @@ impl Agent {
             }
             if finding.changed || finding.missing != told {
                 self.missing_told.insert(finding.id, finding.missing);
-                self.tell(Notice::Found(finding));
+                self.tell(Notice::CountsDiffer(finding));
             }
         }
     }
 }
 
 /// A chore for several rows as two for half of them each.
-fn halves(chore: &Chore) -> Option<(Chore, Chore)> {
-    let (ids, chore): (_, fn(Vec<Uuid>) -> Chore) = match chore {
-        Chore::WriteBack(ids) => (ids, Chore::WriteBack),
-        Chore::Reconcile(ids) => (ids, Chore::Reconcile),
-        Chore::Beat { .. }
-        | Chore::Canary(_)
-        | Chore::Initialise
-        | Chore::MarkInvalid(..)
-        | Chore::Published => return None,
+fn halves(task: &MaintenanceTask) -> Option<(MaintenanceTask, MaintenanceTask)> {
+    let (ids, task): (_, fn(Vec<Uuid>) -> MaintenanceTask) = match task {
+        MaintenanceTask::WriteBack(ids) => (ids, MaintenanceTask::WriteBack),
+        MaintenanceTask::Reconcile(ids) => (ids, MaintenanceTask::Reconcile),
+        MaintenanceTask::Beat { .. }
+        | MaintenanceTask::Canary(_)
+        | MaintenanceTask::Initialise
+        | MaintenanceTask::MarkInvalid(..)
+        | MaintenanceTask::Published => return None,
     };
     let (first, second) = ids.split_at_checked(ids.len() / 2)?;
-    (!first.is_empty()).then(|| (chore(first.to_vec()), chore(second.to_vec())))
+    (!first.is_empty()).then(|| (task(first.to_vec()), task(second.to_vec())))
 }

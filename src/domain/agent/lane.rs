@@ -1,6 +1,6 @@
 //! One lane: one job at a time, and a wait after one that failed, as the policy of its fault says.
 
-use crate::domain::policy::{PacedRetry, Policy, TOLD_EVERY};
+use crate::domain::error_policy::{BackoffState, Policy, TOLD_EVERY};
 use crate::domain::time::Mono;
 
 #[derive(Debug)]
@@ -8,7 +8,7 @@ pub(super) struct Lane {
     pub(super) busy: bool,
     pub(super) not_before: Mono,
     away: bool,
-    retry: PacedRetry,
+    retry: BackoffState,
     told: Option<Mono>,
 }
 
@@ -18,7 +18,7 @@ impl Lane {
             busy: false,
             not_before: now,
             away: false,
-            retry: PacedRetry::default(),
+            retry: BackoffState::default(),
             told: None,
         }
     }
@@ -42,7 +42,7 @@ impl Lane {
     pub(super) fn failed(&mut self, policy: &Policy, draw: u32, now: Mono) {
         self.busy = false;
         self.away |= policy.away;
-        self.not_before = now.plus(self.retry.next(policy.pace, draw));
+        self.not_before = now.plus(self.retry.next(policy.backoff, draw));
     }
 
     /// Whether a fault may be told now; if so, it counts as told.

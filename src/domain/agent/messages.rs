@@ -6,24 +6,24 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::domain::batch::Batch;
-use crate::domain::policy::Fault;
-use crate::domain::proof::Verdict;
-use crate::domain::share::Peer;
+use crate::domain::echo_check::Reconnect;
+use crate::domain::error_policy::Failure;
+use crate::domain::ownership::PeerAgent;
+use crate::domain::schedule::{Control, RowRead};
 use crate::domain::time::{DbTime, Mono};
-use crate::domain::timetable::{Control, RowRead};
-use crate::domain::way::{Following, Way, Ways};
+use crate::domain::transport::{Following, PerTransport, Transport};
 
 /// What Realtime tells.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum News {
+pub enum RealtimeEvent {
     /// The subscription is live, or was made anew: changes may have been missed before.
-    Live(Way),
+    Live(Transport),
     /// It ended.
-    Down(Way),
+    Down(Transport),
     /// A row changed; its version, where the event carries it.
-    Row(Way, Uuid, Option<i64>),
+    Row(Transport, Uuid, Option<i64>),
     /// A canary was heard.
-    Canary(Way),
+    Canary(Transport),
     /// Something changed, and it cannot be told what.
     Unclear,
     /// A table cannot be followed by `postgres_changes`.
@@ -32,7 +32,7 @@ pub enum News {
 
 /// One round trip to the database.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Trip {
+pub struct RoundTrip {
     /// When it was sent.
     pub sent: Mono,
     /// What the database's clock said meanwhile.
@@ -47,24 +47,24 @@ pub enum Stored {
     /// It was committed; these rows were stored, the others of it refused.
     Rows(BTreeSet<Uuid>),
     /// It was sent and failed; whether it was committed all the same, the policy knows.
-    Failed(Fault),
+    Failed(Failure),
     /// It was never sent.
-    Unsent(Fault),
+    Unsent(Failure),
 }
 
 /// What the keeper found out.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Kept {
+pub enum TaskOutcome {
     /// The agent was seen; the control row, and the other agents that are there.
-    Beat(Control, Vec<Peer>),
+    Beat(Control, Vec<PeerAgent>),
     /// These rows' columns were written, with what they say now.
     WroteBack(Vec<WrittenBack>),
     /// The canary was touched, or broadcast.
-    Canary(Way),
+    Canary(Transport),
     /// Rows that were anchored.
     Initialised(u64),
     /// What the comparison with the stored visits found.
-    Reconciled(Vec<Finding>),
+    Reconciled(Vec<CountDifference>),
     /// The reason is kept in progress; false where somebody held the row.
     MarkedInvalid(bool),
     /// Which tables Realtime publishes.
@@ -99,7 +99,7 @@ pub struct WrittenBack {
 
 /// One row whose counters and stored visits differed.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Finding {
+pub struct CountDifference {
     /// The row.
     pub id: Uuid,
     /// Visits that are gone.
@@ -116,13 +116,13 @@ pub enum Input {
     /// A deadline passed.
     Tick,
     /// From Realtime.
-    News(News),
+    RealtimeEvent(RealtimeEvent),
     /// The reader's answer.
-    Read(Result<(Found, Trip), Fault>),
+    Read(Result<(ReadResult, RoundTrip), Failure>),
     /// The writer's answer; no trip where there was no answer.
-    Stored(Stored, Option<Trip>),
+    Stored(Stored, Option<RoundTrip>),
     /// The keeper's answer.
-    Kept(Result<(Kept, Trip), Fault>),
+    TaskOutcome(Result<(TaskOutcome, RoundTrip), Failure>),
     /// Stop: finish what is in hand, begin nothing.
     Stop,
 }
@@ -133,11 +133,11 @@ pub enum Action {
     /// For the writer.
     Store(Batch),
     /// For the reader.
-    Read(What),
+    Read(ReadRequest),
     /// For the keeper.
-    Keep(Chore),
+    Keep(MaintenanceTask),
     /// For the feed: its channel keeps silent.
-    Revive(Way, Verdict),
+    Revive(Transport, Reconnect),
     /// For the feed: what to follow from now on.
     Follow(Following),
     /// For the log.
@@ -146,13 +146,13 @@ pub enum Action {
 
 /// What to read.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum What {
+pub enum ReadRequest {
     /// Every row, in parts: the first of them by id.
     All,
     /// … and the part after this row.
     After(Uuid),
     /// Those that were edited, or whose counter was lowered, after an earlier look at all.
-    Since(Horizon),
+    Since(XidWatermark),
     /// These.
     Rows(Vec<Uuid>),
 }
@@ -160,11 +160,11 @@ pub enum What {
 /// Where a look at the table left off: the oldest transaction in progress just before it (`pg_snapshot_xmin`). What that
 /// look did not see was written by this transaction or a later one, however late it commits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub struct Horizon(pub u64);
+pub struct XidWatermark(pub u64);
 
 /// What the reader found.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Found {
+pub struct ReadResult {
     /// In no order.
     pub rows: Vec<RowRead>,
     /// There are more than one read takes: the last of these.
@@ -174,12 +174,12 @@ pub struct Found {
     /// The table was truncated since.
     pub truncated: bool,
     /// Where to go on; nothing where only some rows were asked for.
-    pub horizon: Option<Horizon>,
+    pub watermark: Option<XidWatermark>,
 }
 
 /// The keeper's jobs.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Chore {
+pub enum MaintenanceTask {
     /// Be seen, serving or not; read the control row, and see the other agents.
     Beat {
         /// The rows are known, and batches get through.
@@ -188,7 +188,7 @@ pub enum Chore {
     /// Write `total_distributed` back.
     WriteBack(Vec<Uuid>),
     /// Touch the canary, or broadcast one.
-    Canary(Way),
+    Canary(Transport),
     /// Anchor rows that no trigger has seen.
     Initialise,
     /// Compare these rows' counters with what is stored.
@@ -205,25 +205,25 @@ pub enum Notice {
     /// The first full sync is done.
     Synced(usize),
     /// A row cannot be paced, or its insert fails.
-    SetAside(Uuid, String),
+    Quarantined(Uuid, String),
     /// A row that was set aside is paced again.
     Mended(Uuid),
     /// A sync found changes of which Realtime had not told.
     Repaired(usize),
     /// Realtime's channel kept silent.
-    Silent(Way, Verdict),
+    Silent(Transport, Reconnect),
     /// From here on the schedule is that of this version of the row.
     Followed(Uuid, Option<i64>),
     /// What we wrote came back as an event after so long.
-    Echoed(Way, Duration),
+    Echoed(Transport, Duration),
     /// The database's clock stepped.
     ClockStepped,
     /// The database does not answer, or refuses to work.
-    DatabaseAway(Fault),
+    DatabaseAway(Failure),
     /// It works, but a statement of ours failed.
-    Hindered(Fault),
+    Hindered(Failure),
     /// A chore for this row is put off: the database refuses it.
-    PutOff(Uuid, Fault),
+    Deferred(Uuid, Failure),
     /// It does again.
     DatabaseBack(Duration),
     /// So many agents share the rows from now on.
@@ -231,7 +231,7 @@ pub enum Notice {
     /// Everything was stopped by the control row, or goes on.
     Paused(bool),
     /// Counters and stored visits differ.
-    Found(Finding),
+    CountsDiffer(CountDifference),
     /// Rows that no trigger had seen were anchored.
     Initialised(u64),
     /// Edits are broadcast, and listened to that way too; or not any more.
@@ -264,13 +264,13 @@ pub struct Counters {
     /// Rows read by id.
     pub rows_read: u64,
     /// Events of rows.
-    pub events: Ways<u64>,
+    pub events: PerTransport<u64>,
     /// Events and broadcasts that told nothing new.
     pub events_known: u64,
     /// Changes that only a sync found.
     pub repaired: u64,
     /// Times that the channel was found to keep silent.
-    pub silent: Ways<u64>,
+    pub silent: PerTransport<u64>,
     /// Of these, times that it was joined again on the same socket.
     pub rejoins: u64,
     /// Of these, times that a new socket was opened.

@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use super::*;
+use crate::domain::echo_check::Reconnect;
 use crate::domain::limits::{CANARY_EVERY, ECHO_WITHIN};
-use crate::domain::proof::Verdict;
 use crate::domain::time::micros_of;
-use crate::domain::way::{Following, ListenBy, Way};
+use crate::domain::transport::{Following, ListenBy, Transport};
 
 use self::bench::{ALL_PUBLISHED, Bench, T0, edited, id, row};
 
 mod bench;
-mod both_ways;
+mod both_transports;
 mod faults;
 mod sharing;
 mod syncs;
@@ -21,13 +21,13 @@ fn nothing_is_stored_before_the_first_full_sync_and_the_control_row_are_in() {
     let mut bench = Bench::new();
     bench.pass_to(2.0);
     assert_eq!(bench.take_batch(), None);
-    assert_eq!(bench.take_read(), Some(What::All));
+    assert_eq!(bench.take_read(), Some(ReadRequest::All));
     bench.answer_read(vec![row(1, 10)]);
     bench.pass_to(3.0);
     assert!(bench.take_batch().is_some());
 
     let mut bench = Bench::new();
-    assert_eq!(bench.take_read(), Some(What::All));
+    assert_eq!(bench.take_read(), Some(ReadRequest::All));
     bench.answer_read(vec![row(1, 10)]);
     bench.now = Bench::at(5.0);
     bench.input(Input::Tick);
@@ -51,25 +51,31 @@ fn nothing_is_stored_before_the_first_full_sync_and_the_control_row_are_in() {
 fn it_is_caught_up_only_after_the_full_sync_that_follows_the_subscription() {
     let mut bench = Bench::paced(vec![row(1, 1)]);
     bench.pass_to(2.0);
-    assert_eq!(bench.take_read(), Some(What::All));
-    bench.input(Input::News(News::Live(Way::Changes)));
+    assert_eq!(bench.take_read(), Some(ReadRequest::All));
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Live(
+        Transport::Changes,
+    )));
     bench.answer_read(vec![row(1, 1)]);
     assert!(!bench.agent.health().caught_up, "that read began before");
     assert_eq!(
         bench.take_read(),
-        Some(What::All),
+        Some(ReadRequest::All),
         "so it is read again at once"
     );
     bench.answer_read(vec![row(1, 1)]);
     assert!(bench.agent.health().caught_up);
-    bench.input(Input::News(News::Live(Way::Changes)));
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Live(
+        Transport::Changes,
+    )));
     assert!(
         !bench.agent.health().caught_up,
         "changes may have been missed"
     );
-    assert_eq!(bench.take_read(), Some(What::All));
+    assert_eq!(bench.take_read(), Some(ReadRequest::All));
     bench.answer_read(vec![row(1, 1)]);
-    bench.input(Input::News(News::Down(Way::Changes)));
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Down(
+        Transport::Changes,
+    )));
     assert!(!bench.agent.health().caught_up);
 }
 
@@ -79,14 +85,16 @@ fn the_table_is_read_in_full_every_30_s_while_realtime_is_live_and_every_2_s_whi
     bench.pass_to(29.9);
     assert_eq!(bench.take_read(), None);
     bench.pass_to(30.0);
-    assert_eq!(bench.take_read(), Some(What::All));
+    assert_eq!(bench.take_read(), Some(ReadRequest::All));
     bench.answer_read(Vec::new());
-    bench.input(Input::News(News::Down(Way::Changes)));
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Down(
+        Transport::Changes,
+    )));
     for second in [32.0, 34.0, 36.0] {
         bench.pass_to(second - 0.1);
         assert_eq!(bench.take_read(), None);
         bench.pass_to(second);
-        assert_eq!(bench.take_read(), Some(What::All));
+        assert_eq!(bench.take_read(), Some(ReadRequest::All));
         bench.answer_read(Vec::new());
     }
 }
@@ -94,19 +102,38 @@ fn the_table_is_read_in_full_every_30_s_while_realtime_is_live_and_every_2_s_whi
 #[test]
 fn an_event_leads_to_a_read_of_that_row_and_many_within_20_ms_to_one_read() {
     let mut bench = Bench::live(&[row(1, 0), row(2, 0)]);
-    bench.input(Input::News(News::Row(Way::Changes, id(1), Some(5))));
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+        Transport::Changes,
+        id(1),
+        Some(5),
+    )));
     bench.now = Bench::at(0.01);
-    bench.input(Input::News(News::Row(Way::Changes, id(2), None)));
-    bench.input(Input::News(News::Row(Way::Changes, id(1), None)));
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+        Transport::Changes,
+        id(2),
+        None,
+    )));
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+        Transport::Changes,
+        id(1),
+        None,
+    )));
     assert_eq!(bench.take_read(), None);
     bench.pass_to(0.02);
-    assert_eq!(bench.take_read(), Some(What::Rows(vec![id(1), id(2)])));
+    assert_eq!(
+        bench.take_read(),
+        Some(ReadRequest::Rows(vec![id(1), id(2)]))
+    );
 }
 
 #[test]
 fn an_event_with_the_version_that_is_known_costs_no_read() {
     let mut bench = Bench::live(&[row(1, 0)]);
-    bench.input(Input::News(News::Row(Way::Changes, id(1), Some(1))));
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+        Transport::Changes,
+        id(1),
+        Some(1),
+    )));
     bench.pass_to(1.0);
     assert_eq!(bench.take_read(), None);
     assert_eq!(bench.agent.counters().events_known, 1);
@@ -115,9 +142,13 @@ fn an_event_with_the_version_that_is_known_costs_no_read() {
 #[test]
 fn a_row_that_an_event_told_of_and_that_is_not_there_any_more_is_forgotten() {
     let mut bench = Bench::live(&[row(1, 10)]);
-    bench.input(Input::News(News::Row(Way::Changes, id(1), None)));
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+        Transport::Changes,
+        id(1),
+        None,
+    )));
     bench.pass_to(0.02);
-    assert_eq!(bench.take_read(), Some(What::Rows(vec![id(1)])));
+    assert_eq!(bench.take_read(), Some(ReadRequest::Rows(vec![id(1)])));
     bench.answer_read(Vec::new());
     assert_eq!(bench.agent.rows(), 0);
     bench.pass_to(3.0);
@@ -131,7 +162,7 @@ fn refused_rows_are_read_again_at_once_and_the_others_go_on() {
     let batch = bench.take_batch().expect("both fire");
     assert_eq!(batch.rows.len(), 2);
     bench.stored([id(1)]);
-    assert_eq!(bench.take_read(), Some(What::Rows(vec![id(2)])));
+    assert_eq!(bench.take_read(), Some(ReadRequest::Rows(vec![id(2)])));
     bench.answer_read(vec![edited(row(2, 20))]);
     let batch = bench.take_batch().expect("row 2 is healed, and late");
     assert_eq!((batch.rows[0].id, batch.rows[0].version), (id(2), 2));
@@ -143,7 +174,7 @@ fn with_realtime_dead_a_pause_is_learnt_from_the_database_that_refuses_the_batch
     bench.pass_to(1.0);
     assert!(bench.take_batch().is_some());
     bench.stored([]);
-    assert_eq!(bench.take_read(), Some(What::Rows(vec![id(1)])));
+    assert_eq!(bench.take_read(), Some(ReadRequest::Rows(vec![id(1)])));
     let mut paused = edited(row(1, 10));
     paused.row.is_active = Some(false);
     bench.answer_read(vec![paused]);
@@ -157,16 +188,16 @@ fn after_an_answer_that_was_lost_the_rows_are_read_before_anything_is_tried_agai
     bench.pass_to(1.0);
     let batch = bench.take_batch().expect("due");
     bench.input(Input::Stored(
-        Stored::Failed(Fault::new(Trouble::Lost, "reset")),
+        Stored::Failed(Failure::new(ErrorKind::Lost, "reset")),
         None,
     ));
-    assert_eq!(bench.take_read(), Some(What::Rows(vec![id(1)])));
-    bench.input(Input::Read(Err(Fault::new(Trouble::Lost, "refused"))));
+    assert_eq!(bench.take_read(), Some(ReadRequest::Rows(vec![id(1)])));
+    bench.input(Input::Read(Err(Failure::new(ErrorKind::Lost, "refused"))));
     bench.pass_to(5.0);
     assert_eq!(bench.take_batch(), None);
     assert_eq!(
         bench.take_read(),
-        Some(What::Rows(vec![id(1)])),
+        Some(ReadRequest::Rows(vec![id(1)])),
         "tried again after a while"
     );
     let mut committed = row(1, 10);
@@ -186,7 +217,7 @@ fn the_database_going_away_and_coming_back_is_told_once_each() {
     bench.pass_to(1.0);
     assert!(bench.take_batch().is_some());
     bench.input(Input::Stored(
-        Stored::Unsent(Fault::new(Trouble::ShuttingDown, "starting up")),
+        Stored::Unsent(Failure::new(ErrorKind::ShuttingDown, "starting up")),
         None,
     ));
     for second in [3.0, 15.0, 30.0] {
@@ -196,7 +227,7 @@ fn the_database_going_away_and_coming_back_is_told_once_each() {
             "tried again, at most 10 s later"
         );
         bench.input(Input::Stored(
-            Stored::Unsent(Fault::new(Trouble::ShuttingDown, "starting up")),
+            Stored::Unsent(Failure::new(ErrorKind::ShuttingDown, "starting up")),
             None,
         ));
     }
@@ -224,7 +255,10 @@ fn a_lane_whose_job_failed_waits_before_the_next_one() {
     bench.pass_to(1.0);
     let batch = bench.take_batch();
     bench.input(Input::Stored(
-        Stored::Unsent(Fault::new(Trouble::ShuttingDown, "too many connections")),
+        Stored::Unsent(Failure::new(
+            ErrorKind::ShuttingDown,
+            "too many connections",
+        )),
         None,
     ));
     bench.pass_to(1.199);
@@ -237,11 +271,15 @@ fn a_lane_whose_job_failed_waits_before_the_next_one() {
 fn an_edit_of_which_we_were_told_is_no_repair_though_a_sync_finds_it() {
     let mut bench = Bench::live(&[row(1, 0)]);
     bench.pass_to(29.99);
-    bench.input(Input::News(News::Row(Way::Changes, id(1), Some(2))));
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+        Transport::Changes,
+        id(1),
+        Some(2),
+    )));
     bench.pass_to(30.0);
     assert_eq!(
         bench.take_read(),
-        Some(What::All),
+        Some(ReadRequest::All),
         "it answers for the event too"
     );
     bench.answer_read(vec![edited(row(1, 0))]);
@@ -256,15 +294,19 @@ fn an_edit_that_only_a_sync_finds_is_a_repair_and_a_reason_to_rejoin_unless_its_
     for event_comes in [false, true] {
         let mut bench = Bench::live(&[row(1, 0)]);
         bench.pass_to(30.0);
-        assert_eq!(bench.take_read(), Some(What::All));
+        assert_eq!(bench.take_read(), Some(ReadRequest::All));
         bench.answer_read(vec![edited(row(1, 0))]);
         assert_eq!(bench.agent.counters().repaired, 1);
         assert!(bench.notices().contains(&Notice::Repaired(1)));
         if event_comes {
-            bench.input(Input::News(News::Row(Way::Changes, id(1), Some(2))));
+            bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+                Transport::Changes,
+                id(1),
+                Some(2),
+            )));
         }
         bench.pass_to(41.0);
-        let expected = (!event_comes).then_some(Verdict::Rejoin);
+        let expected = (!event_comes).then_some(Reconnect::Rejoin);
         assert_eq!(bench.take_revival(), expected);
     }
 }
@@ -272,11 +314,13 @@ fn an_edit_that_only_a_sync_finds_is_a_repair_and_a_reason_to_rejoin_unless_its_
 #[test]
 fn what_a_sync_finds_that_follows_a_subscription_or_an_unclear_event_is_no_repair() {
     let mut bench = Bench::live(&[row(1, 0)]);
-    bench.input(Input::News(News::Unclear));
-    assert_eq!(bench.take_read(), Some(What::All));
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Unclear));
+    assert_eq!(bench.take_read(), Some(ReadRequest::All));
     bench.answer_read(vec![edited(row(1, 0))]);
-    bench.input(Input::News(News::Live(Way::Changes)));
-    assert_eq!(bench.take_read(), Some(What::All));
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Live(
+        Transport::Changes,
+    )));
+    assert_eq!(bench.take_read(), Some(ReadRequest::All));
     bench.answer_read(vec![edited(edited(row(1, 0))), row(2, 0)]);
     assert_eq!(bench.agent.counters().repaired, 0);
 }
@@ -285,7 +329,7 @@ fn what_a_sync_finds_that_follows_a_subscription_or_an_unclear_event_is_no_repai
 fn a_truncate_stops_every_row_and_is_no_reason_to_rejoin_since_it_is_never_told() {
     let mut bench = Bench::live(&[row(1, 0), row(2, 0)]);
     bench.pass_to(30.0);
-    assert_eq!(bench.take_read(), Some(What::All));
+    assert_eq!(bench.take_read(), Some(ReadRequest::All));
     bench.answer_read(Vec::new());
     assert_eq!(
         (bench.agent.rows(), bench.agent.counters().repaired),
@@ -297,13 +341,17 @@ fn a_truncate_stops_every_row_and_is_no_reason_to_rejoin_since_it_is_never_told(
 fn a_write_back_whose_echo_is_not_heard_in_ten_seconds_leads_to_a_rejoin() {
     for heard in [true, false] {
         let mut bench = Bench::live(&[row(1, 10)]);
-        let is_write_back = |chore: &Chore| matches!(chore, Chore::WriteBack(_));
-        let chore = bench.pass_until_chore(10.0, is_write_back);
-        assert_eq!(chore, Some(Chore::WriteBack(vec![id(1)])));
+        let is_write_back = |task: &MaintenanceTask| matches!(task, MaintenanceTask::WriteBack(_));
+        let task = bench.pass_until_chore(10.0, is_write_back);
+        assert_eq!(task, Some(MaintenanceTask::WriteBack(vec![id(1)])));
         if heard {
-            bench.input(Input::News(News::Row(Way::Changes, id(1), Some(1))));
+            bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+                Transport::Changes,
+                id(1),
+                Some(1),
+            )));
         }
-        bench.kept(Kept::WroteBack(vec![WrittenBack {
+        bench.kept(TaskOutcome::WroteBack(vec![WrittenBack {
             id: id(1),
             distributed: 10,
             changed: true,
@@ -328,13 +376,18 @@ fn a_write_back_whose_echo_is_not_heard_in_ten_seconds_leads_to_a_rejoin() {
 fn while_nothing_is_written_back_the_canary_is_touched_every_minute() {
     let mut bench = Bench::live(&[]);
     bench.pass_to(59.9);
-    assert_eq!(bench.take_read(), Some(What::All));
+    assert_eq!(bench.take_read(), Some(ReadRequest::All));
     bench.answer_read(Vec::new());
     assert_eq!(bench.take_chore(), None);
     bench.pass_to(60.0);
-    assert_eq!(bench.take_chore(), Some(Chore::Canary(Way::Changes)));
-    bench.kept(Kept::Canary(Way::Changes));
-    bench.input(Input::News(News::Canary(Way::Changes)));
+    assert_eq!(
+        bench.take_chore(),
+        Some(MaintenanceTask::Canary(Transport::Changes))
+    );
+    bench.kept(TaskOutcome::Canary(Transport::Changes));
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Canary(
+        Transport::Changes,
+    )));
     let read_every = 29.0;
     let mut second = 60.0;
     while bench.now < Bench::at(119.9) {
@@ -346,26 +399,31 @@ fn while_nothing_is_written_back_the_canary_is_touched_every_minute() {
     }
     assert_eq!(bench.take_chore(), None);
     bench.pass_to(120.0);
-    assert_eq!(bench.take_chore(), Some(Chore::Canary(Way::Changes)));
+    assert_eq!(
+        bench.take_chore(),
+        Some(MaintenanceTask::Canary(Transport::Changes))
+    );
 }
 
 #[test]
 fn a_canary_that_is_not_published_is_never_touched_and_the_agent_does_not_spin_for_it() {
     let mut bench = Bench::live(&[]);
-    bench.input(Input::News(News::Unfollowed));
-    assert_eq!(bench.take_chore(), Some(Chore::Published));
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Unfollowed));
+    assert_eq!(bench.take_chore(), Some(MaintenanceTask::Published));
     let without = Published {
         canary: false,
         ..ALL_PUBLISHED
     };
-    bench.kept(Kept::Published(without));
+    bench.kept(TaskOutcome::Published(without));
     assert!(bench.asked.contains(&Action::Follow(Following::with(
         ListenBy::Auto,
         false,
         false
     ))));
-    bench.input(Input::News(News::Live(Way::Changes)));
-    assert_eq!(bench.take_read(), Some(What::All));
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Live(
+        Transport::Changes,
+    )));
+    assert_eq!(bench.take_read(), Some(ReadRequest::All));
     bench.answer_read(Vec::new());
     bench.pass_to(f64::from(u32::try_from(CANARY_EVERY.as_secs()).unwrap()) + 5.0);
     assert_eq!(bench.take_chore(), None);
@@ -385,11 +443,11 @@ fn while_the_database_is_away_the_agent_does_not_spin() {
         bench.now = bench.now.max(at);
         bench.input(Input::Tick);
         while let Some(action) = bench.asked.pop_front() {
-            let away = || Fault::new(Trouble::Lost, "away");
+            let away = || Failure::new(ErrorKind::Lost, "away");
             match action {
                 Action::Store(_) => bench.input(Input::Stored(Stored::Failed(away()), None)),
                 Action::Read(_) => bench.input(Input::Read(Err(away()))),
-                Action::Keep(_) => bench.input(Input::Kept(Err(away()))),
+                Action::Keep(_) => bench.input(Input::TaskOutcome(Err(away()))),
                 Action::Revive(..) | Action::Follow(_) | Action::Tell(_) => {}
             }
         }
@@ -401,11 +459,17 @@ fn while_the_database_is_away_the_agent_does_not_spin() {
 #[test]
 fn what_realtime_publishes_is_asked_for_again_when_the_answer_was_lost() {
     let mut bench = Bench::new();
-    assert_eq!(bench.take_chore(), Some(Chore::Beat { serving: false }));
+    assert_eq!(
+        bench.take_chore(),
+        Some(MaintenanceTask::Beat { serving: false })
+    );
     bench.answer_beat(Control::default());
-    assert_eq!(bench.take_chore(), Some(Chore::Published));
+    assert_eq!(bench.take_chore(), Some(MaintenanceTask::Published));
     bench.published.canary = false;
-    bench.input(Input::Kept(Err(Fault::new(Trouble::Lost, "away"))));
+    bench.input(Input::TaskOutcome(Err(Failure::new(
+        ErrorKind::Lost,
+        "away",
+    ))));
     bench.pass_to(2.0);
     let without = Following::with(ListenBy::Auto, false, false);
     assert!(bench.asked.contains(&Action::Follow(without)));
@@ -421,16 +485,25 @@ fn a_completed_row_is_written_back_at_once_and_again_if_somebody_held_it_or_the_
     bench.stored([id(1)]);
     assert_eq!(
         bench.take_chore(),
-        Some(Chore::WriteBack(vec![id(1)])),
+        Some(MaintenanceTask::WriteBack(vec![id(1)])),
         "at once"
     );
-    bench.kept(Kept::WroteBack(Vec::new()));
+    bench.kept(TaskOutcome::WroteBack(Vec::new()));
     bench.pass_to(1.2);
-    assert_eq!(bench.take_chore(), Some(Chore::WriteBack(vec![id(1)])));
-    bench.input(Input::Kept(Err(Fault::new(Trouble::Lost, "reset"))));
+    assert_eq!(
+        bench.take_chore(),
+        Some(MaintenanceTask::WriteBack(vec![id(1)]))
+    );
+    bench.input(Input::TaskOutcome(Err(Failure::new(
+        ErrorKind::Lost,
+        "reset",
+    ))));
     bench.pass_to(2.0);
-    assert_eq!(bench.take_chore(), Some(Chore::WriteBack(vec![id(1)])));
-    bench.kept(Kept::WroteBack(vec![WrittenBack {
+    assert_eq!(
+        bench.take_chore(),
+        Some(MaintenanceTask::WriteBack(vec![id(1)]))
+    );
+    bench.kept(TaskOutcome::WroteBack(vec![WrittenBack {
         id: id(1),
         distributed: 10,
         changed: true,
@@ -443,17 +516,21 @@ fn a_completed_row_is_written_back_at_once_and_again_if_somebody_held_it_or_the_
 fn a_running_row_is_written_back_every_five_seconds_at_the_most() {
     let mut bench = Bench::live(&[row(1, 10)]);
     let mut written: Vec<Mono> = Vec::new();
-    while let Some(Chore::WriteBack(_)) =
-        bench.pass_until_chore(29.0, |chore| matches!(chore, Chore::WriteBack(_)))
+    while let Some(MaintenanceTask::WriteBack(_)) =
+        bench.pass_until_chore(29.0, |task| matches!(task, MaintenanceTask::WriteBack(_)))
     {
         written.push(bench.now);
-        let distributed = bench.agent.look_at_all(bench.now)[0].distributed;
-        bench.kept(Kept::WroteBack(vec![WrittenBack {
+        let distributed = bench.agent.statuses(bench.now)[0].distributed;
+        bench.kept(TaskOutcome::WroteBack(vec![WrittenBack {
             id: id(1),
             distributed,
             changed: true,
         }]));
-        bench.input(Input::News(News::Row(Way::Changes, id(1), Some(1))));
+        bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+            Transport::Changes,
+            id(1),
+            Some(1),
+        )));
     }
     assert!((5..=6).contains(&written.len()), "{written:?}");
     assert!(
@@ -481,8 +558,8 @@ fn a_row_that_is_set_aside_is_told_once_and_again_when_it_is_mended() {
     bench.answer_read(vec![bad.clone()]);
     bench.pass_to(2.5);
     bench.answer_read(vec![bad]);
-    let set_aside = |notice: &&Notice| matches!(notice, Notice::SetAside(..));
-    assert_eq!(bench.notices().iter().filter(set_aside).count(), 1);
+    let quarantine = |notice: &&Notice| matches!(notice, Notice::Quarantined(..));
+    assert_eq!(bench.notices().iter().filter(quarantine).count(), 1);
 }
 
 #[test]
@@ -506,10 +583,10 @@ fn a_row_that_no_trigger_has_seen_is_anchored_and_not_told_as_set_aside() {
     let mut bench = Bench::new();
     bench.answer_read(vec![unseen]);
     bench.answer_beats();
-    assert_eq!(bench.take_chore(), Some(Chore::Published));
-    bench.kept(Kept::Published(ALL_PUBLISHED));
-    assert_eq!(bench.take_chore(), Some(Chore::Initialise));
-    bench.kept(Kept::Initialised(1));
+    assert_eq!(bench.take_chore(), Some(MaintenanceTask::Published));
+    bench.kept(TaskOutcome::Published(ALL_PUBLISHED));
+    assert_eq!(bench.take_chore(), Some(MaintenanceTask::Initialise));
+    bench.kept(TaskOutcome::Initialised(1));
     bench.take_read();
     bench.answer_read(vec![row(1, 10)]);
     let told = bench.notices();
@@ -517,7 +594,7 @@ fn a_row_that_no_trigger_has_seen_is_anchored_and_not_told_as_set_aside() {
     assert!(
         !told
             .iter()
-            .any(|notice| matches!(notice, Notice::SetAside(..) | Notice::Repaired(_))),
+            .any(|notice| matches!(notice, Notice::Quarantined(..) | Notice::Repaired(_))),
         "{told:?}"
     );
     bench.now = Bench::at(1.0);
@@ -531,13 +608,17 @@ fn a_row_whose_insert_fails_keeps_its_reason_in_the_database() {
     bench.pass_to(1.0);
     assert!(bench.take_batch().is_some());
     bench.input(Input::Stored(
-        Stored::Failed(Fault::new(Trouble::Data, "no such page")),
+        Stored::Failed(Failure::new(ErrorKind::Data, "no such page")),
         None,
     ));
-    let mark = Chore::MarkInvalid(id(1), "no such page".to_owned());
+    let mark = MaintenanceTask::MarkInvalid(id(1), "no such page".to_owned());
     assert_eq!(bench.take_chore(), Some(mark.clone()));
-    bench.kept(Kept::MarkedInvalid(false));
-    bench.input(Input::News(News::Row(Way::Changes, id(1), None)));
+    bench.kept(TaskOutcome::MarkedInvalid(false));
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+        Transport::Changes,
+        id(1),
+        None,
+    )));
     bench.pass_to(1.5);
     bench.take_read();
     bench.answer_read(vec![row(1, 10)]);
@@ -552,10 +633,14 @@ fn a_row_whose_insert_fails_keeps_its_reason_in_the_database() {
         Some(mark),
         "somebody held the row, so it is tried again"
     );
-    bench.kept(Kept::MarkedInvalid(true));
+    bench.kept(TaskOutcome::MarkedInvalid(true));
     bench.keep_until(6.0);
-    assert!(told.contains(&Notice::SetAside(id(1), "no such page".to_owned())));
-    bench.input(Input::News(News::Row(Way::Changes, id(1), None)));
+    assert!(told.contains(&Notice::Quarantined(id(1), "no such page".to_owned())));
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+        Transport::Changes,
+        id(1),
+        None,
+    )));
     bench.pass_to(6.5);
     bench.take_read();
     bench.answer_read(vec![edited(row(1, 10))]);
@@ -612,7 +697,7 @@ fn a_row_that_waits_for_a_retry_does_not_wait_longer_since_the_databases_clock_s
     bench.input(Input::Tick);
     assert!(bench.take_batch().is_some());
     bench.input(Input::Stored(
-        Stored::Failed(Fault::new(Trouble::Data, "no such page")),
+        Stored::Failed(Failure::new(ErrorKind::Data, "no such page")),
         None,
     ));
     assert_eq!(
@@ -650,17 +735,17 @@ fn a_stop_finishes_what_is_in_hand_and_begins_nothing() {
 #[test]
 fn visits_that_are_missing_are_told_once() {
     let mut bench = Bench::paced(vec![row(1, 0)]);
-    let finding = Finding {
+    let finding = CountDifference {
         id: id(1),
         missing: 5,
         changed: false,
         message: "5 visits are missing".to_owned(),
     };
-    bench.agent.keeping = Some(Chore::Reconcile(vec![id(1)]));
-    bench.kept(Kept::Reconciled(vec![finding.clone()]));
-    bench.agent.keeping = Some(Chore::Reconcile(vec![id(1)]));
-    bench.kept(Kept::Reconciled(vec![finding.clone()]));
-    assert_eq!(bench.notices(), [Notice::Found(finding)]);
+    bench.agent.keeping = Some(MaintenanceTask::Reconcile(vec![id(1)]));
+    bench.kept(TaskOutcome::Reconciled(vec![finding.clone()]));
+    bench.agent.keeping = Some(MaintenanceTask::Reconcile(vec![id(1)]));
+    bench.kept(TaskOutcome::Reconciled(vec![finding.clone()]));
+    assert_eq!(bench.notices(), [Notice::CountsDiffer(finding)]);
 }
 
 #[test]
@@ -668,10 +753,10 @@ fn counts_are_compared_after_the_first_sync() {
     let mut bench = Bench::new();
     bench.answer_read(vec![row(1, 0), row(2, 0)]);
     bench.answer_beats();
-    assert_eq!(bench.take_chore(), Some(Chore::Published));
-    bench.kept(Kept::Published(ALL_PUBLISHED));
+    assert_eq!(bench.take_chore(), Some(MaintenanceTask::Published));
+    bench.kept(TaskOutcome::Published(ALL_PUBLISHED));
     assert_eq!(
         bench.take_chore(),
-        Some(Chore::Reconcile(vec![id(1), id(2)]))
+        Some(MaintenanceTask::Reconcile(vec![id(1), id(2)]))
     );
 }

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use rand::Rng as _;
 use uuid::Uuid;
 
-use super::suspects::Blame;
-use super::{Action, Agent, Chore, Stored, Trip};
+use super::poison_search::Blame;
+use super::{Action, Agent, MaintenanceTask, RoundTrip, Stored};
 use crate::domain::batch::{Batch, BatchRow};
+use crate::domain::error_policy::{Failure, Recovery};
 use crate::domain::limits::SUSPECT_RETRY;
-use crate::domain::policy::{Course, Fault};
 use crate::domain::time::{DbTime, Mono};
 
 impl Agent {
@@ -17,7 +17,7 @@ impl Agent {
         if !self.health.has_begun() {
             return None;
         }
-        self.timetable
+        self.schedule
             .next_deadline()
             .and_then(|at| self.clock.mono_of(at))
     }
@@ -30,7 +30,7 @@ impl Agent {
             return;
         };
         let available = self.visits.holds(now);
-        if let Some(batch) = self.timetable.plan(db_now, available) {
+        if let Some(batch) = self.schedule.plan(db_now, available) {
             self.writer.busy = true;
             self.storing = Some(batch.clone());
             self.storing_since = now;
@@ -38,97 +38,98 @@ impl Agent {
         }
     }
 
-    pub(super) fn stored(&mut self, stored: Stored, trip: Option<Trip>, now: Mono) {
+    pub(super) fn stored(&mut self, stored: Stored, round_trip: Option<RoundTrip>, now: Mono) {
         let Some(batch) = self.storing.take() else {
             return;
         };
-        if let Some(trip) = trip {
-            self.trip(trip, now);
+        if let Some(round_trip) = round_trip {
+            self.round_trip(round_trip, now);
         }
         let Some(db_now) = self.clock.at(now) else {
             return;
         };
         match stored {
             Stored::Rows(ids) => {
-                let stamp = self.next_stamp();
+                let sequence = self.next_sequence();
                 self.writer.succeeded();
                 self.count_stored(&batch, &ids, now);
-                let refused = self.timetable.answered(&batch, &ids, stamp, db_now);
+                let refused = self.schedule.answered(&batch, &ids, sequence, db_now);
                 for row in &batch.rows {
-                    if self.timetable.is_doubtful(row.id) {
+                    if self.schedule.is_doubtful(row.id) {
                         self.refused.insert(row.id, row.version);
                     }
                 }
                 self.want(refused, now);
                 for id in ids {
-                    self.suspects.acquit(id);
+                    self.poison_search.clear(id);
                     self.reconciliation.moved(id);
                     self.take_note(id, db_now, now);
                 }
             }
-            Stored::Failed(fault) => self.not_stored(&batch, fault, db_now, now),
-            Stored::Unsent(fault) => {
+            Stored::Failed(failure) => self.not_stored(&batch, failure, db_now, now),
+            Stored::Unsent(failure) => {
                 self.counters.unsent += 1;
-                self.timetable.not_now(&batch, db_now);
-                self.writer_failed(fault, now);
+                self.schedule.not_now(&batch, db_now);
+                self.writer_failed(failure, now);
             }
         }
         self.database_back(now);
     }
 
     /// The batch was sent and failed: what becomes of it, by the policy of its fault.
-    fn not_stored(&mut self, batch: &Batch, fault: Fault, db_now: DbTime, now: Mono) {
-        let course = fault.policy().course;
-        self.counters.failed += u64::from(course != Course::ReadBack);
-        match course {
-            Course::ReadBack => {
+    fn not_stored(&mut self, batch: &Batch, failure: Failure, db_now: DbTime, now: Mono) {
+        let recovery = failure.policy().recovery;
+        self.counters.failed += u64::from(recovery != Recovery::Reread);
+        match recovery {
+            Recovery::Reread => {
                 self.counters.unknown += 1;
                 self.visits.take(batch.visits());
-                let stamp = self.next_stamp();
-                let doubtful = self.timetable.unknown(batch, stamp);
+                let sequence = self.next_sequence();
+                let doubtful = self.schedule.unknown(batch, sequence);
                 self.want(doubtful, now);
-                self.writer_failed(fault, now);
+                self.writer_failed(failure, now);
             }
-            Course::Again => {
-                self.timetable.not_now(batch, db_now);
-                self.writer_failed(fault, now);
+            Recovery::Retry => {
+                self.schedule.not_now(batch, db_now);
+                self.writer_failed(failure, now);
             }
-            Course::Halve => {
-                self.timetable.halve(batch, db_now);
-                self.timetable.not_now(batch, db_now);
-                self.writer_failed(fault, now);
+            Recovery::Shrink => {
+                self.schedule.halve(batch, db_now);
+                self.schedule.not_now(batch, db_now);
+                self.writer_failed(failure, now);
             }
-            Course::BlameARow => {
+            Recovery::Bisect => {
                 self.writer.succeeded();
-                if let Some(id) = self.timetable.halve(batch, db_now) {
-                    self.set_aside(id, fault.words, db_now, now);
+                if let Some(id) = self.schedule.halve(batch, db_now) {
+                    self.quarantine(id, failure.words, db_now, now);
                 }
             }
-            Course::BlameARowIfOthersPass => {
-                let alone = self.timetable.halve(batch, db_now);
-                let blame = alone.map(|id| (id, self.suspects.refused(id, self.counters.visits)));
+            Recovery::BisectIfOthersPass => {
+                let alone = self.schedule.halve(batch, db_now);
+                let blame =
+                    alone.map(|id| (id, self.poison_search.refused(id, self.counters.visits)));
                 match blame {
                     None => self.writer.busy = false,
                     Some((id, Blame::ThisRow)) => {
                         self.writer.succeeded();
-                        self.set_aside(id, fault.words, db_now, now);
+                        self.quarantine(id, failure.words, db_now, now);
                     }
                     Some((id, Blame::Nobody)) => {
                         self.writer.busy = false;
-                        self.timetable.put_off(id, SUSPECT_RETRY, db_now);
+                        self.schedule.defer(id, SUSPECT_RETRY, db_now);
                     }
                     Some((_, Blame::Everybody)) => {
-                        self.timetable.not_now(batch, db_now);
-                        self.writer_failed(fault, now);
+                        self.schedule.not_now(batch, db_now);
+                        self.writer_failed(failure, now);
                     }
                 }
             }
         }
     }
 
-    fn set_aside(&mut self, id: Uuid, why: String, db_now: DbTime, now: Mono) {
-        self.timetable.set_aside(id, &why, db_now);
-        self.chore(Chore::MarkInvalid(id, why));
+    fn quarantine(&mut self, id: Uuid, why: String, db_now: DbTime, now: Mono) {
+        self.schedule.quarantine(id, &why, db_now);
+        self.task(MaintenanceTask::MarkInvalid(id, why));
         self.take_note(id, db_now, now);
     }
 
@@ -143,10 +144,10 @@ impl Agent {
         self.counters.visits += u64::try_from(visits).unwrap_or(0);
     }
 
-    fn writer_failed(&mut self, fault: Fault, now: Mono) {
+    fn writer_failed(&mut self, failure: Failure, now: Mono) {
         let draw = self.random.next_u32();
-        self.writer.failed(&fault.policy(), draw, now);
-        let may_tell = !fault.policy().away && self.writer.may_tell(now);
-        self.failed(fault, may_tell, now);
+        self.writer.failed(&failure.policy(), draw, now);
+        let may_tell = !failure.policy().away && self.writer.may_tell(now);
+        self.failed(failure, may_tell, now);
     }
 }

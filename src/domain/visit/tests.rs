@@ -222,10 +222,10 @@ fn half_of_all_sessions_last_less_than_about_90_seconds() {
     let shorter = visits(&generator)
         .filter(|visit| visit.session_duration < 90)
         .count();
-    let share = f64::from(u32::try_from(shorter).expect("fits")) / f64::from(SAMPLE);
+    let ownership = f64::from(u32::try_from(shorter).expect("fits")) / f64::from(SAMPLE);
     assert!(
-        (share - 0.5).abs() < 0.01,
-        "{share} of the sessions are below 90 s"
+        (ownership - 0.5).abs() < 0.01,
+        "{ownership} of the sessions are below 90 s"
     );
 }
 

@@ -1,6 +1,6 @@
 //! What is looked at, one query each: every row is a finding.
 //!
-//! A query gives `what` was found, the `sql` that mends it, and what is to be done `by_hand`; either of the last two may be
+//! A query gives `what` was found, the `sql` that mends it, and what is to be done `sql_functions`; either of the last two may be
 //! null. They are asked as the role that the agent uses.
 
 use crate::domain::finding::Severity;
@@ -13,7 +13,7 @@ pub struct Check {
     pub severity: Severity,
     /// What follows from its findings.
     pub why: &'static str,
-    /// Three columns of text: `what`, `sql`, `by_hand`.
+    /// Three columns of text: `what`, `sql`, `sql_functions`.
     pub sql: &'static str,
 }
 

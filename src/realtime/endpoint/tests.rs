@@ -134,7 +134,7 @@ fn keys_and_tokens_are_blotted_out_of_any_text() {
     let endpoint = endpoint("wss://h", SECRET_KEY);
     let text = format!("at ?apikey={SECRET_KEY}&t={JWT}&vsn=2.0.0: no {JWT}");
     assert_eq!(
-        endpoint.blot(&text),
+        endpoint.redact(&text),
         "at ?apikey=[key]&t=[token]&vsn=2.0.0: no [token]"
     );
 }

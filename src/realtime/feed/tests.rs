@@ -11,9 +11,9 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::{WebSocketStream, accept_async};
 
 use super::*;
-use crate::domain::policy::Trouble;
+use crate::domain::error_policy::ErrorKind;
 use crate::domain::secret::Secret;
-use crate::realtime::fault::Down;
+use crate::realtime::failure::Down;
 use crate::realtime::frame::Frame;
 use crate::realtime::session::TOPIC;
 
@@ -55,10 +55,10 @@ impl Bench {
     }
 
     /// A feed that is live, and the server's end of its socket.
-    async fn live() -> (Self, Peer) {
+    async fn live() -> (Self, PeerAgent) {
         let mut bench = Self::new(64).await;
         let peer = bench.serve_live().await;
-        assert_eq!(bench.event().await, FeedEvent::Live(Way::Changes));
+        assert_eq!(bench.event().await, FeedEvent::Live(Transport::Changes));
         (bench, peer)
     }
 
@@ -68,9 +68,9 @@ impl Bench {
     }
 
     /// Accepts a socket, its join, and confirms the subscription.
-    async fn serve_live(&self) -> Peer {
+    async fn serve_live(&self) -> PeerAgent {
         let stream = accept_async(self.accept().await).await.expect("an upgrade");
-        let mut peer = Peer { stream };
+        let mut peer = PeerAgent { stream };
         let join = peer.frame().await;
         assert_eq!(join.event, "phx_join");
         peer.confirm(&join.ref_.expect("a ref")).await;
@@ -96,11 +96,11 @@ impl Bench {
 }
 
 /// The server's end of a socket.
-struct Peer {
+struct PeerAgent {
     stream: WebSocketStream<TcpStream>,
 }
 
-impl Peer {
+impl PeerAgent {
     async fn message(&mut self) -> Message {
         within(self.stream.next())
             .await
@@ -199,7 +199,7 @@ async fn a_refused_key_is_told_in_plain_words_and_the_feed_goes_on() {
     stream.write_all(answer.as_bytes()).await.expect("a reader");
 
     let down = bench.down().await;
-    assert_eq!(down.class, Trouble::Key);
+    assert_eq!(down.class, ErrorKind::Key);
     let line = down.to_string();
     assert!(
         line.contains("HTTP 401: Failed to validate JWT signature"),
@@ -224,19 +224,19 @@ async fn a_server_that_restarts_is_answered_and_followed_again_by_itself() {
     drop(peer);
 
     let down = bench.down().await;
-    assert_eq!(down.class, Trouble::Network);
+    assert_eq!(down.class, ErrorKind::Network);
     assert!(down.reason.contains("1012"), "{}", down.reason);
     let _peer = bench.serve_live().await;
-    assert_eq!(bench.event().await, FeedEvent::Live(Way::Changes));
+    assert_eq!(bench.event().await, FeedEvent::Live(Transport::Changes));
 }
 
 #[tokio::test]
 async fn a_connection_that_breaks_without_a_word_is_made_again_by_itself() {
     let (mut bench, peer) = Bench::live().await;
     drop(peer);
-    assert_eq!(bench.down().await.class, Trouble::Network);
+    assert_eq!(bench.down().await.class, ErrorKind::Network);
     let _peer = bench.serve_live().await;
-    assert_eq!(bench.event().await, FeedEvent::Live(Way::Changes));
+    assert_eq!(bench.event().await, FeedEvent::Live(Transport::Changes));
 }
 
 #[tokio::test]
@@ -246,10 +246,10 @@ async fn a_message_beyond_all_bounds_ends_the_socket_and_not_the_feed() {
         .stream
         .send(Message::text("x".repeat(9 * 1024 * 1024)))
         .await;
-    assert_eq!(bench.down().await.class, Trouble::Network);
+    assert_eq!(bench.down().await.class, ErrorKind::Network);
     drop(peer);
     let _peer = bench.serve_live().await;
-    assert_eq!(bench.event().await, FeedEvent::Live(Way::Changes));
+    assert_eq!(bench.event().await, FeedEvent::Live(Transport::Changes));
 }
 
 #[tokio::test]
@@ -330,7 +330,7 @@ async fn an_owner_that_takes_no_events_does_not_hold_up_the_protocol_and_is_told
     }
     bench
         .commands
-        .send(FeedCommand::Rejoin(Way::Changes, "asked".to_owned()))
+        .send(FeedCommand::Rejoin(Transport::Changes, "asked".to_owned()))
         .await
         .expect("the feed runs");
     assert_eq!(peer.frame().await.event, "phx_leave");
@@ -343,7 +343,7 @@ async fn an_owner_that_takes_no_events_does_not_hold_up_the_protocol_and_is_told
     loop {
         match bench.event().await {
             FeedEvent::Lost(_) => lost = true,
-            FeedEvent::Down(down) => asked = down.class == Trouble::Asked,
+            FeedEvent::Down(down) => asked = down.class == ErrorKind::Asked,
             FeedEvent::Live(_) if asked => break,
             FeedEvent::Live(_) | FeedEvent::Broadcast(..) | FeedEvent::Changed(_) => {}
         }
@@ -355,20 +355,20 @@ async fn an_owner_that_takes_no_events_does_not_hold_up_the_protocol_and_is_told
 fn an_outbox_that_overflows_keeps_the_latest_state_and_asks_for_a_full_sync() {
     let changed = || FeedEvent::Lost("a change".to_owned());
     let asked = FeedEvent::Down(Down {
-        way: Way::Changes,
-        class: Trouble::Asked,
+        transport: Transport::Changes,
+        class: ErrorKind::Asked,
         reason: String::new(),
         retry_in: Duration::ZERO,
     });
     let mut outbox = Outbox::default();
-    outbox.push(FeedEvent::Live(Way::Changes));
+    outbox.push(FeedEvent::Live(Transport::Changes));
     outbox.push(asked.clone());
     for _ in 2..OUTBOX_EVENTS {
         outbox.push(changed());
     }
     assert_eq!(outbox.events.len(), OUTBOX_EVENTS);
-    outbox.push(FeedEvent::Live(Way::Changes));
+    outbox.push(FeedEvent::Live(Transport::Changes));
     let left: Vec<FeedEvent> = outbox.events.into_iter().collect();
     let lost = FeedEvent::Lost("more changes came than were taken".to_owned());
-    assert_eq!(left, [asked, lost, FeedEvent::Live(Way::Changes)]);
+    assert_eq!(left, [asked, lost, FeedEvent::Live(Transport::Changes)]);
 }

@@ -1,10 +1,10 @@
 use super::*;
-use crate::domain::policy::REALTIME_SLOW;
+use crate::domain::error_policy::REALTIME_SLOW;
 use crate::realtime::change::ChangeKind;
 
 mod any_order;
 mod back_off;
-mod both_ways;
+mod both_transports;
 
 const ROW: &str = "11111111-1111-1111-1111-111111111111";
 const MIDDLE: u32 = u32::MAX / 2;
@@ -236,14 +236,14 @@ fn a_join_that_was_answered_is_not_live() {
 fn the_system_message_makes_it_live() {
     let mut bench = Bench::joined();
     bench.receive(&subscribed("1"));
-    assert_eq!(bench.events(), [FeedEvent::Live(Way::Changes)]);
+    assert_eq!(bench.events(), [FeedEvent::Live(Transport::Changes)]);
 }
 
 #[test]
 fn a_second_system_message_in_mid_life_asks_for_another_full_sync() {
     let mut bench = Bench::live();
     bench.receive(&subscribed("1"));
-    assert_eq!(bench.events(), [FeedEvent::Live(Way::Changes)]);
+    assert_eq!(bench.events(), [FeedEvent::Live(Transport::Changes)]);
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn a_refused_join_is_told_and_made_again_after_a_back_off() {
     bench.take();
     bench.receive(&join_refused("1", "UnableToConnectToProject: try again"));
     let down = bench.down();
-    assert_eq!(down.class, Trouble::Channel);
+    assert_eq!(down.class, ErrorKind::Channel);
     assert!(
         down.reason.ends_with("UnableToConnectToProject: try again"),
         "{}",
@@ -323,7 +323,7 @@ fn the_next_join_follows_the_tables_that_were_set_last() {
     bench.command(FeedCommand::Bindings(vec![Table::new("public", "other")]));
     assert_eq!(bench.take(), []);
     bench.command(FeedCommand::Rejoin(
-        Way::Changes,
+        Transport::Changes,
         "the canary is published now".to_owned(),
     ));
     let frames = bench.frames();
@@ -374,7 +374,10 @@ fn a_change_that_does_not_name_its_table_asks_for_a_full_sync() {
 #[test]
 fn a_change_that_comes_before_the_answer_to_the_join_is_of_an_earlier_join() {
     let mut bench = Bench::live();
-    bench.command(FeedCommand::Rejoin(Way::Changes, "no echo".to_owned()));
+    bench.command(FeedCommand::Rejoin(
+        Transport::Changes,
+        "no echo".to_owned(),
+    ));
     bench.take();
     bench.receive(&update("visit_distribution"));
     assert_eq!(bench.events(), []);
@@ -402,7 +405,7 @@ fn unknown_events_topics_and_noise_change_nothing() {
 fn a_close_of_the_channel_is_followed_by_a_join_on_the_same_socket() {
     let mut bench = Bench::live();
     bench.receive(&closed("1"));
-    assert_eq!(bench.down().class, Trouble::Channel);
+    assert_eq!(bench.down().class, ErrorKind::Channel);
     assert_eq!(bench.tick(), "join again");
     let actions = bench.take();
     assert!(matches!(actions.as_slice(), [Action::Send(join)] if join.event == "phx_join"));
@@ -412,7 +415,7 @@ fn a_close_of_the_channel_is_followed_by_a_join_on_the_same_socket() {
 fn an_error_of_the_channel_is_followed_by_a_join() {
     let mut bench = Bench::live();
     bench.receive(&format!(r#"["1","1","{TOPIC}","phx_error",{{}}]"#));
-    assert_eq!(bench.down().class, Trouble::Channel);
+    assert_eq!(bench.down().class, ErrorKind::Channel);
     assert_eq!(bench.tick(), "join again");
 }
 
@@ -443,7 +446,7 @@ fn a_table_that_is_not_published_is_told_with_what_to_do_and_tried_again_slowly(
                 visit_distribution, filters: [], select: nil]";
     bench.receive(&system("1", "error", "postgres_changes", text));
     let down = bench.down();
-    assert_eq!(down.class, Trouble::Table);
+    assert_eq!(down.class, ErrorKind::Table);
     assert!(down.retry_in >= REALTIME_SLOW.from, "{down:?}");
     assert!(down.to_string().contains("publication"), "{down}");
 }
@@ -459,13 +462,20 @@ fn a_late_close_of_an_earlier_join_does_not_touch_the_present_one() {
         format!(r#"{{"ref":"1","event":"phx_close","topic":"{TOPIC}","payload":{{}}}}"#),
     ] {
         let mut bench = Bench::live();
-        bench.command(FeedCommand::Rejoin(Way::Changes, "no echo".to_owned()));
+        bench.command(FeedCommand::Rejoin(
+            Transport::Changes,
+            "no echo".to_owned(),
+        ));
         assert_eq!(refs_of(&bench.frames(), "phx_join"), ["3"]);
         bench.receive(&late);
         assert_eq!(bench.take(), [], "{late}");
         bench.receive(&join_ok("3"));
         bench.receive(&subscribed("3"));
-        assert_eq!(bench.events(), [FeedEvent::Live(Way::Changes)], "{late}");
+        assert_eq!(
+            bench.events(),
+            [FeedEvent::Live(Transport::Changes)],
+            "{late}"
+        );
     }
 }
 
@@ -508,7 +518,7 @@ fn joins_that_fail_now_and_then_between_long_lives_keep_the_socket() {
         join = refs_of(&bench.frames(), "phx_join").concat();
         bench.receive(&join_ok(&join));
         bench.receive(&subscribed(&join));
-        assert_eq!(bench.events(), [FeedEvent::Live(Way::Changes)]);
+        assert_eq!(bench.events(), [FeedEvent::Live(Transport::Changes)]);
     }
 }
 
@@ -556,7 +566,7 @@ fn a_heartbeat_without_its_answer_by_the_next_means_a_dead_socket() {
     let [Action::Abandon, Action::Emit(FeedEvent::Down(down))] = actions.as_slice() else {
         panic!("expected the socket to be dropped, found {actions:?}");
     };
-    assert_eq!(down.class, Trouble::Network);
+    assert_eq!(down.class, ErrorKind::Network);
 }
 
 #[test]
@@ -584,7 +594,7 @@ fn a_process_that_slept_through_the_limit_of_silence_opens_a_new_socket_at_once(
 fn a_rejoin_asked_for_leaves_and_joins_at_once_on_the_same_socket() {
     let mut bench = Bench::live();
     bench.command(FeedCommand::Rejoin(
-        Way::Changes,
+        Transport::Changes,
         "no echo within 10 s".to_owned(),
     ));
     let frames: Vec<String> = bench
@@ -600,14 +610,14 @@ fn a_rejoin_asked_for_while_one_is_under_way_changes_nothing() {
     let mut bench = Bench::opened();
     bench.take();
     bench.command(FeedCommand::Rejoin(
-        Way::Changes,
+        Transport::Changes,
         "no echo within 10 s".to_owned(),
     ));
     bench.receive(&join_refused("1", "UnknownErrorOnChannel"));
     bench.take();
     let due_in = bench.due_in();
     bench.command(FeedCommand::Rejoin(
-        Way::Changes,
+        Transport::Changes,
         "no echo within 10 s".to_owned(),
     ));
     assert_eq!((bench.take(), bench.due_in()), (vec![], due_in));
@@ -621,7 +631,7 @@ fn a_new_socket_asked_for_is_dialed_at_once() {
     assert!(matches!(
         actions.as_slice(),
         [Action::Abandon, Action::Emit(FeedEvent::Down(down)), Action::Dial]
-            if down.class == Trouble::Asked && down.retry_in.is_zero()
+            if down.class == ErrorKind::Asked && down.retry_in.is_zero()
     ));
 }
 

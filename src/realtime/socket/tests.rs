@@ -44,7 +44,7 @@ async fn a_refusal_is_told_with_its_status_and_the_words_of_the_server() {
             message
         }
     );
-    assert_eq!(error.class(), Trouble::Key);
+    assert_eq!(error.class(), ErrorKind::Key);
 }
 
 #[tokio::test]
@@ -82,7 +82,7 @@ async fn a_server_without_tls_is_told_as_unreachable_over_wss() {
             .starts_with("failed to reach wss://127.0.0.1:"),
         "{error}"
     );
-    assert_eq!(error.class(), Trouble::Network);
+    assert_eq!(error.class(), ErrorKind::Network);
 }
 
 #[tokio::test]
@@ -116,7 +116,7 @@ async fn a_server_that_repeats_the_key_is_not_quoted() {
 async fn a_server_that_speaks_no_http_is_told_as_unreachable_by_its_address() {
     let error = dial_answered_with("SSH-2.0-OpenSSH\r\n\r\n".to_owned()).await;
     let told = error.to_string();
-    assert_eq!(error.class(), Trouble::Network);
+    assert_eq!(error.class(), ErrorKind::Network);
     assert!(
         told.starts_with("failed to reach ws://127.0.0.1:"),
         "{told}"
@@ -142,5 +142,5 @@ async fn a_port_where_nobody_listens_is_told_as_unreachable() {
             .starts_with(&format!("failed to reach {url}: ")),
         "{error}"
     );
-    assert_eq!(error.class(), Trouble::Network);
+    assert_eq!(error.class(), ErrorKind::Network);
 }

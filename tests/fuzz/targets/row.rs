@@ -6,8 +6,8 @@ use uuid::Uuid;
 use visit_pacer::domain::bucket::{Bucket, BucketRule};
 use visit_pacer::domain::decimal::{format_scaled, parse_scaled};
 use visit_pacer::domain::distribution::{Distribution, RawRow};
-use visit_pacer::domain::moments::{Span, visited_at};
 use visit_pacer::domain::time::DbTime;
+use visit_pacer::domain::visit_times::{Span, visited_at};
 
 /// Decimals that the program reads: of whole numbers, `catch_up`, rates and levels.
 const SCALES: [u32; 4] = [0, 3, 9, 12];
@@ -84,11 +84,11 @@ fn follow(row: &Distribution, bucket: &Bucket, last: Option<DbTime>) {
         let kept = Bucket::from_columns(taken.units_column().as_deref(), taken.at_column());
         assert_eq!(kept, taken, "a level survives the database exactly");
         let first = (due - VISITS).max(1);
-        let moments = visited_at(&row.curve, first, VISITS, Span::of(&row.curve, last, now));
-        assert!(moments.is_sorted(), "visits are dated in their order");
+        let visit_times = visited_at(&row.curve, first, VISITS, Span::of(&row.curve, last, now));
+        assert!(visit_times.is_sorted(), "visits are dated in their order");
         let cut = row.curve.to.map_or(now, |end| end.min(now));
         if last.is_none_or(|last| last <= cut) {
-            let late = moments.iter().any(|moment| *moment > cut);
+            let late = visit_times.iter().any(|moment| *moment > cut);
             assert!(!late, "no visit is in the future or after the end");
         }
     }

@@ -5,9 +5,9 @@
 
 use std::time::{Duration, Instant};
 
-use visit_pacer::domain::policy::Trouble;
+use visit_pacer::domain::error_policy::ErrorKind;
 use visit_pacer::domain::secret::Secret;
-use visit_pacer::domain::way::Way;
+use visit_pacer::domain::transport::Transport;
 use visit_pacer::realtime::change::Table;
 use visit_pacer::realtime::frame::Frame;
 use visit_pacer::realtime::session::{Action, FeedCommand, FeedEvent, Input, Session};
@@ -69,12 +69,12 @@ impl Driver {
         let input = match line {
             b"opened" => Input::Opened,
             b"refused" => Input::DialFailed {
-                class: Trouble::Key,
+                class: ErrorKind::Key,
                 reason: reason(),
             },
             b"closed" => Input::Closed { reason: reason() },
             b"noise" => Input::Noise,
-            b"rejoin" => Input::Command(FeedCommand::Rejoin(Way::Changes, reason())),
+            b"rejoin" => Input::Command(FeedCommand::Rejoin(Transport::Changes, reason())),
             b"reopen" => Input::Command(FeedCommand::Reopen(reason())),
             b"shutdown" => Input::Command(FeedCommand::Shutdown),
             b"fewer" => {

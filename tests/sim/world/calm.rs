@@ -2,8 +2,8 @@
 //! come right by itself.
 
 use uuid::Uuid;
-use visit_pacer::domain::timetable::Status;
-use visit_pacer::domain::way::Way;
+use visit_pacer::domain::schedule::Status;
+use visit_pacer::domain::transport::Transport;
 
 use super::{Event, MS, SECOND, World};
 use crate::database::Row;
@@ -172,11 +172,13 @@ impl World {
         };
         let health = process.agent.health();
         let following = process.following;
-        let hears_by = |way| match way {
-            Way::Changes => self.server.delivers_to(name, way) || !following.canary,
-            Way::Broadcast => self.server.delivers_to(name, way) || !following.broadcast,
+        let hears_by = |transport| match transport {
+            Transport::Changes => self.server.delivers_to(name, transport) || !following.canary,
+            Transport::Broadcast => {
+                self.server.delivers_to(name, transport) || !following.broadcast
+            }
         };
-        let hears = health.caught_up && Way::ALL.into_iter().all(hears_by);
+        let hears = health.caught_up && Transport::ALL.into_iter().all(hears_by);
         // A channel may still be joined again for what it missed in the storm.
         let may_rejoin = self.database.on_time && !(self.settled && following.canary);
         if !(hears || may_rejoin) || health.database_away_since.is_some() {
@@ -186,7 +188,7 @@ impl World {
         if knows != are {
             return Some(format!("agent {name} knows {knows} of {are} rows"));
         }
-        let looks = process.agent.look_at_all(host.mono(self.now));
+        let looks = process.agent.statuses(host.mono(self.now));
         looks.iter().find_map(|look| {
             let Some(row) = self.database.rows.get(&look.id) else {
                 return Some(format!("agent {name} knows a row that is gone: {look:?}"));

@@ -1,7 +1,7 @@
 //! What goes wrong, and who edits.
 
 use uuid::Uuid;
-use visit_pacer::domain::timetable::Stall;
+use visit_pacer::domain::schedule::Stall;
 
 use super::{Event, MS, SECOND, STOP_WITHIN, World};
 use crate::database::{Pending, Row};
@@ -16,16 +16,16 @@ impl World {
     pub fn next_fault(&mut self) {
         let pause = if self.storm {
             self.look_around();
-            self.fault();
+            self.failure();
             self.dice.between(20, 900) * MS
         } else {
             self.edit_calmly();
             self.dice.between(1_000, 9_000) * MS
         };
-        self.after(pause, Event::Fault);
+        self.after(pause, Event::Failure);
     }
 
-    fn fault(&mut self) {
+    fn failure(&mut self) {
         match self.dice.between(0, 99) {
             0..=44 => self.edit_some_row(),
             45..=50 => self.insert_row(),
@@ -76,7 +76,7 @@ impl World {
             let Some(process) = &host.process else {
                 continue;
             };
-            for look in process.agent.look_at_all(host.mono(self.now)) {
+            for look in process.agent.statuses(host.mono(self.now)) {
                 if look.stall == Some(Stall::Bucket) {
                     self.seen.saw("a backlog drains by the bucket");
                 }

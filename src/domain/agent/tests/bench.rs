@@ -8,10 +8,10 @@ use uuid::Uuid;
 use super::super::*;
 use crate::domain::batch::Progress;
 use crate::domain::distribution::RawRow;
-use crate::domain::proof::Verdict;
-use crate::domain::share::Peer;
-use crate::domain::timetable::RowRead;
-use crate::domain::way::Way;
+use crate::domain::echo_check::Reconnect;
+use crate::domain::ownership::PeerAgent;
+use crate::domain::schedule::RowRead;
+use crate::domain::transport::Transport;
 
 /// The database's clock when the agent starts: a full second.
 pub(super) const T0: i64 = 1_800_000_000_000_000;
@@ -67,7 +67,7 @@ pub(super) struct Bench {
     /// By how much the database's clock differs from where it began.
     pub(super) db_offset_us: i64,
     /// The other agents, as the beats find them.
-    pub(super) peers: Vec<Peer>,
+    pub(super) peers: Vec<PeerAgent>,
     /// What the last beat said: whether it serves.
     pub(super) serving: Option<bool>,
     /// What was written back.
@@ -96,16 +96,22 @@ impl Bench {
     /// An agent that has read these rows and the control row; Realtime is down.
     pub(super) fn paced(rows: Vec<RowRead>) -> Self {
         let mut bench = Self::new();
-        assert_eq!(bench.take_read(), Some(What::All));
+        assert_eq!(bench.take_read(), Some(ReadRequest::All));
         bench.answer_read(rows);
-        assert_eq!(bench.take_chore(), Some(Chore::Beat { serving: false }));
+        assert_eq!(
+            bench.take_chore(),
+            Some(MaintenanceTask::Beat { serving: false })
+        );
         bench.answer_beat(Control::default());
-        assert_eq!(bench.take_chore(), Some(Chore::Beat { serving: true }));
+        assert_eq!(
+            bench.take_chore(),
+            Some(MaintenanceTask::Beat { serving: true })
+        );
         bench.answer_beat(Control::default());
-        assert_eq!(bench.take_chore(), Some(Chore::Published));
-        bench.kept(Kept::Published(ALL_PUBLISHED));
-        if let Some(Chore::Reconcile(_)) = bench.take_chore() {
-            bench.kept(Kept::Reconciled(Vec::new()));
+        assert_eq!(bench.take_chore(), Some(MaintenanceTask::Published));
+        bench.kept(TaskOutcome::Published(ALL_PUBLISHED));
+        if let Some(MaintenanceTask::Reconcile(_)) = bench.take_chore() {
+            bench.kept(TaskOutcome::Reconciled(Vec::new()));
         }
         bench.asked.clear();
         bench
@@ -114,10 +120,12 @@ impl Bench {
     /// … and Realtime is live.
     pub(super) fn live(rows: &[RowRead]) -> Self {
         let mut bench = Self::paced(rows.to_vec());
-        bench.input(Input::News(News::Live(Way::Changes)));
+        bench.input(Input::RealtimeEvent(RealtimeEvent::Live(
+            Transport::Changes,
+        )));
         assert_eq!(
             bench.take_read(),
-            Some(What::All),
+            Some(ReadRequest::All),
             "a live subscription is followed by a sync"
         );
         bench.answer_read(rows.to_vec());
@@ -131,9 +139,9 @@ impl Bench {
         }
     }
 
-    pub(super) fn trip(&self) -> Trip {
+    pub(super) fn round_trip(&self) -> RoundTrip {
         let db = DbTime::from_micros(T0 + self.db_offset_us + self.now.as_micros());
-        Trip {
+        RoundTrip {
             sent: self.now,
             db,
             received: self.now,
@@ -145,45 +153,47 @@ impl Bench {
     }
 
     /// … by a database whose transactions have come so far.
-    pub(super) fn answer_read_at(&mut self, rows: Vec<RowRead>, horizon: Option<u64>) {
-        let horizon = horizon.map(Horizon);
-        self.answer_found(Found {
+    pub(super) fn answer_read_at(&mut self, rows: Vec<RowRead>, watermark: Option<u64>) {
+        let watermark = watermark.map(XidWatermark);
+        self.answer_found(ReadResult {
             rows,
-            horizon,
-            ..Found::default()
+            watermark,
+            ..ReadResult::default()
         });
     }
 
-    pub(super) fn answer_found(&mut self, found: Found) {
-        let trip = self.trip();
-        self.input(Input::Read(Ok((found, trip))));
+    pub(super) fn answer_found(&mut self, found: ReadResult) {
+        let round_trip = self.round_trip();
+        self.input(Input::Read(Ok((found, round_trip))));
         self.answer_looks();
     }
 
     /// After each sync there is a look at what Realtime publishes.
     fn answer_looks(&mut self) {
-        let look = |action: &Action| matches!(action, Action::Keep(Chore::Published)).then_some(());
+        let look = |action: &Action| {
+            matches!(action, Action::Keep(MaintenanceTask::Published)).then_some(())
+        };
         while self.take(look).is_some() {
-            self.kept(Kept::Published(self.published));
+            self.kept(TaskOutcome::Published(self.published));
         }
     }
 
-    pub(super) fn kept(&mut self, kept: Kept) {
-        if let Kept::Published(published) = &kept {
+    pub(super) fn kept(&mut self, kept: TaskOutcome) {
+        if let TaskOutcome::Published(published) = &kept {
             self.published = *published;
         }
-        let trip = self.trip();
-        self.input(Input::Kept(Ok((kept, trip))));
+        let round_trip = self.round_trip();
+        self.input(Input::TaskOutcome(Ok((kept, round_trip))));
     }
 
     pub(super) fn answer_beat(&mut self, control: Control) {
-        self.kept(Kept::Beat(control, self.peers.clone()));
+        self.kept(TaskOutcome::Beat(control, self.peers.clone()));
     }
 
     pub(super) fn stored(&mut self, rows: impl IntoIterator<Item = Uuid>) {
-        let trip = self.trip();
+        let round_trip = self.round_trip();
         let rows = rows.into_iter().collect();
-        self.input(Input::Stored(Stored::Rows(rows), Some(trip)));
+        self.input(Input::Stored(Stored::Rows(rows), Some(round_trip)));
     }
 
     pub(super) fn take<T>(&mut self, wanted: impl Fn(&Action) -> Option<T>) -> Option<T> {
@@ -194,7 +204,7 @@ impl Bench {
         self.asked.remove(at).as_ref().and_then(wanted)
     }
 
-    pub(super) fn take_read(&mut self) -> Option<What> {
+    pub(super) fn take_read(&mut self) -> Option<ReadRequest> {
         self.take(|action| {
             if let Action::Read(what) = action {
                 Some(what.clone())
@@ -214,20 +224,20 @@ impl Bench {
         })
     }
 
-    pub(super) fn take_chore(&mut self) -> Option<Chore> {
+    pub(super) fn take_chore(&mut self) -> Option<MaintenanceTask> {
         self.take(|action| {
-            if let Action::Keep(chore) = action {
-                Some(chore.clone())
+            if let Action::Keep(task) = action {
+                Some(task.clone())
             } else {
                 None
             }
         })
     }
 
-    pub(super) fn take_revival(&mut self) -> Option<Verdict> {
+    pub(super) fn take_revival(&mut self) -> Option<Reconnect> {
         self.take(|action| {
-            if let Action::Revive(_, verdict) = action {
-                Some(*verdict)
+            if let Action::Revive(_, reconnect) = action {
+                Some(*reconnect)
             } else {
                 None
             }
@@ -278,21 +288,21 @@ impl Bench {
         while self.now < end {
             self.now = self.now.plus(Duration::from_millis(10)).min(end);
             self.input(Input::Tick);
-            while let Some(chore) = self.take_chore() {
-                let kept = match chore {
-                    Chore::Beat { serving } => {
+            while let Some(task) = self.take_chore() {
+                let kept = match task {
+                    MaintenanceTask::Beat { serving } => {
                         self.serving = Some(serving);
-                        Kept::Beat(self.agent.timetable.control(), self.peers.clone())
+                        TaskOutcome::Beat(self.agent.schedule.control(), self.peers.clone())
                     }
-                    Chore::WriteBack(rows) => {
+                    MaintenanceTask::WriteBack(rows) => {
                         self.written.extend(rows);
-                        Kept::WroteBack(Vec::new())
+                        TaskOutcome::WroteBack(Vec::new())
                     }
-                    Chore::Reconcile(_) => Kept::Reconciled(Vec::new()),
-                    Chore::Published => Kept::Published(self.published),
-                    Chore::Canary(way) => Kept::Canary(way),
-                    Chore::Initialise => Kept::Initialised(0),
-                    Chore::MarkInvalid(..) => Kept::MarkedInvalid(true),
+                    MaintenanceTask::Reconcile(_) => TaskOutcome::Reconciled(Vec::new()),
+                    MaintenanceTask::Published => TaskOutcome::Published(self.published),
+                    MaintenanceTask::Canary(transport) => TaskOutcome::Canary(transport),
+                    MaintenanceTask::Initialise => TaskOutcome::Initialised(0),
+                    MaintenanceTask::MarkInvalid(..) => TaskOutcome::MarkedInvalid(true),
                 };
                 self.kept(kept);
             }
@@ -317,12 +327,12 @@ impl Bench {
 
     pub(super) fn answer_beats(&mut self) {
         let beat = |action: &Action| match action {
-            Action::Keep(Chore::Beat { serving }) => Some(*serving),
+            Action::Keep(MaintenanceTask::Beat { serving }) => Some(*serving),
             _ => None,
         };
         while let Some(serving) = self.take(beat) {
             self.serving = Some(serving);
-            let control = self.agent.timetable.control();
+            let control = self.agent.schedule.control();
             self.answer_beat(control);
         }
     }
@@ -331,8 +341,8 @@ impl Bench {
     pub(super) fn pass_until_chore(
         &mut self,
         seconds: f64,
-        wanted: impl Fn(&Chore) -> bool,
-    ) -> Option<Chore> {
+        wanted: impl Fn(&MaintenanceTask) -> bool,
+    ) -> Option<MaintenanceTask> {
         let end = Self::at(seconds);
         while self.now < end {
             while let Some(batch) = self.take_batch() {
@@ -340,14 +350,14 @@ impl Bench {
             }
             self.answer_beats();
             self.answer_looks();
-            if let Some(chore) = self.take(|action| {
-                if let Action::Keep(chore) = action {
-                    wanted(chore).then(|| chore.clone())
+            if let Some(task) = self.take(|action| {
+                if let Action::Keep(task) = action {
+                    wanted(task).then(|| task.clone())
                 } else {
                     None
                 }
             }) {
-                return Some(chore);
+                return Some(task);
             }
             let (at, _) = self.agent.next_deadline(self.now)?;
             self.now = self.now.max(at).min(end);

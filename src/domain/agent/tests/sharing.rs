@@ -2,10 +2,10 @@
 
 use super::bench::{Bench, ME, id, row};
 use super::*;
-use crate::domain::share::{Peer, Share};
-use crate::domain::timetable::RowRead;
+use crate::domain::ownership::{Ownership, PeerAgent};
+use crate::domain::schedule::RowRead;
 
-const OTHER: Peer = Peer {
+const OTHER: PeerAgent = PeerAgent {
     id: Uuid::from_u128(8),
     serving: true,
 };
@@ -15,8 +15,11 @@ fn twenty_rows() -> Vec<RowRead> {
 }
 
 fn theirs() -> BTreeSet<Uuid> {
-    let share = Share::beside(ME, true, &[OTHER]);
-    (0..20).map(id).filter(|row| !share.owns(*row)).collect()
+    let ownership = Ownership::beside(ME, true, &[OTHER]);
+    (0..20)
+        .map(id)
+        .filter(|row| !ownership.owns(*row))
+        .collect()
 }
 
 #[test]
@@ -41,7 +44,7 @@ fn rows_of_an_agent_that_went_are_stored_only_after_they_were_read_again() {
     let stored: BTreeSet<Uuid> = bench.store_until(4.0).into_iter().collect();
     assert!(stored.is_disjoint(&theirs()), "nobody knows what it stored");
 
-    let Some(What::Rows(read)) = bench.take_read() else {
+    let Some(ReadRequest::Rows(read)) = bench.take_read() else {
         panic!("they are read at once");
     };
     assert_eq!(read.into_iter().collect::<BTreeSet<_>>(), theirs());
@@ -73,7 +76,7 @@ fn an_agent_serves_once_it_has_read_the_table_and_until_a_batch_is_not_answered_
 
     assert!(bench.take_batch().is_some());
     bench.input(Input::Stored(
-        Stored::Failed(Fault::new(Trouble::Lost, "reset")),
+        Stored::Failed(Failure::new(ErrorKind::Lost, "reset")),
         None,
     ));
     bench.keep_until(7.0);

@@ -3,18 +3,18 @@
 use super::bench::{Bench, edited, id, row};
 use super::*;
 use crate::domain::limits::SYNC_FULL_EVERY;
-use crate::domain::timetable::RowRead;
+use crate::domain::schedule::RowRead;
 
 /// An agent whose last look at the table left off at this transaction.
-fn synced_at(horizon: u64) -> Bench {
+fn synced_at(watermark: u64) -> Bench {
     let mut bench = Bench::live(&[row(1, 0), row(2, 0)]);
     bench.pass_to(30.0);
     assert_eq!(
         bench.take_read(),
-        Some(What::All),
+        Some(ReadRequest::All),
         "no look told where it left off"
     );
-    bench.answer_read_at(vec![row(1, 0), row(2, 0)], Some(horizon));
+    bench.answer_read_at(vec![row(1, 0), row(2, 0)], Some(watermark));
     bench
 }
 
@@ -22,7 +22,10 @@ fn synced_at(horizon: u64) -> Bench {
 fn a_periodic_sync_reads_what_has_changed_since_the_last_one() {
     let mut bench = synced_at(100);
     bench.pass_to(60.0);
-    assert_eq!(bench.take_read(), Some(What::Since(Horizon(100))));
+    assert_eq!(
+        bench.take_read(),
+        Some(ReadRequest::Since(XidWatermark(100)))
+    );
     bench.answer_read_at(vec![edited(row(1, 0))], Some(120));
     assert_eq!(
         bench.agent.rows(),
@@ -31,7 +34,10 @@ fn a_periodic_sync_reads_what_has_changed_since_the_last_one() {
     );
     assert_eq!(bench.agent.counters().repaired, 1);
     bench.pass_to(90.0);
-    assert_eq!(bench.take_read(), Some(What::Since(Horizon(120))));
+    assert_eq!(
+        bench.take_read(),
+        Some(ReadRequest::Since(XidWatermark(120)))
+    );
 }
 
 #[test]
@@ -40,11 +46,14 @@ fn every_row_is_read_again_each_ten_minutes() {
     let full_at = 30 + SYNC_FULL_EVERY.as_secs();
     for second in (60..full_at).step_by(30) {
         bench.pass_to(f64::from(u32::try_from(second).unwrap()));
-        assert_eq!(bench.take_read(), Some(What::Since(Horizon(100))));
+        assert_eq!(
+            bench.take_read(),
+            Some(ReadRequest::Since(XidWatermark(100)))
+        );
         bench.answer_read_at(Vec::new(), Some(100));
     }
     bench.pass_to(f64::from(u32::try_from(full_at).unwrap()));
-    assert_eq!(bench.take_read(), Some(What::All));
+    assert_eq!(bench.take_read(), Some(ReadRequest::All));
     bench.answer_read_at(vec![row(1, 0)], Some(100));
     assert_eq!(bench.agent.rows(), 1, "a deletion of which nobody told");
 }
@@ -53,65 +62,86 @@ fn every_row_is_read_again_each_ten_minutes() {
 fn a_row_that_is_found_deleted_is_forgotten_and_a_truncated_table_is_read_in_full() {
     let mut bench = synced_at(100);
     bench.pass_to(60.0);
-    assert_eq!(bench.take_read(), Some(What::Since(Horizon(100))));
-    let found = Found {
+    assert_eq!(
+        bench.take_read(),
+        Some(ReadRequest::Since(XidWatermark(100)))
+    );
+    let found = ReadResult {
         gone: [id(2)].into(),
-        horizon: Some(Horizon(110)),
-        ..Found::default()
+        watermark: Some(XidWatermark(110)),
+        ..ReadResult::default()
     };
     bench.answer_found(found);
     assert_eq!(bench.agent.rows(), 1);
     bench.pass_to(90.0);
-    assert_eq!(bench.take_read(), Some(What::Since(Horizon(110))));
-    let found = Found {
+    assert_eq!(
+        bench.take_read(),
+        Some(ReadRequest::Since(XidWatermark(110)))
+    );
+    let found = ReadResult {
         truncated: true,
-        horizon: Some(Horizon(120)),
-        ..Found::default()
+        watermark: Some(XidWatermark(120)),
+        ..ReadResult::default()
     };
     bench.answer_found(found);
-    assert_eq!(bench.take_read(), Some(What::All));
+    assert_eq!(bench.take_read(), Some(ReadRequest::All));
 }
 
 #[test]
 fn every_row_is_read_when_changes_may_have_been_missed() {
     let mut bench = synced_at(100);
-    bench.input(Input::News(News::Live(Way::Changes)));
-    assert_eq!(bench.take_read(), Some(What::All));
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Live(
+        Transport::Changes,
+    )));
+    assert_eq!(bench.take_read(), Some(ReadRequest::All));
     bench.answer_read_at(vec![row(1, 0), row(2, 0)], Some(101));
-    bench.input(Input::News(News::Unclear));
-    assert_eq!(bench.take_read(), Some(What::All));
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Unclear));
+    assert_eq!(bench.take_read(), Some(ReadRequest::All));
 }
 
 #[test]
 fn every_row_is_read_after_a_sync_that_failed() {
     let mut bench = synced_at(100);
     bench.pass_to(60.0);
-    assert_eq!(bench.take_read(), Some(What::Since(Horizon(100))));
-    bench.input(Input::Read(Err(Fault::new(Trouble::Lost, "cut"))));
+    assert_eq!(
+        bench.take_read(),
+        Some(ReadRequest::Since(XidWatermark(100)))
+    );
+    bench.input(Input::Read(Err(Failure::new(ErrorKind::Lost, "cut"))));
     bench.pass_to(75.0);
-    assert_eq!(bench.take_read(), Some(What::All));
+    assert_eq!(bench.take_read(), Some(ReadRequest::All));
 }
 
 #[test]
 fn every_row_is_read_after_a_database_that_is_behind_the_one_before() {
     let mut bench = synced_at(100);
     bench.pass_to(60.0);
-    assert_eq!(bench.take_read(), Some(What::Since(Horizon(100))));
+    assert_eq!(
+        bench.take_read(),
+        Some(ReadRequest::Since(XidWatermark(100)))
+    );
     bench.answer_read_at(Vec::new(), Some(90));
     bench.pass_to(90.0);
-    assert_eq!(bench.take_read(), Some(What::All));
+    assert_eq!(bench.take_read(), Some(ReadRequest::All));
 }
 
 #[test]
 fn a_row_that_an_event_told_of_is_read_by_itself_beside_what_has_changed() {
     let mut bench = synced_at(100);
     bench.pass_to(59.995);
-    bench.input(Input::News(News::Row(Way::Changes, id(2), None)));
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+        Transport::Changes,
+        id(2),
+        None,
+    )));
     bench.pass_to(60.0);
-    assert_eq!(bench.take_read(), Some(What::Since(Horizon(100))));
+    assert_eq!(
+        bench.take_read(),
+        Some(ReadRequest::Since(XidWatermark(100)))
+    );
     bench.answer_read_at(Vec::new(), Some(101));
     bench.pass_to(60.1);
-    assert_eq!(bench.take_read(), Some(What::Rows(vec![id(2)])));
+    assert_eq!(bench.take_read(), Some(ReadRequest::Rows(vec![id(2)])));
     bench.answer_read(Vec::new());
     assert_eq!(bench.agent.rows(), 1, "it was deleted");
 }
@@ -119,22 +149,26 @@ fn a_row_that_an_event_told_of_is_read_by_itself_beside_what_has_changed() {
 #[test]
 fn a_large_table_is_read_in_parts_and_what_was_edited_meanwhile_is_read_between_them_and_stays() {
     let mut bench = synced_at(100);
-    bench.input(Input::News(News::Unclear));
-    assert_eq!(bench.take_read(), Some(What::All));
-    let part = |rows: Vec<RowRead>, last: Option<u128>| Found {
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Unclear));
+    assert_eq!(bench.take_read(), Some(ReadRequest::All));
+    let part = |rows: Vec<RowRead>, last: Option<u128>| ReadResult {
         rows,
         more_after: last.map(id),
-        horizon: Some(Horizon(110)),
-        ..Found::default()
+        watermark: Some(XidWatermark(110)),
+        ..ReadResult::default()
     };
-    bench.input(Input::News(News::Row(Way::Changes, id(3), None)));
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+        Transport::Changes,
+        id(3),
+        None,
+    )));
     bench.pass_to(30.1);
     bench.answer_found(part(vec![row(1, 0)], Some(1)));
-    assert_eq!(bench.take_read(), Some(What::Rows(vec![id(3)])));
+    assert_eq!(bench.take_read(), Some(ReadRequest::Rows(vec![id(3)])));
     bench.answer_read_at(vec![edited(row(3, 0))], None);
-    assert_eq!(bench.take_read(), Some(What::After(id(1))));
+    assert_eq!(bench.take_read(), Some(ReadRequest::After(id(1))));
     bench.answer_found(part(vec![row(3, 0)], None));
-    let version = bench.agent.timetable.version(id(3));
+    let version = bench.agent.schedule.version(id(3));
     assert_eq!(
         version,
         edited(row(3, 0)).row.config_version,
@@ -147,22 +181,28 @@ fn a_large_table_is_read_in_parts_and_what_was_edited_meanwhile_is_read_between_
 fn a_sync_that_finds_more_than_one_read_takes_reads_every_row() {
     let mut bench = synced_at(100);
     bench.pass_to(60.0);
-    assert_eq!(bench.take_read(), Some(What::Since(Horizon(100))));
-    bench.answer_found(Found {
+    assert_eq!(
+        bench.take_read(),
+        Some(ReadRequest::Since(XidWatermark(100)))
+    );
+    bench.answer_found(ReadResult {
         rows: vec![edited(row(1, 0))],
         more_after: Some(id(1)),
-        horizon: Some(Horizon(120)),
-        ..Found::default()
+        watermark: Some(XidWatermark(120)),
+        ..ReadResult::default()
     });
-    assert_eq!(bench.take_read(), Some(What::All));
+    assert_eq!(bench.take_read(), Some(ReadRequest::All));
 }
 
 #[test]
 fn a_sync_that_is_called_for_while_every_row_is_read_goes_on_from_there() {
     let mut bench = synced_at(100);
-    bench.input(Input::News(News::Unclear));
-    assert_eq!(bench.take_read(), Some(What::All));
-    bench.input(Input::News(News::Unclear));
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Unclear));
+    assert_eq!(bench.take_read(), Some(ReadRequest::All));
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Unclear));
     bench.answer_read_at(vec![row(1, 0), row(2, 0)], Some(110));
-    assert_eq!(bench.take_read(), Some(What::Since(Horizon(110))));
+    assert_eq!(
+        bench.take_read(),
+        Some(ReadRequest::Since(XidWatermark(110)))
+    );
 }

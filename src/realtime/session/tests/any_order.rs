@@ -63,7 +63,7 @@ proptest! {
                 Happening::DialFailed => {
                     dials_in_flight = 0;
                     let reason = "refused".to_owned();
-                    bench.input(Input::DialFailed { class: Trouble::Network, reason });
+                    bench.input(Input::DialFailed { class: ErrorKind::Network, reason });
                 }
                 Happening::Closed => bench.input(Input::Closed { reason: "gone".to_owned() }),
                 Happening::Tick => bench.input(Input::Tick),
@@ -74,7 +74,7 @@ proptest! {
                     }
                     bench.receive(&message(kind, &join));
                 }
-                Happening::Rejoin => bench.command(FeedCommand::Rejoin(Way::Changes, "asked".to_owned())),
+                Happening::Rejoin => bench.command(FeedCommand::Rejoin(Transport::Changes, "asked".to_owned())),
                 Happening::Reopen => bench.command(FeedCommand::Reopen("asked".to_owned())),
             }
             for action in bench.take() {

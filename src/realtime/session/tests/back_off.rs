@@ -14,7 +14,7 @@ fn a_socket_that_ends_is_opened_again() {
         [
             Action::Close,
             Action::Emit(FeedEvent::Down(Down {
-                class: Trouble::Network,
+                class: ErrorKind::Network,
                 ..
             }))
         ]
@@ -33,7 +33,7 @@ fn failures_to_connect_are_spaced_ever_wider_up_to_thirty_seconds_and_never_end(
     for _ in 0..100 {
         bench.take();
         bench.input(Input::DialFailed {
-            class: Trouble::Network,
+            class: ErrorKind::Network,
             reason: "refused".to_owned(),
         });
         delays.push(bench.down().retry_in.as_secs());
@@ -51,7 +51,7 @@ fn a_refused_key_is_tried_again_slowly_up_to_five_minutes_and_never_given_up() {
     for _ in 0..20 {
         bench.take();
         bench.input(Input::DialFailed {
-            class: Trouble::Key,
+            class: ErrorKind::Key,
             reason: "HTTP 401".to_owned(),
         });
         delays.push(bench.down().retry_in.as_secs());
@@ -68,7 +68,7 @@ fn the_back_off_is_jittered_down_to_its_floor() {
     for _ in 0..10 {
         bench.take();
         bench.input(Input::DialFailed {
-            class: Trouble::Network,
+            class: ErrorKind::Network,
             reason: "refused".to_owned(),
         });
         assert_eq!(bench.down().retry_in, REALTIME.from);
@@ -108,7 +108,7 @@ fn a_socket_that_ends_during_a_slow_back_off_does_not_shorten_it() {
         "ClientJoinRateLimitReached: Too many joins per second",
     ));
     let refused = bench.down();
-    assert_eq!(refused.class, Trouble::Quota);
+    assert_eq!(refused.class, ErrorKind::Quota);
     bench.input(Input::Closed {
         reason: "code 1001".to_owned(),
     });

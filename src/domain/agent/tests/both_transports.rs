@@ -1,0 +1,191 @@
+//! Two ways to hear of changes: each is live, proved and revived by itself.
+
+use super::*;
+
+const BOTH: Published = Published {
+    broadcasts: true,
+    ..ALL_PUBLISHED
+};
+
+fn both_live() -> Bench {
+    let mut bench = Bench::live(&[row(1, 1)]);
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Live(
+        Transport::Broadcast,
+    )));
+    assert_eq!(
+        bench.take_read(),
+        Some(ReadRequest::All),
+        "each way that is live anew asks for a sync"
+    );
+    bench.answer_read(vec![row(1, 1)]);
+    bench
+}
+
+#[test]
+fn broadcasts_are_followed_where_the_database_has_them() {
+    let mut bench = Bench::live(&[]);
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Unfollowed));
+    assert_eq!(bench.take_chore(), Some(MaintenanceTask::Published));
+    bench.kept(TaskOutcome::Published(BOTH));
+    let both = Following::with(ListenBy::Auto, true, true);
+    assert!(bench.asked.contains(&Action::Follow(both)));
+}
+
+/// A full sync over a database that publishes this; what is asked for then.
+fn synced_with(bench: &mut Bench, published: Published) -> Vec<Action> {
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Unclear));
+    assert_eq!(bench.take_read(), Some(ReadRequest::All));
+    bench.asked.clear();
+    bench.published = published;
+    bench.answer_read(vec![row(1, 1)]);
+    bench.asked.drain(..).collect()
+}
+
+#[test]
+fn each_sync_notices_that_edits_are_broadcast_from_now_on_or_no_more() {
+    let mut bench = Bench::live(&[row(1, 1)]);
+    for (published, broadcast) in [(BOTH, true), (ALL_PUBLISHED, false), (BOTH, true)] {
+        let asked = synced_with(&mut bench, published);
+        let following = Following::with(ListenBy::Auto, true, broadcast);
+        assert!(asked.contains(&Action::Follow(following)), "{asked:?}");
+        assert!(asked.contains(&Action::Tell(Notice::Broadcasts(broadcast))));
+        assert_eq!(synced_with(&mut bench, published), [], "once");
+    }
+}
+
+#[test]
+fn a_table_that_was_away_from_the_publication_is_subscribed_to_anew() {
+    let mut bench = Bench::live(&[row(1, 1)]);
+    let same = Action::Follow(Following::with(ListenBy::Auto, true, false));
+    for (published, anew) in [
+        (
+            Published {
+                visits: true,
+                ..ALL_PUBLISHED
+            },
+            false,
+        ),
+        (
+            Published {
+                distributions: false,
+                ..ALL_PUBLISHED
+            },
+            true,
+        ),
+        (ALL_PUBLISHED, true),
+    ] {
+        let asked = synced_with(&mut bench, published);
+        assert_eq!(asked.contains(&same), anew, "{published:?}");
+    }
+}
+
+#[test]
+fn a_canary_that_cannot_be_sent_is_no_outage_and_not_tried_again_at_once() {
+    let mut bench = Bench::live(&[]);
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Unfollowed));
+    assert_eq!(bench.take_chore(), Some(MaintenanceTask::Published));
+    bench.kept(TaskOutcome::Published(BOTH));
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Live(
+        Transport::Broadcast,
+    )));
+    let is_canary = |task: &MaintenanceTask| *task == MaintenanceTask::Canary(Transport::Broadcast);
+    assert!(bench.pass_until_chore(70.0, is_canary).is_some());
+    let refused = Failure::new(ErrorKind::Schema, "no such function");
+    bench.input(Input::TaskOutcome(Err(refused.clone())));
+    assert_eq!(
+        bench.take_chore(),
+        Some(MaintenanceTask::Published),
+        "it looks why"
+    );
+    bench.kept(TaskOutcome::Published(BOTH));
+    assert!(bench.notices().contains(&Notice::Hindered(refused)));
+    assert_eq!(bench.agent.health().database_away_since, None);
+    let tried_again = Bench::at(119.0);
+    assert_eq!(bench.pass_until_chore(119.0, is_canary), None);
+    assert!(bench.now >= tried_again);
+}
+
+#[test]
+fn it_is_blind_only_when_neither_way_is_live() {
+    for (first, second) in [
+        (Transport::Changes, Transport::Broadcast),
+        (Transport::Broadcast, Transport::Changes),
+    ] {
+        let mut bench = both_live();
+        bench.input(Input::RealtimeEvent(RealtimeEvent::Down(first)));
+        let health = bench.agent.health();
+        assert!(
+            health.live_since.is_some() && health.caught_up,
+            "{second:?} is live"
+        );
+        bench.input(Input::RealtimeEvent(RealtimeEvent::Down(second)));
+        let health = bench.agent.health();
+        assert!(health.live_since.is_none() && health.down_since.is_some());
+        bench.input(Input::RealtimeEvent(RealtimeEvent::Live(first)));
+        assert!(bench.agent.health().live_since.is_some());
+    }
+}
+
+#[test]
+fn the_same_edit_by_both_ways_is_read_once() {
+    let mut bench = both_live();
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+        Transport::Broadcast,
+        id(1),
+        Some(2),
+    )));
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+        Transport::Changes,
+        id(1),
+        Some(2),
+    )));
+    bench.pass_to(0.1);
+    assert_eq!(bench.take_read(), Some(ReadRequest::Rows(vec![id(1)])));
+    bench.answer_read(vec![edited(row(1, 1))]);
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+        Transport::Changes,
+        id(1),
+        Some(2),
+    )));
+    bench.pass_to(0.2);
+    assert_eq!(bench.take_read(), None);
+    assert_eq!(bench.agent.counters().events_known, 1);
+}
+
+#[test]
+fn a_broadcast_canary_that_is_not_heard_has_that_channel_alone_joined_again() {
+    let mut bench = Bench::live(&[]);
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Unfollowed));
+    assert_eq!(bench.take_chore(), Some(MaintenanceTask::Published));
+    bench.kept(TaskOutcome::Published(BOTH));
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Live(
+        Transport::Broadcast,
+    )));
+    assert_eq!(bench.take_read(), Some(ReadRequest::All));
+    bench.answer_read(Vec::new());
+    let mut second = 0.0;
+    while bench.now < Bench::at(59.9) {
+        second = f64::min(second + 29.0, 59.9);
+        bench.pass_to(second);
+        if bench.take_read().is_some() {
+            bench.answer_read(Vec::new());
+        }
+    }
+    bench.pass_to(60.0);
+    assert_eq!(
+        bench.take_chore(),
+        Some(MaintenanceTask::Canary(Transport::Broadcast))
+    );
+    bench.kept(TaskOutcome::Canary(Transport::Broadcast));
+    bench.input(Input::RealtimeEvent(RealtimeEvent::Canary(
+        Transport::Changes,
+    )));
+    bench.pass_to(70.0);
+    let revived = bench.take(|action| match action {
+        Action::Revive(transport, reconnect) => Some((*transport, *reconnect)),
+        _ => None,
+    });
+    assert_eq!(revived, Some((Transport::Broadcast, Reconnect::Rejoin)));
+    let silent = bench.agent.counters().silent;
+    assert_eq!((silent.changes, silent.broadcast), (0, 1));
+}

@@ -1,0 +1,193 @@
+//! Which trouble an error of the database is: by its SQLSTATE, its text, or the driver's kind of error.
+//!
+//! What is done about it is the table's to say: [`ErrorKind::policy`].
+
+use sqlx::Error;
+
+pub use crate::domain::error_policy::{ErrorKind, Failure};
+
+/// SQLSTATEs and classes of them (PostgreSQL documentation, appendix A); the first that fits counts.
+const BY_CODE: &[(&str, ErrorKind)] = &[
+    ("08", ErrorKind::Lost),
+    ("40003", ErrorKind::Lost), // statement_completion_unknown
+    ("25P03", ErrorKind::Lost), // idle_in_transaction_session_timeout ends the session
+    ("25P04", ErrorKind::Lost),
+    ("57014", ErrorKind::Timeout),
+    ("57P", ErrorKind::ShuttingDown),
+    ("25006", ErrorKind::ReadOnly),
+    ("53100", ErrorKind::DiskFull),
+    ("53200", ErrorKind::Memory),
+    ("53300", ErrorKind::Connections),
+    ("55P03", ErrorKind::Locked),
+    ("40P01", ErrorKind::Locked),
+    ("40001", ErrorKind::Locked),
+    ("26000", ErrorKind::Pooler),
+    ("42P05", ErrorKind::Pooler),
+    ("22", ErrorKind::Data),
+    ("23", ErrorKind::Data),
+    ("44", ErrorKind::Data),
+    ("P0", ErrorKind::Data),
+    ("42", ErrorKind::Schema),
+    ("3F", ErrorKind::Schema),
+    ("28", ErrorKind::Login),
+    ("3D", ErrorKind::Login),
+];
+
+/// What Supabase's pooler says instead of a SQLSTATE that would tell.
+const BY_TEXT: &[(&str, ErrorKind)] = &[
+    ("EMAXCONN", ErrorKind::Connections),
+    ("MaxClientsInSessionMode", ErrorKind::Connections),
+    ("max clients reached", ErrorKind::Connections),
+    ("Max client connections reached", ErrorKind::Connections),
+    ("Tenant or user not found", ErrorKind::Login),
+];
+
+/// The code of whatever pgbouncer says by itself.
+const PGBOUNCER: &str = "08P01";
+/// What it then says of a login or a database that it refuses, as opposed to a server that it cannot reach.
+const BY_TEXT_OF_PGBOUNCER: &[(&str, ErrorKind)] = &[
+    ("authentication failed", ErrorKind::Login),
+    ("no such user", ErrorKind::Login),
+    ("no such database", ErrorKind::Login),
+    ("does not exist", ErrorKind::Login),
+    ("no more connections allowed", ErrorKind::Connections),
+];
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        if let Error::Database(database) = &error {
+            return reported(&database.code().unwrap_or_default(), database.message());
+        }
+        if matches!(error, Error::Configuration(_)) {
+            // It could echo a URL, and so is not repeated.
+            return Self::new(ErrorKind::Login, UNUSABLE_SETTINGS);
+        }
+        let kind = if matches!(error, Error::Tls(_)) {
+            ErrorKind::Tls
+        } else {
+            ErrorKind::Lost
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+const UNUSABLE_SETTINGS: &str = "the connection settings are not usable; expected \
+    postgres://user:password@host:port/database";
+
+/// An error that the server, or a pooler before it, reports.
+fn reported(code: &str, message: &str) -> Failure {
+    let texts = (BY_TEXT_OF_PGBOUNCER.iter().filter(|_| code == PGBOUNCER)).chain(BY_TEXT);
+    let by_text = texts.into_iter().find(|(text, _)| message.contains(text));
+    let by_code = || BY_CODE.iter().find(|(class, _)| code.starts_with(class));
+    let kind = by_text
+        .or_else(by_code)
+        .map_or(ErrorKind::Server, |(_, kind)| *kind);
+    Failure::new(kind, format!("{message} ({code})"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_connection_is_a_lost_answer_and_so_is_what_the_driver_does_not_understand() {
+        let broken = Error::Io(std::io::Error::from(std::io::ErrorKind::ConnectionReset));
+        assert_eq!(Failure::from(broken).kind, ErrorKind::Lost);
+        let garbled = Error::Protocol("unexpected message".to_owned());
+        assert_eq!(Failure::from(garbled).kind, ErrorKind::Lost);
+        let unsafe_line = Error::Tls("server does not support TLS".into());
+        assert_eq!(Failure::from(unsafe_line).kind, ErrorKind::Tls);
+    }
+
+    #[test]
+    fn each_sqlstate_is_the_trouble_that_it_tells_of() {
+        let rules: [(&[&str], ErrorKind); 14] = [
+            (
+                &["08000", "08003", "08006", "08P01", "40003", "25P03"],
+                ErrorKind::Lost,
+            ),
+            (
+                &["57P01", "57P02", "57P03", "57P05"],
+                ErrorKind::ShuttingDown,
+            ),
+            (&["25006"], ErrorKind::ReadOnly),
+            (&["53100"], ErrorKind::DiskFull),
+            (&["53200"], ErrorKind::Memory),
+            (&["53300"], ErrorKind::Connections),
+            (&["57014"], ErrorKind::Timeout),
+            (&["55P03", "40P01", "40001"], ErrorKind::Locked),
+            (
+                &["22003", "23505", "23503", "23514", "44000", "P0001"],
+                ErrorKind::Data,
+            ),
+            (
+                &["42P01", "42703", "42501", "42883", "3F000"],
+                ErrorKind::Schema,
+            ),
+            (&["28P01", "28000", "3D000"], ErrorKind::Login),
+            (&["26000", "42P05"], ErrorKind::Pooler),
+            (
+                &["XX000", "XX001", "58030", "0A000", "53000", ""],
+                ErrorKind::Server,
+            ),
+            (&["40000"], ErrorKind::Server),
+        ];
+        for (codes, kind) in rules {
+            for code in codes {
+                assert_eq!(reported(code, "as it says").kind, kind, "{code}");
+            }
+        }
+        for (class, _) in BY_CODE {
+            let named = rules.iter().flat_map(|(codes, _)| codes.iter());
+            let walked = named.into_iter().any(|code| code.starts_with(class));
+            assert!(walked || *class == "25P04", "{class} is not walked");
+        }
+    }
+
+    #[test]
+    fn what_a_pooler_says_counts_for_more_than_its_code() {
+        for (text, kind) in [
+            (
+                "(EMAXCONNSESSION) max clients reached in session mode",
+                ErrorKind::Connections,
+            ),
+            (
+                "MaxClientsInSessionMode: max clients reached",
+                ErrorKind::Connections,
+            ),
+            ("Max client connections reached", ErrorKind::Connections),
+            ("Tenant or user not found", ErrorKind::Login),
+        ] {
+            assert_eq!(reported("XX000", text).kind, kind, "{text}");
+        }
+        for (text, kind) in [
+            ("SASL authentication failed", ErrorKind::Login),
+            ("no such user: me", ErrorKind::Login),
+            ("no such database: nowhere", ErrorKind::Login),
+            (
+                "server login failed: FATAL database \"nowhere\" does not exist",
+                ErrorKind::Login,
+            ),
+            (
+                "server login failed: FATAL the database system is starting up",
+                ErrorKind::Lost,
+            ),
+            (
+                "no more connections allowed (max_client_conn)",
+                ErrorKind::Connections,
+            ),
+            ("server conn crashed?", ErrorKind::Lost),
+            ("pgbouncer cannot connect to server", ErrorKind::Lost),
+        ] {
+            assert_eq!(reported("08P01", text).kind, kind, "{text}");
+        }
+        let of_the_users_own = reported("P0001", "no such user: of a trigger");
+        assert_eq!(of_the_users_own.kind, ErrorKind::Data);
+    }
+
+    #[test]
+    fn an_error_about_settings_never_repeats_them() {
+        let error = Error::Configuration("postgres://me:hunter2@db".into());
+        assert!(!Failure::from(error).to_string().contains("hunter2"));
+    }
+}

@@ -1,0 +1,292 @@
+//! What an operator is told: in each trouble metrics, log, `visit-pacer status`, `/readyz` and the
+//! dashboard say the same, each in its way.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use sqlx::{Connection as _, PgConnection};
+use uuid::Uuid;
+use visit_pacer::demo::server::StopMode;
+
+use crate::contract::bad_rows::smuggle;
+use crate::harness::{Agent, PATIENCE, Place, find, wait_until};
+
+/// A summary in the log comes after a minute; and a margin.
+const SUMMED_UP_WITHIN: Duration = Duration::from_secs(100);
+
+/// Back-off: two waits of 30 s, a join that is not answered between them, and a margin.
+const LIVE_AGAIN_WITHIN: Duration = Duration::from_secs(150);
+
+/// Waits until a metric has this value.
+async fn reads(agent: &Agent, metric: &str, value: f64) {
+    wait_until(format!("{metric} is {value}"), PATIENCE, async || {
+        agent.metric(metric).await == Some(value)
+    })
+    .await;
+}
+
+/// Waits until a metric is more than this.
+async fn exceeds(agent: &Agent, metric: &str, value: f64) {
+    wait_until(format!("{metric} is over {value}"), PATIENCE, async || {
+        agent.metric(metric).await > Some(value)
+    })
+    .await;
+}
+
+/// Waits until `visit-pacer status` says this; gives all that it says.
+async fn status_says(place: &Place, words: &str) -> String {
+    find(format!("status says: {words}"), PATIENCE, async || {
+        let said = place.command(&["status"]).await.said;
+        said.contains(words).then_some(said)
+    })
+    .await
+}
+
+/// Waits until the dashboard's board says this at that place; gives all of it.
+async fn board_says(agent: &Agent, place: &str, words: &str) -> Value {
+    let what = format!("the board says at {place}: {words}");
+    find(what, PATIENCE, async || {
+        let (_, board) = agent.get("/api/board").await;
+        let board: Value = serde_json::from_str(&board).ok()?;
+        let said = board.pointer(place)?.to_string();
+        said.contains(words).then_some(board)
+    })
+    .await
+}
+
+/// What the board says of a row: its status, and why.
+async fn board_says_of(agent: &Agent, row: Uuid, status: &str, reason: &str) {
+    let what = format!("the board says of {row}: {status}, {reason}");
+    wait_until(what, PATIENCE, async || {
+        let (_, board) = agent.get("/api/board").await;
+        let board: Value = serde_json::from_str(&board).unwrap_or_default();
+        let rows = board["rows"].as_array().cloned().unwrap_or_default();
+        rows.iter().any(|shown| {
+            let why = shown["reason"].as_str().unwrap_or_default();
+            shown["id"] == row.to_string() && shown["status"] == status && why.contains(reason)
+        })
+    })
+    .await;
+}
+
+/// Whether the log has a warning with these words.
+fn warned(agent: &Agent, words: &str) -> bool {
+    let log = agent.log();
+    let mut lines = log.lines();
+    lines.any(|line| line.contains(" WARN ") && line.contains(words))
+}
+
+#[tokio::test]
+async fn of_a_realtime_that_is_gone() {
+    let mut place = Place::new().await;
+    let row = place.insert(1_000_000, "20 a second", "null").await;
+    let agent = place.agent().await;
+    place.has_stored(row, 1).await;
+    place.realtime.kill().await;
+
+    reads(&agent, "visit_pacer_realtime_live", 0.0).await;
+    let transport = r#"visit_pacer_realtime_way_live{way="postgres_changes"}"#;
+    reads(&agent, transport, 0.0).await;
+    exceeds(
+        &agent,
+        r#"visit_pacer_retries_total{class="realtime_network"}"#,
+        0.0,
+    )
+    .await;
+    assert_eq!(agent.metric("visit_pacer_database_up").await, Some(1.0));
+    agent.says("Realtime is not live").await;
+    assert!(warned(&agent, "pacing does not need it"), "{}", agent.log());
+    agent.unready("Realtime is not live").await;
+    status_says(&place, "Realtime").await;
+    reads(&agent, "visit_pacer_ready", 0.0).await;
+    let board = board_says(&agent, "/health/unready", "Realtime is not live").await;
+    assert_eq!(board["health"]["database"], "up", "{board}");
+    assert_ne!(board["health"]["realtime"], "live", "{board}");
+    board_says(&agent, "/notes", "Realtime is not live").await;
+    board_says(&agent, "/realtime/events", "not live").await;
+
+    place
+        .realtime
+        .start_again()
+        .await
+        .expect("its port is free");
+    wait_until("the way is live again", LIVE_AGAIN_WITHIN, async || {
+        agent.metric(transport).await == Some(1.0)
+    })
+    .await;
+    agent.ready().await;
+    reads(&agent, "visit_pacer_ready", 1.0).await;
+    place.finishes(row).await;
+}
+
+#[tokio::test]
+async fn of_a_database_that_is_dead() {
+    let mut place = Place::apart().await;
+    let row = place.insert(1_000_000, "20 a second", "null").await;
+    // A batch that the server dies with is asked after, and not sent again: another row comes to be due.
+    let later = place.insert(1_000_000, "20 a second", "null").await;
+    place
+        .set(later, "start_time = now() + interval '5 seconds'")
+        .await;
+    let agent = place.agent().await;
+    place.has_stored(row, 1).await;
+    reads(&agent, "visit_pacer_connections", 3.0).await;
+    let server = place.server.as_mut().expect("a server of its own");
+    server.stop(StopMode::Immediate).await.expect("it stops");
+
+    reads(&agent, "visit_pacer_database_up", 0.0).await;
+    reads(&agent, "visit_pacer_connections", 0.0).await;
+    exceeds(
+        &agent,
+        r#"visit_pacer_batches_total{outcome="unsent"}"#,
+        0.0,
+    )
+    .await;
+    exceeds(&agent, "visit_pacer_retries_total", 0.0).await;
+    exceeds(&agent, "visit_pacer_backlog_visits", 0.0).await;
+    agent
+        .says("the database does not take our statements")
+        .await;
+    assert!(
+        warned(&agent, "see that it runs and lets us in"),
+        "{}",
+        agent.log()
+    );
+    agent.unready("the database has been away").await;
+    reads(&agent, "visit_pacer_ready", 0.0).await;
+    board_says(&agent, "/health/unready", "the database has been away").await;
+    board_says(&agent, "/notes", "see that it runs and lets us in").await;
+    let status = place.command(&["status"]).await;
+    assert_eq!(status.code, Some(1), "{status:?}");
+    assert!(
+        status.said.contains("the database does not answer"),
+        "{status:?}"
+    );
+
+    let server = place.server.as_mut().expect("a server of its own");
+    server.start_again().await.expect("it starts");
+    reads(&agent, "visit_pacer_database_up", 1.0).await;
+    agent.says("the database takes our statements again").await;
+    agent.ready().await;
+    place.finishes(row).await;
+}
+
+#[tokio::test]
+async fn of_one_bad_row() {
+    let place = Place::new().await;
+    let good = place.insert(1_000_000, "20 a second", "null").await;
+    let bad = smuggle(&place, "100, 'fortnight', 1").await;
+    let agent = place.agent().await;
+    place.has_stored(good, 20).await;
+
+    reads(
+        &agent,
+        r#"visit_pacer_distributions{status="invalid"}"#,
+        1.0,
+    )
+    .await;
+    reads(&agent, r#"visit_pacer_distributions{status="active"}"#, 1.0).await;
+    agent.says("row set aside").await;
+    assert!(warned(&agent, &bad.to_string()), "{}", agent.log());
+    assert!(
+        warned(&agent, "time_period is 'fortnight'"),
+        "{}",
+        agent.log()
+    );
+    let status = status_says(&place, "invalid").await;
+    assert!(status.contains("time_period is 'fortnight'"), "{status}");
+    board_says_of(&agent, bad, "invalid", "time_period is 'fortnight'").await;
+    board_says(&agent, "/notes", "row set aside").await;
+    assert_eq!(agent.get("/readyz").await.0, 200, "the others go on");
+    place.finishes(good).await;
+}
+
+#[tokio::test]
+async fn of_a_row_that_is_paused() {
+    let place = Place::new().await;
+    let row = place.insert(1_000_000, "20 a second", "null").await;
+    let agent = place.agent().await;
+    place.has_stored(row, 20).await;
+    place.set(row, "is_active = false").await;
+
+    reads(&agent, r#"visit_pacer_distributions{status="paused"}"#, 1.0).await;
+    reads(&agent, r#"visit_pacer_distributions{status="behind"}"#, 0.0).await;
+    reads(&agent, "visit_pacer_paused", 0.0).await;
+    status_says(&place, "paused").await;
+    board_says_of(&agent, row, "paused", "is_active is false").await;
+    assert_eq!(
+        agent.get("/readyz").await.0,
+        200,
+        "it is as somebody wished"
+    );
+    assert!(!warned(&agent, ""), "{}", agent.log());
+
+    place
+        .edit("update visit_pacer_control set paused = true")
+        .await;
+    reads(&agent, "visit_pacer_paused", 1.0).await;
+    agent
+        .says("everything is paused by visit_pacer_control")
+        .await;
+    assert!(
+        warned(&agent, "visit-pacer resume --all"),
+        "{}",
+        agent.log()
+    );
+}
+
+#[tokio::test]
+async fn of_a_row_that_an_editors_lock_keeps_behind() {
+    let place = Place::new().await;
+    let row = place.insert(1_000_000, "20 a second", "null").await;
+    let beside = place.insert(1_000_000, "20 a second", "null").await;
+    place.set(row, "catch_up = 50").await;
+    let agent = place.agent().await;
+    place.has_stored(row, 20).await;
+    let mut editor = PgConnection::connect(&place.url)
+        .await
+        .expect("a connection");
+    let mut open = editor.begin().await.expect("a transaction");
+    sqlx::query("select from visit_distribution where id = $1 for update")
+        .bind(row)
+        .execute(&mut *open)
+        .await
+        .expect("the editor's lock");
+
+    reads(&agent, r#"visit_pacer_distributions{status="behind"}"#, 1.0).await;
+    reads(
+        &agent,
+        r#"visit_pacer_distributions_stalled{reason="locked"}"#,
+        1.0,
+    )
+    .await;
+    exceeds(
+        &agent,
+        r#"visit_pacer_rows_refused_total{reason="locked"}"#,
+        0.0,
+    )
+    .await;
+    exceeds(&agent, "visit_pacer_backlog_visits", 20.0).await;
+    status_says(&place, "behind").await;
+    board_says_of(&agent, row, "behind", "Another transaction holds this row").await;
+    board_says_of(&agent, beside, "active", "").await;
+    assert_eq!(agent.get("/readyz").await.0, 200, "the others go on");
+    let words = "1 because somebody holds the row or its partner: end that transaction";
+    find(
+        "the log sums up what keeps it",
+        SUMMED_UP_WITHIN,
+        async || agent.log().contains(words).then_some(()),
+    )
+    .await;
+
+    open.rollback().await.expect("the editor lets go");
+    reads(&agent, r#"visit_pacer_distributions{status="behind"}"#, 0.0).await;
+    reads(
+        &agent,
+        r#"visit_pacer_distributions_stalled{reason="locked"}"#,
+        0.0,
+    )
+    .await;
+    place.finishes(row).await;
+    place.finishes(beside).await;
+}
