@@ -1,18 +1,12 @@
 //! What can be seen from outside: the measurements, their text for Prometheus, and what happened last.
 //!
 //! Owns the formats; what the numbers are is told by the runtime, at each scrape. `histogram` has what is measured as it
-//! happens, `process` what the kernel knows of the process, `recent` the latest events and notes, `text` the format, `otlp` the same
-//! families pushed, where the program was built with that feature.
+//! happens, `process` what the kernel knows of the process, `recent` the latest events and notes, `text` the format.
 //!
 //! Invariant: labels are bounded. Nothing here grows with the table but the rows that somebody asked for by id, and of these
 //! there are at most [`ROWS_MAX`].
 
 pub mod histogram;
-#[cfg(feature = "otlp")]
-pub mod otlp;
-#[cfg(not(feature = "otlp"))]
-#[path = "observe/without_otlp.rs"]
-pub mod otlp;
 pub mod process;
 pub mod recent;
 pub mod text;

@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::domain::secret::Secret;
-use crate::observe::otlp::Export;
 use crate::postgres::reconnect::Database;
 use crate::realtime::token;
 use crate::realtime::{Endpoint, Minter, websocket_url};
@@ -266,18 +265,6 @@ impl Environment {
             )));
         }
         Ok(Some(Secret::new(token)))
-    }
-
-    /// Where metrics are pushed to, by the variables of OpenTelemetry, and what is to be told of those.
-    pub fn otlp(&self) -> Result<(Option<Export>, Vec<String>), SettingError> {
-        Export::of(|name| {
-            for place in [Place::Process, Place::Credentials, Place::File] {
-                if let Some(value) = self.value(place, name)? {
-                    return Ok(Some(Secret::new(value)));
-                }
-            }
-            Ok(None)
-        })
     }
 
     /// Who makes tokens, where the project's JWT secret was given.

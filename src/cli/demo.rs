@@ -228,7 +228,6 @@ fn service(
         metrics_rows: RowsAsked::default(),
         listener,
         access,
-        export: None,
         snapshot,
     })
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::log::{self, LogFormat};
 use crate::domain::transport::ListenBy;
@@ -29,7 +29,6 @@ Environment (also read from NAME_FILE, systemd credentials and .env; then as `su
   SUPABASE_JWT_SECRET                                instead of, or beside, a key: joins with short-lived tokens that it signs
                                                      for SUPABASE_JWT_ROLE [default: service_role]
   REALTIME_URL                                       Realtime's websocket, where it is not below SUPABASE_URL
-  OTEL_EXPORTER_OTLP_ENDPOINT                        where metrics are pushed to, as OpenTelemetry has it (with the feature `otlp`)
   VISIT_PACER_TOKEN                                  asked for by the dashboard; needed where --listen is not a loopback address
   VISIT_PACER_LISTEN, VISIT_PACER_READ_ONLY, VISIT_PACER_METRICS_OPEN, VISIT_PACER_ALLOWED_HOST, VISIT_PACER_LISTEN_BY, VISIT_PACER_MAX_VISITS_PER_SECOND,
   VISIT_PACER_METRICS_ROWS, VISIT_PACER_LOG, VISIT_PACER_LOG_FORMAT";
@@ -83,10 +82,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     )?;
     access.allows(listen)?;
     let (database, endpoint) = (environment.database()?, environment.realtime()?);
-    let (export, told) = environment.otlp()?;
-    for remark in told {
-        warn!("{remark}");
-    }
     let listener = web::bind(listen)?;
     info!(
         database = %database.place(), realtime = %endpoint, listen = %listener.local_addr()?,
@@ -102,7 +97,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         metrics_rows,
         listener,
         access,
-        export,
         snapshot,
     };
     let serving = serve(service, shutdown.clone());

@@ -22,10 +22,9 @@ use super::notify;
 use super::snapshot::Snapshot;
 use crate::domain::error_policy::BackoffState;
 use crate::domain::transport::{Following, ListenBy};
-use crate::observe::otlp::Export;
 use crate::observe::recent::Recent;
 use crate::observe::text::{Format, render};
-use crate::observe::{Family, Metrics, RowsAsked, process};
+use crate::observe::{Metrics, RowsAsked, process};
 use crate::postgres::failure::Failure;
 use crate::postgres::maintenance::Identity;
 use crate::postgres::migrations;
@@ -51,8 +50,6 @@ pub struct Service {
     pub listener: TcpListener,
     /// Who may see them.
     pub access: Access,
-    /// Where the metrics are pushed to.
-    pub export: Option<Export>,
     /// Where the state is shown.
     pub snapshot: watch::Sender<Snapshot>,
 }
@@ -93,7 +90,6 @@ pub async fn serve(service: Service, shutdown: CancellationToken) -> anyhow::Res
         database: service.database.clone(),
         always: service.metrics_rows,
     });
-    let exporter = Exporter::start(service.export, identity.id, Arc::clone(&scrape));
     let (desk, asks) = desk(service.access);
     let pages = pages(seen.clone(), clock, scrape, (waits_for.clone(), desk));
     let about = About {
@@ -142,7 +138,6 @@ pub async fn serve(service: Service, shutdown: CancellationToken) -> anyhow::Res
         driver::run(config, windows, shutdown).await?;
         info!("stopped");
     }
-    exporter.stop().await;
     // Systemd is told of the stop.
     while notifier.join_next().await.is_some() {}
     web_shutdown.cancel();
@@ -274,37 +269,10 @@ impl Scrape {
         } else {
             rows
         };
-        render(self.families(rows), process::families(), format)
-    }
-
-    fn families(&self, rows: &RowsAsked) -> Vec<Family> {
         let snapshot = self.seen.borrow().clone();
         let mut families = readings(&snapshot, self.clock.now(), self.database.open(), rows);
         families.extend(self.metrics.families());
-        families
-    }
-}
-
-/// Pushes the metrics, where that is asked for, until it is stopped.
-struct Exporter {
-    task: JoinSet<()>,
-    stop: CancellationToken,
-}
-
-impl Exporter {
-    fn start(export: Option<Export>, agent: Uuid, scrape: Arc<Scrape>) -> Self {
-        let (mut task, stop) = (JoinSet::new(), CancellationToken::new());
-        if let Some(export) = export {
-            let families = move || scrape.families(&scrape.always);
-            task.spawn(export.run(agent, families, stop.clone()));
-        }
-        Self { task, stop }
-    }
-
-    /// The last push tells how it all ended.
-    async fn stop(mut self) {
-        self.stop.cancel();
-        while self.task.join_next().await.is_some() {}
+        render(families, process::families(), format)
     }
 }
 
