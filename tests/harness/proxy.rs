@@ -308,7 +308,7 @@ impl Pump<'_> {
                 Line::Passes => {}
                 Line::Dead => lost = self.swallowed(lost),
                 Line::HalfOpen(transport) if transport == self.transport => {
-                    lost = self.swallowed(lost)
+                    lost = self.swallowed(lost);
                 }
                 Line::HalfOpen(_) => {}
                 Line::Slow(_) => sleep(Duration::from_secs(1) / PORTIONS_A_SECOND).await,

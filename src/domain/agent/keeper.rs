@@ -28,7 +28,7 @@ impl Agent {
                     }
                 }
                 MaintenanceTask::Canary(transport) => {
-                    self.echo_check.of_mut(*transport).writing(CANARY, now)
+                    self.echo_check.of_mut(*transport).writing(CANARY, now);
                 }
                 MaintenanceTask::Beat { .. }
                 | MaintenanceTask::Initialise
@@ -207,7 +207,7 @@ impl Agent {
                 self.unmarked.insert(id, why);
             }
             MaintenanceTask::Canary(transport) => {
-                self.echo_check.of_mut(transport).did_not_write(CANARY)
+                self.echo_check.of_mut(transport).did_not_write(CANARY);
             }
             MaintenanceTask::WriteBack(_) => self.wrote_back(&task, &[], now),
             MaintenanceTask::Reconcile(ids) => {
