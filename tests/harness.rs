@@ -381,7 +381,7 @@ impl Place {
             PATIENCE + Duration::from_secs(seconds.into()),
             async || {
                 self.ask(format!(
-                    "select exists (select from visit_pacer_agents where seen_at > '{until}')"
+                    "select exists (select from visit_pacer_agents where last_heartbeat_at > '{until}')"
                 ))
                 .await
             },

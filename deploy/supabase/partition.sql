@@ -128,7 +128,7 @@ begin
       execute format('lock table public.%I in share row exclusive mode', partition);
       execute format('create temporary table visit_pacer_dropping on commit drop as
                         select distribution_id, count(*) as visits from public.%I where distribution_id is not null group by 1', partition);
-      if exists (select from pg_temp.visit_pacer_dropping d where not public.visit_pacer_hold(d.distribution_id)) then
+      if exists (select from pg_temp.visit_pacer_dropping d where not public.visit_pacer_lock_row(d.distribution_id)) then
         raise lock_not_available;
       end if;
       update public.visit_distribution_progress p set purged = p.purged + d.visits
@@ -147,4 +147,4 @@ comment on function public.visit_pacer_drop_partitions is 'visit-pacer: drops th
 
 revoke all on function public.visit_pacer_make_partitions, public.visit_pacer_drop_partitions from public;
 select public.visit_pacer_make_partitions();
-select public.visit_pacer_keep_private();
+select public.visit_pacer_revoke_public();

@@ -42,7 +42,7 @@ alter role visit_pacer set timezone = 'UTC';
 
 -- From nothing, so that what an earlier version needed does not stay.
 revoke all on public.visit_distribution, public.store_visits, public.visit_distribution_progress, public.visit_page_paths,
-  public.visit_pacer_control, public.visit_pacer_agents, public.visit_pacer_canary, public.visit_pacer_gone, public.visit_pacer_edits, public.visit_pacer_migrations from visit_pacer;
+  public.visit_pacer_control, public.visit_pacer_agents, public.visit_pacer_canary, public.visit_pacer_deletions, public.visit_pacer_edits, public.visit_pacer_migrations from visit_pacer;
 grant usage on schema public to visit_pacer;
 
 -- At start: is the schema there?
@@ -52,7 +52,7 @@ grant select on public.visit_pacer_migrations to visit_pacer;
 
 -- Reading the rows. Locking them (FOR NO KEY UPDATE) takes UPDATE on some column; these two are what is written back.
 grant select, update (total_distributed, last_distribution) on public.visit_distribution to visit_pacer;
-grant select on public.visit_pacer_gone to visit_pacer;
+grant select on public.visit_pacer_deletions to visit_pacer;
 
 -- The dashboard and `visit-pacer report`.
 grant select on public.visit_pacer_edits to visit_pacer;
@@ -64,13 +64,13 @@ grant select, update (distributed, last_number, last_visited_at, bucket_units, b
 grant insert (id, distribution_id, visit_number, partner_id, visited_at, session_duration, page_path, user_agent, referrer, device_type)
   on public.store_visits to visit_pacer;
 
--- visit_pacer_uncounted(), visit_pacer_reconcile_row(): generated visits are counted, and nothing else of a visit is read.
+-- visit_pacer_count_mismatches(), visit_pacer_reconcile_row(): generated visits are counted, and nothing else of a visit is read.
 grant select (distribution_id, visit_number) on public.store_visits to visit_pacer;
 
 -- The catalogue.
 grant select on public.visit_page_paths to visit_pacer;
 
--- Each second: `seen_at`, agents of yesterday, and the control row, which is made again where somebody deleted it.
+-- Each second: `last_heartbeat_at`, agents of yesterday, and the control row, which is made again where somebody deleted it.
 grant select, insert, update, delete on public.visit_pacer_agents to visit_pacer;
 grant select, insert (id) on public.visit_pacer_control to visit_pacer;
 
@@ -78,8 +78,8 @@ grant select, insert (id) on public.visit_pacer_control to visit_pacer;
 grant select, update (touched_at, touched_by) on public.visit_pacer_canary to visit_pacer;
 
 -- Of partners nothing at all: visit_pacer_lock_partners() locks them as its owner, and the foreign key is checked as theirs.
-grant execute on function public.visit_pacer_lock_partners(uuid[]), public.visit_pacer_may_store(), public.visit_pacer_uncounted(uuid[]),
-  public.visit_pacer_reconcile_row(uuid, boolean), public.visit_pacer_initialise(), public.visit_pacer_first_progress(uuid, numeric, numeric),
+grant execute on function public.visit_pacer_lock_partners(uuid[]), public.visit_pacer_may_store(), public.visit_pacer_count_mismatches(uuid[]),
+  public.visit_pacer_reconcile_row(uuid, boolean), public.visit_pacer_initialise(), public.visit_pacer_create_progress(uuid, numeric, numeric),
   public.visit_pacer_store(uuid[], bigint[], bigint[], bigint[], timestamptz[], integer[], timestamptz[], timestamptz[], numeric[], timestamptz[],
     uuid[], uuid[], bigint[], uuid[], timestamptz[], integer[], text[], text[], text[], text[])
   to visit_pacer;
@@ -92,7 +92,7 @@ declare
   rows text;
 begin
   foreach t in array array['visit_distribution', 'store_visits', 'visit_distribution_progress', 'visit_page_paths',
-    'visit_pacer_control', 'visit_pacer_agents', 'visit_pacer_canary', 'visit_pacer_gone', 'visit_pacer_edits', 'visit_pacer_migrations'] loop
+    'visit_pacer_control', 'visit_pacer_agents', 'visit_pacer_canary', 'visit_pacer_deletions', 'visit_pacer_edits', 'visit_pacer_migrations'] loop
     rows := case t when 'store_visits' then 'distribution_id is not null' else 'true' end;
     execute format('drop policy if exists visit_pacer_agent on public.%I', t);
     execute format('create policy visit_pacer_agent on public.%I for all to visit_pacer using (%s) with check (%s)', t, rows, rows);

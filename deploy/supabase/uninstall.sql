@@ -22,7 +22,7 @@ begin
   end if;
   if public.visit_pacer_agent_alive() then
     raise exception using message = 'an agent is running; nothing was changed',
-      hint = 'stop it, wait 20 seconds and run this again; who it is: select name, seen_at from visit_pacer_agents';
+      hint = 'stop it, wait 20 seconds and run this again; who it is: select name, last_heartbeat_at from visit_pacer_agents';
   end if;
   update public.visit_pacer_control set paused = true;
   if not exists (select from public.store_visits where distribution_id is not null) then
@@ -127,6 +127,15 @@ begin
   end loop;
 end $$;
 
-drop table public.visit_distribution_progress, public.visit_page_paths, public.visit_pacer_control, public.visit_pacer_agents,
-  public.visit_pacer_canary, public.visit_pacer_gone, public.visit_pacer_edits, public.visit_pacer_replaced, public.visit_pacer_migrations;
+do $$
+declare
+  ours text;
+begin
+  for ours in
+    select format('drop table %s', c.oid::regclass) from pg_class c
+     where c.relnamespace = 'public'::regnamespace and c.relkind = 'r' and obj_description(c.oid, 'pg_class') like 'visit-pacer:%'
+  loop
+    execute ours;
+  end loop;
+end $$;
 commit;

@@ -1,9 +1,9 @@
-//! `visit-pacer doctor`: what is wrong, why it matters, and what mends it.
+//! `visit-pacer doctor`: prints what is wrong, why it matters, and how to fix it.
 
 use anyhow::ensure;
 use serde_json::json;
 
-use crate::domain::finding::{report, stops};
+use crate::domain::finding::{has_errors, report};
 use crate::runtime::doctor;
 use crate::settings::Environment;
 
@@ -15,21 +15,21 @@ pub struct Args {
     json: bool,
 }
 
-/// Looks, and prints; fails where a finding stops the agent.
+/// Runs the checks and prints the findings; fails if one is an error.
 #[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let environment = Environment::load()?;
     let findings = doctor::examine(&environment.database()?, environment.realtime()).await;
-    let stopped = stops(&findings);
+    let failed = has_errors(&findings);
     if args.json {
-        let document = json!({ "ok": !stopped, "findings": findings });
+        let document = json!({ "ok": !failed, "findings": findings });
         println!("{}", serde_json::to_string_pretty(&document)?);
     } else {
         println!("{}", report(&findings));
     }
     ensure!(
-        !stopped,
-        "the agent cannot work like this: mend what stops it"
+        !failed,
+        "the agent cannot work until the errors above are fixed"
     );
     Ok(())
 }

@@ -1,83 +1,79 @@
-//! What `visit-pacer doctor` finds: what is wrong, why it matters, and what mends it.
+//! Findings of `visit-pacer doctor`: what is wrong, why it matters, and how to fix it.
 //!
-//! Data and words only. Whoever looks, at the database or at Realtime, makes findings of what is seen.
+//! Data only; the checks of the database and of Realtime create them.
 
 use serde::Serialize;
 
-/// How much it matters.
+/// How serious a finding is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The agent does not start, does not get ready, or stores nothing.
-    Stops,
-    /// The agent works, but something that is promised is not kept.
-    Hampers,
-    /// Good to know.
-    Note,
+    Error,
+    /// The agent works, but does not keep everything that is promised.
+    Warning,
+    /// For information.
+    Info,
 }
 
 impl Severity {
     /// As it is printed.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Stops => "stops",
-            Self::Hampers => "hampers",
-            Self::Note => "note",
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Info => "info",
         }
     }
 }
 
-/// What mends a finding: first the SQL, where there is some, then what is done elsewhere.
+/// How to fix a finding: the SQL, if any, then the manual step.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
-pub struct Mend {
-    /// Ready to run, by the owner of the tables.
+pub struct Fix {
+    /// Ready to run as the owner of the tables.
     pub sql: Option<String>,
-    /// A setting, a command, a decision.
-    pub sql_functions: Option<String>,
+    /// A setting, a command or a decision outside of the database.
+    pub manual: Option<String>,
 }
 
-/// One thing that is not as it should be.
+/// One problem.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Finding {
-    /// The check that found it: a stable name.
+    /// The stable name of the check.
     pub check: &'static str,
-    /// How much it matters.
+    /// How serious it is.
     pub severity: Severity,
     /// What was found.
     pub what: String,
     /// What follows from it.
     pub why: &'static str,
     /// What to do.
-    pub mend: Mend,
+    pub fix: Fix,
 }
 
 impl Finding {
-    /// As people read it.
+    /// As text for people.
     pub fn text(&self) -> String {
         let mut lines = vec![
             format!("{:<8} {}: {}", self.severity.name(), self.check, self.what),
             format!("         {}", self.why),
         ];
-        if let Some(sql) = &self.mend.sql {
+        if let Some(sql) = &self.fix.sql {
             lines.push("         run this SQL:".to_owned());
             lines.extend(sql.lines().map(|line| format!("           {line}")));
         }
-        if let Some(sql_functions) = &self.mend.sql_functions {
-            let label = if self.mend.sql.is_some() {
-                "then"
-            } else {
-                "do"
-            };
-            lines.push(format!("         {label}: {sql_functions}"));
+        if let Some(manual) = &self.fix.manual {
+            let label = if self.fix.sql.is_some() { "then" } else { "do" };
+            lines.push(format!("         {label}: {manual}"));
         }
         lines.join("\n")
     }
 }
 
-/// All of them as people read it, the worst first.
+/// All findings as text, the most serious first.
 pub fn report(findings: &[Finding]) -> String {
     if findings.is_empty() {
-        return "all is well: nothing to mend".to_owned();
+        return "no problems found".to_owned();
     }
     let mut sorted: Vec<&Finding> = findings.iter().collect();
     sorted.sort_by_key(|finding| finding.severity);
@@ -85,38 +81,38 @@ pub fn report(findings: &[Finding]) -> String {
     texts.join("\n\n")
 }
 
-/// Whether one of them stops the agent.
-pub fn stops(findings: &[Finding]) -> bool {
+/// Whether the agent cannot work with these findings.
+pub fn has_errors(findings: &[Finding]) -> bool {
     findings
         .iter()
-        .any(|finding| finding.severity == Severity::Stops)
+        .any(|finding| finding.severity == Severity::Error)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn finding(severity: Severity, sql: Option<&str>, sql_functions: Option<&str>) -> Finding {
+    fn finding(severity: Severity, sql: Option<&str>, manual: Option<&str>) -> Finding {
         Finding {
             check: "a-check",
             severity,
             what: "it is so".to_owned(),
             why: "it should not be",
-            mend: Mend {
+            fix: Fix {
                 sql: sql.map(str::to_owned),
-                sql_functions: sql_functions.map(str::to_owned),
+                manual: manual.map(str::to_owned),
             },
         }
     }
 
     #[test]
-    fn a_finding_says_what_why_and_what_mends_it() {
-        let text = finding(Severity::Stops, Some("a;\nb;"), Some("c")).text();
+    fn a_finding_says_what_why_and_how_to_fix_it() {
+        let text = finding(Severity::Error, Some("a;\nb;"), Some("c")).text();
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         assert_eq!(
             lines,
             [
-                "stops    a-check: it is so",
+                "error    a-check: it is so",
                 "it should not be",
                 "run this SQL:",
                 "a;",
@@ -127,14 +123,14 @@ mod tests {
     }
 
     #[test]
-    fn the_worst_comes_first_and_only_that_stops() {
+    fn the_worst_comes_first_and_only_an_error_fails() {
         let findings = [
-            finding(Severity::Note, None, Some("x")),
-            finding(Severity::Stops, None, Some("y")),
+            finding(Severity::Info, None, Some("x")),
+            finding(Severity::Error, None, Some("y")),
         ];
-        assert!(report(&findings).starts_with("stops"));
-        assert!(stops(&findings));
-        assert!(!stops(&findings[..1]));
-        assert!(report(&[]).contains("all is well"));
+        assert!(report(&findings).starts_with("error"));
+        assert!(has_errors(&findings));
+        assert!(!has_errors(&findings[..1]));
+        assert!(report(&[]).contains("no problems"));
     }
 }

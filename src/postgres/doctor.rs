@@ -9,7 +9,7 @@ use self::checks::{ACCESS, BROADCAST, Check, PUBLICATION, RIGHTS, ROWS, SCHEMA, 
 use super::connection::Connection;
 use super::{migrations, rows};
 use crate::domain::distribution::Distribution;
-use crate::domain::finding::{Finding, Mend, Severity, stops};
+use crate::domain::finding::{Finding, Fix, Severity, has_errors};
 use crate::domain::schedule::RowRead;
 use crate::domain::time::DbTime;
 
@@ -26,7 +26,7 @@ pub async fn examine(connection: &mut Connection) -> Result<Vec<Finding>, sqlx::
     let mut findings = run(connection, SERVER).await;
     for checks in [ACCESS, RIGHTS] {
         let closed = run(connection, checks).await;
-        let is_closed = stops(&closed);
+        let is_closed = has_errors(&closed);
         findings.extend(closed);
         if is_closed {
             return Ok(findings);
@@ -57,15 +57,15 @@ pub fn clock_offset(host: DbTime, db: DbTime) -> Option<Finding> {
     let offset_us = host.micros_since(db);
     (offset_us.abs() > CLOCK_OFFSET_US).then(|| Finding {
         check: "clock",
-        severity: Severity::Note,
+        severity: Severity::Info,
         what: format!(
             "this host's clock is {} ms from the database's",
             offset_us / 1_000
         ),
         why: "the agent paces by the database's clock; only the times in its log differ",
-        mend: Mend {
+        fix: Fix {
             sql: None,
-            sql_functions: Some("have the host's clock set by NTP".to_owned()),
+            manual: Some("have the host's clock set by NTP".to_owned()),
         },
     })
 }
@@ -99,14 +99,14 @@ fn invalid_rows(rows: &[RowRead]) -> Vec<Finding> {
                 .unwrap_or((&reason, "mend what the message says"));
             Finding {
                 check: "invalid-rows",
-                severity: Severity::Hampers,
+                severity: Severity::Warning,
                 what: format!("distribution {id}: {what}"),
                 why: "nothing is stored for this row; every other row goes on",
-                mend: Mend {
+                fix: Fix {
                     sql: Some(format!(
                         "update public.visit_distribution set is_active = false where id = '{id}';"
                     )),
-                    sql_functions: Some(format!("{hint}; then make it active again")),
+                    manual: Some(format!("{hint}; then make it active again")),
                 },
             }
         })
@@ -118,12 +118,12 @@ async fn missing_migrations(connection: &mut Connection) -> Result<Option<Findin
     let names: Vec<&str> = missing.iter().map(|file| file.name).collect();
     Ok((!names.is_empty()).then(|| Finding {
         check: "migrations",
-        severity: Severity::Stops,
+        severity: Severity::Error,
         what: format!("not applied: {}", names.join(", ")),
         why: "the agent does not start without the whole schema; the other checks wait for it",
-        mend: Mend {
+        fix: Fix {
             sql: None,
-            sql_functions: Some(
+            manual: Some(
                 "visit-pacer migrate   (or supabase db push; visit-pacer migrate --print has the SQL)"
                     .to_owned(),
             ),
@@ -139,12 +139,12 @@ async fn run(connection: &mut Connection, checks: &[Check]) -> Vec<Finding> {
             Ok(found) => findings.extend(found),
             Err(error) => findings.push(Finding {
                 check: check.name,
-                severity: Severity::Hampers,
+                severity: Severity::Warning,
                 what: format!("could not be looked at: {error}"),
                 why: check.why,
-                mend: Mend {
+                fix: Fix {
                     sql: None,
-                    sql_functions: Some("run doctor as the owner of the tables".to_owned()),
+                    manual: Some("run doctor as the owner of the tables".to_owned()),
                 },
             }),
         }
@@ -162,9 +162,9 @@ async fn look(connection: &mut Connection, check: &Check) -> Result<Vec<Finding>
                 severity: check.severity,
                 what: row.try_get("what")?,
                 why: check.why,
-                mend: Mend {
+                fix: Fix {
                     sql: row.try_get("sql")?,
-                    sql_functions: row.try_get("by_hand")?,
+                    manual: row.try_get("manual")?,
                 },
             })
         })
@@ -201,12 +201,12 @@ async fn visits_can_be_stored(connection: &mut Connection) -> Result<Option<Find
         NOT_NULL_VIOLATION => unfilled(connection).await.map(Some),
         code => Ok(Some(Finding {
             check: "insert",
-            severity: Severity::Stops,
+            severity: Severity::Error,
             what: format!("a visit cannot be stored: {} ({code})", error.message()),
             why: "every batch would be refused like this",
-            mend: Mend {
+            fix: Fix {
                 sql: None,
-                sql_functions: Some(
+                manual: Some(
                     "change the constraint or trigger of store_visits that the message names"
                         .to_owned(),
                 ),
@@ -266,15 +266,15 @@ async fn unfilled(connection: &mut Connection) -> Result<Finding, sqlx::Error> {
     }
     Ok(Finding {
         check: "not-null",
-        severity: Severity::Stops,
+        severity: Severity::Error,
         what: format!(
             "store_visits has NOT NULL columns that nothing fills: {}",
             names.join(", ")
         ),
         why: "every batch would be refused; through this trigger pass agent, cron and functions alike",
-        mend: Mend {
+        fix: Fix {
             sql: Some(trigger(&lines)),
-            sql_functions: None,
+            manual: None,
         },
     })
 }
@@ -306,7 +306,7 @@ mod tests {
         let db = DbTime::from_micros(1_800_000_000_000_000);
         assert_eq!(clock_offset(db.plus_micros(900_000), db), None);
         let note = clock_offset(db.plus_micros(-90_000_000), db).expect("a note");
-        assert_eq!(note.severity, Severity::Note);
+        assert_eq!(note.severity, Severity::Info);
         assert!(note.what.contains("-90000 ms"), "{}", note.what);
     }
 }

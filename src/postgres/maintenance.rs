@@ -46,19 +46,19 @@ const BEAT: &str = "
   with beat as (
     insert into public.visit_pacer_agents as a (id, name, version, realtime, rows_known, rows_owned, serving)
     values ($1, $2, $3, $4, $5, $6, $7)
-    on conflict (id) do update set seen_at = clock_timestamp(), realtime = excluded.realtime, rows_known = excluded.rows_known,
+    on conflict (id) do update set last_heartbeat_at = clock_timestamp(), realtime = excluded.realtime, rows_known = excluded.rows_known,
                                    rows_owned = excluded.rows_owned, serving = excluded.serving
   ), control as (
     insert into public.visit_pacer_control (id)
     select true where not exists (select from public.visit_pacer_control) on conflict do nothing
     returning *
   ), gone as (
-    delete from public.visit_pacer_agents where seen_at < clock_timestamp() - interval '1 day' and id <> $1
+    delete from public.visit_pacer_agents where last_heartbeat_at < clock_timestamp() - interval '1 day' and id <> $1
   ), others as (
     -- One that was seen in the future was seen before the clock was set back.
     select array_agg(id) filter (where serving) as serving, array_agg(id) filter (where not serving) as idle
       from public.visit_pacer_agents
-     where id <> $1 and seen_at between clock_timestamp() - $8 * interval '1 second' and clock_timestamp() + interval '1 second'
+     where id <> $1 and last_heartbeat_at between clock_timestamp() - $8 * interval '1 second' and clock_timestamp() + interval '1 second'
   )
   select paused, catch_up::text as catch_up, echo_budget::text as echo_budget,
          least(extract(epoch from give_up_after) * 1000000, 9000000000000000)::bigint as give_up_after,
@@ -184,10 +184,11 @@ pub async fn reconcile(
     connection: &mut Connection,
     ids: &[Uuid],
 ) -> Result<Vec<CountDifference>, sqlx::Error> {
-    let differing: Vec<Uuid> = sqlx::query_scalar("select * from public.visit_pacer_uncounted($1)")
-        .bind(ids)
-        .fetch_all(&mut *connection)
-        .await?;
+    let differing: Vec<Uuid> =
+        sqlx::query_scalar("select * from public.visit_pacer_count_mismatches($1)")
+            .bind(ids)
+            .fetch_all(&mut *connection)
+            .await?;
     let mut findings = Vec::new();
     for id in differing {
         let row = sqlx::query("select * from public.visit_pacer_reconcile_row($1, false)")

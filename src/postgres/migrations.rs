@@ -27,19 +27,13 @@ macro_rules! migration {
 
 /// All of them, in order.
 pub const MIGRATIONS: &[Migration] = &[
-    migration!("20261122000100", "visit_pacer_tables"),
-    migration!("20261122000200", "visit_pacer_visits_index"),
-    migration!("20261122000300", "visit_pacer_curve"),
-    migration!("20261122000400", "visit_pacer_store"),
-    migration!("20261122000500", "visit_pacer_status"),
-    migration!("20261122000550", "visit_pacer_visits"),
-    migration!("20261122000600", "visit_pacer_functions"),
-    migration!("20261122000700", "visit_pacer_access"),
-    migration!("20261122000800", "visit_pacer_repairs"),
-    migration!("20261122000900", "visit_pacer_history"),
-    migration!("20261122001000", "visit_pacer_since"),
-    migration!("20261122001100", "visit_pacer_store_streams"),
-    migration!("20261123000100", "visit_pacer_caretakers"),
+    migration!("20261201000100", "visit_pacer_tables"),
+    migration!("20261201000200", "visit_pacer_curve"),
+    migration!("20261201000300", "visit_pacer_write"),
+    migration!("20261201000400", "visit_pacer_status"),
+    migration!("20261201000500", "visit_pacer_functions"),
+    migration!("20261201000600", "visit_pacer_retention"),
+    migration!("20261201000700", "visit_pacer_access"),
 ];
 
 /// The files that a database does not have yet, in order.

@@ -67,7 +67,7 @@ const SOME: &str = rows_where!("v.id = any ($1)");
 pub const SINCE: &str = rows_where!(
     "v.id in (select c.id from public.visit_distribution c where c.changed_xid >= $1::text::xid8
             union all select c.id from public.visit_distribution c where c.changed_xid is null
-            union all select l.distribution_id from public.visit_distribution_progress l where l.lowered_xid >= $1::text::xid8)
+            union all select l.distribution_id from public.visit_distribution_progress l where l.decreased_xid >= $1::text::xid8)
      limit $2"
 );
 
@@ -146,7 +146,7 @@ pub async fn gone(
     since: XidWatermark,
 ) -> Result<BTreeSet<Option<Uuid>>, sqlx::Error> {
     let gone: Vec<Option<Uuid>> = sqlx::query_scalar(
-        "select distinct g.distribution_id from public.visit_pacer_gone g where g.xid >= $1::text::xid8
+        "select distinct g.distribution_id from public.visit_pacer_deletions g where g.xid >= $1::text::xid8
             and not exists (select from public.visit_distribution v where v.id = g.distribution_id)",
     )
     .bind(since.0.to_string())

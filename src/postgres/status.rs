@@ -149,8 +149,8 @@ pub struct AgentRow {
 /// The agents that were seen within the last minute.
 pub async fn agents(connection: &mut Connection) -> Result<Vec<AgentRow>, sqlx::Error> {
     let rows = sqlx::query(
-        "select name, extract(epoch from clock_timestamp() - seen_at)::float8 as seen, realtime, rows_known, rows_owned, serving, version
-           from public.visit_pacer_agents where seen_at > clock_timestamp() - interval '1 minute' order by started_at, id",
+        "select name, extract(epoch from clock_timestamp() - last_heartbeat_at)::float8 as seen, realtime, rows_known, rows_owned, serving, version
+           from public.visit_pacer_agents where last_heartbeat_at > clock_timestamp() - interval '1 minute' order by started_at, id",
     )
     .fetch_all(connection)
     .await?;

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::driver::{bindings, news_of};
 use crate::domain::agent::{Published, RealtimeEvent};
 use crate::domain::error_policy::ErrorKind;
-use crate::domain::finding::{Finding, Mend, Severity};
+use crate::domain::finding::{Finding, Fix, Severity};
 use crate::domain::time::{DbTime, micros_of};
 use crate::domain::transport::{Following, ListenBy, Transport};
 use crate::postgres::connection::Connection;
@@ -73,10 +73,10 @@ async fn the_database(database: &Database, connection: &mut Connection) -> Vec<F
     if database.is_pooled() {
         findings.push(Finding {
             check: "pooler",
-            severity: Severity::Note,
+            severity: Severity::Info,
             what: format!("{} is a transaction pooler", database.place()),
             why: "each call takes four round trips instead of one, and migrate does not work through it",
-            mend: sql_functions(&format!(
+            fix: manual(&format!(
                 "use the session pooler or the direct connection: {}",
                 database.session_url()
             )),
@@ -92,17 +92,17 @@ async fn the_database(database: &Database, connection: &mut Connection) -> Vec<F
     if database.is_unverified() {
         findings.push(Finding {
             check: "tls",
-            severity: Severity::Note,
+            severity: Severity::Info,
             what: "the server's certificate is not verified".to_owned(),
             why: "whoever stands between could read the password",
-            mend: sql_functions("add ?sslmode=verify-full (and sslrootcert=FILE for an authority of your own) to DATABASE_URL"),
+            fix: manual("add ?sslmode=verify-full (and sslrootcert=FILE for an authority of your own) to DATABASE_URL"),
         });
     }
     findings
 }
 
 fn unreachable(database: &Database, failure: &Failure) -> Finding {
-    stops(
+    failing(
         "database",
         format!("{}: {failure}", database.place()),
         "everything is kept there",
@@ -111,7 +111,7 @@ fn unreachable(database: &Database, failure: &Failure) -> Finding {
 }
 
 fn unset(error: &SettingError) -> Finding {
-    stops(
+    failing(
         "realtime-settings",
         error.to_string(),
         "the agent does not start without them",
@@ -122,7 +122,7 @@ fn unset(error: &SettingError) -> Finding {
 /// What the key tells of itself.
 fn the_key(key: &Key, now: DbTime) -> Option<Finding> {
     const WHY: &str = "Realtime shows the rows only to the project's secret key";
-    const MEND: &str = "copy the secret (or service_role) key from Project Settings > API Keys";
+    const FIX: &str = "copy the secret (or service_role) key from Project Settings > API Keys";
     let now_s = now.as_micros() / 1_000_000;
     let what = match key {
         // What the role may see, the look at Realtime shows.
@@ -142,15 +142,15 @@ fn the_key(key: &Key, now: DbTime) -> Option<Finding> {
         } if *at - now_s < KEY_ENDS_SOON_S => {
             return Some(Finding {
                 check: "key",
-                severity: Severity::Hampers,
+                severity: Severity::Warning,
                 what: format!("the key expires in {} h", (at - now_s) / 3_600),
                 why: "Realtime closes the channel when it does",
-                mend: sql_functions(MEND),
+                fix: manual(FIX),
             });
         }
         Key::Jwt { .. } => return None,
     };
-    Some(stops("key", what, WHY, MEND))
+    Some(failing("key", what, WHY, FIX))
 }
 
 /// Follows each way that the database has, and has a canary come back by it.
@@ -227,7 +227,7 @@ impl DistributionStatus {
                     "the canary of {} cannot be touched: {failure}",
                     self.transport.as_str()
                 );
-                return Some(self.finding("echo", what, sql_functions("see the other findings")));
+                return Some(self.finding("echo", what, manual("see the other findings")));
             }
             let canary = canary_event(events, self.transport);
             if timeout(ECHO_WITHIN, canary).await.is_ok() {
@@ -243,7 +243,7 @@ impl DistributionStatus {
                 format!("a canary was sent, and no broadcast came within {waited} s")
             }
         };
-        Some(self.finding("echo", what, sql_functions("check that DATABASE_URL and SUPABASE_URL are of one project, then the key's role and the publication; restart the project where all of it is in order")))
+        Some(self.finding("echo", what, manual("check that DATABASE_URL and SUPABASE_URL are of one project, then the key's role and the publication; restart the project where all of it is in order")))
     }
 
     fn not_live(&self, down: Option<Down>) -> Finding {
@@ -253,11 +253,11 @@ impl DistributionStatus {
             .map_or_else(unanswered, |down| down.reason.clone());
         let class = down.map(|down| down.class);
         let advice = class.and_then(ErrorKind::advice).unwrap_or("check that this host reaches the address of SUPABASE_URL or REALTIME_URL, and that the project is not paused");
-        let mend = Mend {
+        let fix = Fix {
             sql: (class == Some(ErrorKind::Topic)).then(|| doctor::let_read_the_topic(&self.role)),
-            sql_functions: Some(advice.to_owned()),
+            manual: Some(advice.to_owned()),
         };
-        self.finding("realtime", format!("{}: {reason}", self.place), mend)
+        self.finding("realtime", format!("{}: {reason}", self.place), fix)
     }
 
     async fn touch(&self, connection: &mut Connection) -> Result<(), sqlx::Error> {
@@ -272,11 +272,11 @@ impl DistributionStatus {
     }
 
     /// Without broadcasts the agent hears of edits all the same.
-    fn finding(&self, check: &'static str, what: String, mend: Mend) -> Finding {
+    fn finding(&self, check: &'static str, what: String, fix: Fix) -> Finding {
         let (check, severity, why) = match self.transport {
             Transport::Changes => (
                 check,
-                Severity::Stops,
+                Severity::Error,
                 "edits are seen by the periodic sync alone until Realtime tells them",
             ),
             Transport::Broadcast => (
@@ -285,7 +285,7 @@ impl DistributionStatus {
                 } else {
                     "broadcast"
                 },
-                Severity::Hampers,
+                Severity::Warning,
                 "edits are broadcast, but not heard: postgres_changes alone tells of them",
             ),
         };
@@ -294,7 +294,7 @@ impl DistributionStatus {
             severity,
             what,
             why,
-            mend,
+            fix,
         }
     }
 }
@@ -348,20 +348,20 @@ async fn canary_event(events: &mut mpsc::Receiver<FeedEvent>, transport: Transpo
     std::future::pending::<()>().await;
 }
 
-fn stops(check: &'static str, what: String, why: &'static str, mend: &str) -> Finding {
+fn failing(check: &'static str, what: String, why: &'static str, fix: &str) -> Finding {
     Finding {
         check,
-        severity: Severity::Stops,
+        severity: Severity::Error,
         what,
         why,
-        mend: sql_functions(mend),
+        fix: manual(fix),
     }
 }
 
-fn sql_functions(what: &str) -> Mend {
-    Mend {
+fn manual(what: &str) -> Fix {
+    Fix {
         sql: None,
-        sql_functions: Some(what.to_owned()),
+        manual: Some(what.to_owned()),
     }
 }
 

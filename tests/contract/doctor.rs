@@ -49,7 +49,7 @@ impl Diagnosis {
         let serious: Vec<_> = self
             .findings
             .iter()
-            .filter(|finding| finding["severity"] != "note")
+            .filter(|finding| finding["severity"] != "info")
             .collect();
         assert!(
             serious.is_empty() && self.code == Some(0),
@@ -83,13 +83,13 @@ async fn doctor_with(place: &Place, name: &str, value: &str) -> Diagnosis {
 /// Runs what a diagnosis prints for a check.
 async fn mend(place: &Place, diagnosis: &Diagnosis, check: &str) {
     for finding in diagnosis.named(check) {
-        if let Some(sql) = finding["mend"]["sql"].as_str() {
+        if let Some(sql) = finding["fix"]["sql"].as_str() {
             place
                 .try_edit(sql)
                 .await
                 .unwrap_or_else(|error| panic!("{error}: {sql}"));
         }
-        if finding["mend"]["by_hand"]
+        if finding["fix"]["manual"]
             .as_str()
             .is_some_and(|hand| hand.starts_with("visit-pacer migrate"))
         {
@@ -108,7 +108,7 @@ async fn each_is_named_and_mended(faults: &[(&str, &str, &str)]) {
         let finding = diagnosis.the(check);
         let what = finding["what"].as_str().unwrap_or_default();
         assert!(what.contains(words), "{check}: {what}");
-        let stops = diagnosis.findings.iter().any(|f| f["severity"] == "stops");
+        let stops = diagnosis.findings.iter().any(|f| f["severity"] == "error");
         assert_eq!(diagnosis.code, Some(i32::from(stops)), "{check}");
         mend(&place, &diagnosis, check).await;
         doctor(&place).await.is_well(sql);
@@ -119,9 +119,9 @@ async fn each_is_named_and_mended(faults: &[(&str, &str, &str)]) {
 async fn what_is_wrong_with_the_schema_is_named_and_its_sql_mends_it() {
     each_is_named_and_mended(&[
         (
-            "delete from visit_pacer_migrations where version in ('20261122000600', '20261122000700')",
+            "delete from visit_pacer_migrations where version in ('20261201000500', '20261201000600')",
             "migrations",
-            "20261122000600_visit_pacer_functions.sql, 20261122000700_visit_pacer_access.sql",
+            "20261201000500_visit_pacer_functions.sql, 20261201000600_visit_pacer_retention.sql",
         ),
         (
             "alter table visit_distribution drop column updated_at",
@@ -246,7 +246,7 @@ async fn what_keeps_edits_from_being_broadcast_is_named_and_mended() {
         let diagnosis = doctor(&place).await;
         let finding = diagnosis.the(check);
         assert!(finding["what"].to_string().contains(words), "{finding}");
-        assert_eq!(finding["severity"], "hampers");
+        assert_eq!(finding["severity"], "warning");
         mend(&place, &diagnosis, check).await;
         doctor(&place).await.is_well(sql);
     }
@@ -257,7 +257,7 @@ async fn what_keeps_edits_from_being_broadcast_is_named_and_mended() {
     for sql in missing {
         place.edit(sql).await;
         let diagnosis = doctor(&place).await;
-        let mend = &diagnosis.the("broadcast-parts")["mend"]["by_hand"];
+        let mend = &diagnosis.the("broadcast-parts")["fix"]["manual"];
         assert!(
             mend.to_string()
                 .contains("run deploy/supabase/broadcast.sql again")
@@ -267,7 +267,7 @@ async fn what_keeps_edits_from_being_broadcast_is_named_and_mended() {
     }
     place.realtime.faults().withhold(Transport::Broadcast, true);
     let dead = doctor(&place).await;
-    assert_eq!(dead.the("broadcast-echo")["severity"], "hampers");
+    assert_eq!(dead.the("broadcast-echo")["severity"], "warning");
     assert!(dead.named("echo").is_empty() && dead.code == Some(0));
     place
         .realtime
@@ -275,7 +275,7 @@ async fn what_keeps_edits_from_being_broadcast_is_named_and_mended() {
         .withhold(Transport::Broadcast, false);
     place.edit(REMOVE).await;
     let without = doctor(&place).await;
-    assert_eq!(without.the("broadcast-offer")["severity"], "note");
+    assert_eq!(without.the("broadcast-offer")["severity"], "info");
     without.is_well("broadcast_remove.sql");
 }
 
@@ -438,8 +438,8 @@ async fn a_role_of_the_agents_own_is_told_each_right_that_it_lacks_and_works_onc
 async fn a_wrong_key_a_dead_realtime_and_a_wrong_password_are_told_apart() {
     let place = Place::new().await;
     let publishable = doctor_with(&place, "SUPABASE_SERVICE_ROLE_KEY", "sb_publishable_x").await;
-    assert_eq!(publishable.the("key")["severity"], "stops");
-    assert_eq!(publishable.the("realtime")["severity"], "stops");
+    assert_eq!(publishable.the("key")["severity"], "error");
+    assert_eq!(publishable.the("realtime")["severity"], "error");
 
     let away = doctor_with(&place, "SUPABASE_URL", "http://127.0.0.1:1").await;
     assert_eq!(away.code, Some(1));

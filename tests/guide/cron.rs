@@ -142,7 +142,7 @@ async fn the_jobs_command_stands_back_while_an_agent_lives_and_takes_over_when_i
     );
     place
         // As after the database's clock was set back by an hour.
-        .edit("update visit_pacer_agents set seen_at = seen_at + interval '1 hour'")
+        .edit("update visit_pacer_agents set last_heartbeat_at = last_heartbeat_at + interval '1 hour'")
         .await;
     let before = place.stored(row).await;
     wait_until("the command stores", crate::harness::PATIENCE, async || {

@@ -39,7 +39,7 @@ async fn sync(place: &Place) -> Vec<String> {
     place.agents_work_for(3).await;
     agent.terminate().await;
     place
-        .edit("update visit_pacer_agents set seen_at = seen_at - interval '1 minute'")
+        .edit("update visit_pacer_agents set last_heartbeat_at = last_heartbeat_at - interval '1 minute'")
         .await;
     place.edit("select * from distribute_visits()").await;
     told

@@ -21,13 +21,13 @@ const LEVEL_DECIMALS: u32 = 12;
 
 const MOMENTS: &str = "
   select array(select public.visit_pacer_micros(m.moment)::bigint
-                 from public.visit_pacer_moments(c.slope::numeric, c.anchor::numeric, public.moment(c.from_at), public.moment(c.last_at),
+                 from public.visit_pacer_visit_times(c.slope::numeric, c.anchor::numeric, public.moment(c.from_at), public.moment(c.last_at),
                    public.moment(c.cut), c.first, c.visits, c.taken) m order by m.nth) as moments
     from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[])
       with ordinality as c (slope, anchor, from_at, last_at, cut, first, visits, taken, nth) order by c.nth";
 
 const LEVELS: &str = "
-  select public.visit_pacer_bucket(c.units::numeric, public.moment(c.at), c.slope::numeric, c.catch_up::numeric / 1000,
+  select public.visit_pacer_bucket_level(c.units::numeric, public.moment(c.at), c.slope::numeric, c.catch_up::numeric / 1000,
            public.moment(c.now_at))::text as level
     from unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[])
       with ordinality as c (units, at, slope, catch_up, now_at, nth) order by c.nth";

@@ -32,7 +32,7 @@ pub enum Gate {
     Inserting,
     /// After the visits are inserted, before the commit.
     Stored,
-    /// Before a function waits for a distribution, in `visit_pacer_hold()`.
+    /// Before a function waits for a distribution, in `visit_pacer_lock_row()`.
     Holding,
 }
 

@@ -3,7 +3,7 @@
 //!
 //! A gate is an advisory lock that the scene holds and a statement waits for; it stands in wrappers of the small functions
 //! that the store calls, and in triggers. Nothing of what is tested is changed, but for a mutant, and for
-//! `visit_pacer_hold()`, which gives up later, so that a slow machine goes through the same schedules.
+//! `visit_pacer_lock_row()`, which gives up later, so that a slow machine goes through the same schedules.
 
 use sqlx::AssertSqlSafe;
 
@@ -47,10 +47,10 @@ const GATES: &str = r"
   create trigger gate_before before insert on store_visits for each statement execute function gate('3');
   create trigger gate_after after insert on store_visits for each statement execute function gate('4');
 
-  alter function visit_pacer_hold(uuid) rename to visit_pacer_hold_itself;
-  alter function visit_pacer_hold_itself(uuid) set lock_timeout = '60s';
-  create function visit_pacer_hold(distribution uuid) returns boolean language plpgsql as $$
-  begin perform public.gate(5); return public.visit_pacer_hold_itself(distribution); end $$;
+  alter function visit_pacer_lock_row(uuid) rename to visit_pacer_lock_row_itself;
+  alter function visit_pacer_lock_row_itself(uuid) set lock_timeout = '60s';
+  create function visit_pacer_lock_row(distribution uuid) returns boolean language plpgsql as $$
+  begin perform public.gate(5); return public.visit_pacer_lock_row_itself(distribution); end $$;
 
   insert into partners (id) values (partner()), (another_partner());
   create or replace function visit_pacer_agent_alive() returns boolean language sql stable set search_path = '' as 'select true'";

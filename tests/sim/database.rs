@@ -425,7 +425,7 @@ impl Database {
             .collect()
     }
 
-    /// As `visit_pacer_uncounted()`, then `visit_pacer_reconcile_row()` for each that differs.
+    /// As `visit_pacer_count_mismatches()`, then `visit_pacer_reconcile_row()` for each that differs.
     pub fn reconcile(&mut self, ids: &[Uuid]) -> Vec<CountDifference> {
         let mut findings = Vec::new();
         for id in ids {

@@ -1,6 +1,6 @@
 //! What is looked at, one query each: every row is a finding.
 //!
-//! A query gives `what` was found, the `sql` that mends it, and what is to be done `sql_functions`; either of the last two may be
+//! A query gives `what` was found, the `sql` that mends it, and what a person has to do (`manual`); either of the last two may be
 //! null. They are asked as the role that the agent uses.
 
 use crate::domain::finding::Severity;
@@ -13,7 +13,7 @@ pub struct Check {
     pub severity: Severity,
     /// What follows from its findings.
     pub why: &'static str,
-    /// Three columns of text: `what`, `sql`, `sql_functions`.
+    /// Three columns of text: `what`, `sql`, `manual`.
     pub sql: &'static str,
 }
 
@@ -21,11 +21,11 @@ pub struct Check {
 pub const SCHEMA: &[Check] = &[
     Check {
         name: "columns",
-        severity: Severity::Stops,
+        severity: Severity::Error,
         why: "the agent reads and writes this column",
         sql: "
   select format('public.%s has no column %s', w.relation, w.name) as what,
-         format('alter table public.%I add column %I %s;', w.relation, w.name, w.type) as sql, null::text as by_hand
+         format('alter table public.%I add column %I %s;', w.relation, w.name, w.type) as sql, null::text as manual
     from (values
       ('partners', 'id', 'uuid'),
       ('visit_distribution', 'id', 'uuid'), ('visit_distribution', 'partner_id', 'uuid'), ('visit_distribution', 'total_visits', 'bigint'),
@@ -44,15 +44,15 @@ pub const SCHEMA: &[Check] = &[
     },
     Check {
         name: "objects",
-        severity: Severity::Stops,
+        severity: Severity::Error,
         why: "the agent, the SQL functions and the status view stand on it",
         sql: "
   select format('missing in public: %s', string_agg(w.name, ', ')) as what,
-         'delete from public.visit_pacer_migrations;  -- each file can be applied again' as sql, 'visit-pacer migrate' as by_hand
+         'delete from public.visit_pacer_migrations;  -- each file can be applied again' as sql, 'visit-pacer migrate' as manual
     from unnest(array['partners', 'visit_distribution', 'store_visits', 'visit_distribution_progress', 'visit_page_paths',
-                      'visit_pacer_replaced', 'visit_pacer_gone', 'visit_pacer_edits', 'visit_pacer_control', 'visit_pacer_agents', 'visit_pacer_canary', 'visit_distribution_status',
+                      'visit_pacer_replaced', 'visit_pacer_deletions', 'visit_pacer_edits', 'visit_pacer_control', 'visit_pacer_agents', 'visit_pacer_canary', 'visit_distribution_status',
                       'organic_store_visits', 'visit_pacer_store()', 'visit_pacer_may_store()', 'visit_pacer_lock_partners()',
-                      'visit_pacer_initialise()', 'visit_pacer_first_progress()', 'visit_pacer_uncounted()', 'visit_pacer_reconcile_row()',
+                      'visit_pacer_initialise()', 'visit_pacer_create_progress()', 'visit_pacer_count_mismatches()', 'visit_pacer_reconcile_row()',
                       'visit_pacer_agent_alive()', 'visit_pacer_before_edit()', 'visit_pacer_after_insert()', 'visit_pacer_invalid()',
                       'visit_pacer_curve()', 'visit_pacer_due()', 'visit_distribution_due()', 'distribute_visits()',
                       'distribute_visits_for_partner()', 'sync_distribution_counts()', 'purge_old_visits()', 'adopt_existing_visits()']) as w (name)
@@ -67,13 +67,13 @@ pub const SCHEMA: &[Check] = &[
 pub const TABLES: &[Check] = &[
     Check {
         name: "types",
-        severity: Severity::Stops,
+        severity: Severity::Error,
         why: "what is written there cannot be computed with, or loses what is stored; the ALTER rewrites the table under a lock",
         sql: "
   select format('public.%s.%s is of type %s; expected %s', w.relation, w.name, format_type(a.atttypid, a.atttypmod), w.type) as what,
          format(E'drop view if exists public.%I;\\nalter table public.%I alter column %I drop default, alter column %I type %s using %I::%s%s;\\n'
-                'delete from public.visit_pacer_migrations where version = ''20261122000500'';',
-           w.on_it, w.relation, w.name, w.name, w.type, w.name, w.type, format(', alter column %I set default ', w.name) || w.usual) as sql, 'visit-pacer migrate' as by_hand
+                'delete from public.visit_pacer_migrations where version = ''20261201000400'';',
+           w.on_it, w.relation, w.name, w.name, w.type, w.name, w.type, format(', alter column %I set default ', w.name) || w.usual) as sql, 'visit-pacer migrate' as manual
     from (values
       ('visit_distribution', 'total_visits', 'N', 'bigint', null, 'visit_distribution_status'),
       ('visit_distribution', 'visits_per_unit', 'N', 'numeric', null, 'visit_distribution_status'),
@@ -96,17 +96,17 @@ pub const TABLES: &[Check] = &[
     },
     Check {
         name: "primary-key",
-        severity: Severity::Stops,
+        severity: Severity::Error,
         why: "Realtime tells a row by its primary key, and the agent reads it by that",
         sql: "
   select format('public.%s has no primary key', w.relation) as what,
-         format('alter table public.%I add primary key (id);', w.relation) as sql, null as by_hand
+         format('alter table public.%I add primary key (id);', w.relation) as sql, null as manual
     from unnest(array['visit_distribution', 'partners', 'store_visits', 'visit_pacer_canary']) as w (relation)
    where not exists (select from pg_index i where i.indrelid = to_regclass('public.' || w.relation) and i.indisprimary)",
     },
     Check {
         name: "duplicate-guard",
-        severity: Severity::Stops,
+        severity: Severity::Error,
         why: "this index is how the database itself refuses a visit that is stored already",
         sql: "
   select 'public.store_visits has no valid unique index on (distribution_id, visit_number)' as what,
@@ -114,7 +114,7 @@ pub const TABLES: &[Check] = &[
          'create unique index store_visits_distribution_visit_number\\n'
          '  on public.store_visits (distribution_id, visit_number) where distribution_id is not null;' as sql,
          case when exists (select from pg_class c where c.relname = 'store_visits_distribution_visit_number')
-           then 'where it says that a key is duplicated, two visits have one number: remove one of them first' end as by_hand
+           then 'where it says that a key is duplicated, two visits have one number: remove one of them first' end as manual
    where not exists (
      select from pg_index i
       where i.indrelid = 'public.store_visits'::regclass and i.indisunique and i.indisvalid
@@ -124,24 +124,24 @@ pub const TABLES: &[Check] = &[
     },
     Check {
         name: "replica-identity",
-        severity: Severity::Stops,
+        severity: Severity::Error,
         why: "a published table whose rows cannot be told apart refuses every UPDATE and DELETE",
         sql: "
   select format('public.%s has no replica identity', c.relname) as what,
-         format('alter table public.%I replica identity default;', c.relname) as sql, null as by_hand
+         format('alter table public.%I replica identity default;', c.relname) as sql, null as manual
     from pg_class c
    where c.relnamespace = 'public'::regnamespace and c.relname in ('visit_distribution', 'visit_pacer_canary')
      and (c.relreplident = 'n' or (c.relreplident = 'i' and not exists (select from pg_index i where i.indrelid = c.oid and i.indisreplident)))",
     },
     Check {
         name: "triggers",
-        severity: Severity::Stops,
+        severity: Severity::Error,
         why: "edits pass through it: without it a change of the rate rewrites the past, and a bad value is let in",
         sql: "
   select format('the trigger %s of visit_distribution %s', w.name,
            case when t.oid is null then 'is missing' when t.tgenabled = 'D' then 'is disabled' else 'is not ENABLE ALWAYS' end) as what,
          case when t.oid is null then format(E'create trigger %I %s on public.visit_distribution\\n  for each row execute function public.%I();\\n', w.name, w.event, w.does) else '' end
-           || format('alter table public.visit_distribution enable always trigger %I;', w.name) as sql, null as by_hand
+           || format('alter table public.visit_distribution enable always trigger %I;', w.name) as sql, null as manual
     from (values ('zzz_visit_pacer_before_edit', 'before insert or update', 'visit_pacer_before_edit'),
                  ('zzz_visit_pacer_after_insert', 'after insert', 'visit_pacer_after_insert')) as w (name, event, does)
     left join pg_trigger t on t.tgrelid = 'public.visit_distribution'::regclass and t.tgname = w.name
@@ -149,11 +149,11 @@ pub const TABLES: &[Check] = &[
     },
     Check {
         name: "foreign-key",
-        severity: Severity::Note,
+        severity: Severity::Info,
         why: "visits of a partner that is not there would be let in",
         sql: "
   select 'public.store_visits.partner_id has no foreign key to public.partners' as what, null as sql,
-         'run deploy/supabase/fix_foreign_key.sql, which takes no long lock and reports orphans' as by_hand
+         'run deploy/supabase/fix_foreign_key.sql, which takes no long lock and reports orphans' as manual
    where not exists (select from pg_constraint c where c.contype = 'f' and c.confrelid = 'public.partners'::regclass
                         and c.conrelid = 'public.store_visits'::regclass)",
     },
@@ -162,11 +162,11 @@ pub const TABLES: &[Check] = &[
 /// Whether anything can be seen at all.
 pub const ACCESS: &[Check] = &[Check {
     name: "schema-usage",
-    severity: Severity::Stops,
+    severity: Severity::Error,
     why: "without it no table can be named; the other checks wait for it",
     sql: "
   select format('%s may not use the schema public', current_user) as what,
-         format('grant usage on schema public to %I;', current_user) as sql, null as by_hand
+         format('grant usage on schema public to %I;', current_user) as sql, null as manual
    where not has_schema_privilege('public', 'usage')",
 }];
 
@@ -174,11 +174,11 @@ pub const ACCESS: &[Check] = &[Check {
 pub const RIGHTS: &[Check] = &[
     Check {
         name: "grants",
-        severity: Severity::Stops,
+        severity: Severity::Error,
         why: "the role of DATABASE_URL needs it for the agent's statements; the other checks wait for it",
         sql: "
   select format('%s lacks %s on public.%s', current_user, string_agg(w.right, ', '), w.relation) as what,
-         format('grant %s on public.%I to %I;', string_agg(w.right, ', '), w.relation, current_user) as sql, null as by_hand
+         format('grant %s on public.%I to %I;', string_agg(w.right, ', '), w.relation, current_user) as sql, null as manual
     from (values
       ('visit_distribution', 'select'), ('visit_distribution', 'update'), ('visit_distribution_progress', 'select'),
       ('visit_distribution_progress', 'update'), ('store_visits', 'select'), ('store_visits', 'insert'), ('visit_page_paths', 'select'),
@@ -193,19 +193,19 @@ pub const RIGHTS: &[Check] = &[
     from pg_proc p
    where p.pronamespace = 'public'::regnamespace
      and p.proname in ('visit_pacer_store', 'visit_pacer_may_store', 'visit_pacer_lock_partners', 'visit_pacer_initialise',
-                       'visit_pacer_first_progress', 'visit_pacer_uncounted', 'visit_pacer_reconcile_row')
+                       'visit_pacer_create_progress', 'visit_pacer_count_mismatches', 'visit_pacer_reconcile_row')
      and not has_function_privilege(p.oid, 'execute')",
     },
     Check {
         name: "row-security",
-        severity: Severity::Stops,
+        severity: Severity::Error,
         why: "with row level security on and no policy the role of DATABASE_URL sees no row, and can lock or write none",
         sql: "
   select format('row level security of public.%s lets %s do no %s', c.relname, current_user, string_agg(w.command, ', ' order by w.command)) as what,
          format(E'drop policy if exists %1$I on public.%2$I;\\ncreate policy %1$I on public.%2$I for all to %3$I using (%4$s) with check (%4$s);',
            case current_user when 'visit_pacer' then 'visit_pacer_agent' else 'visit_pacer_agent_' || current_user end, c.relname, current_user,
            case c.relname when 'store_visits' then 'distribution_id is not null' else 'true' end) as sql,
-         null as by_hand
+         null as manual
     from (values
       ('visit_distribution', 'select', 'r'), ('visit_distribution', 'update', 'w'), ('visit_distribution_progress', 'select', 'r'),
       ('visit_distribution_progress', 'update', 'w'), ('store_visits', 'select', 'r'), ('store_visits', 'insert', 'a'),
@@ -221,23 +221,23 @@ pub const RIGHTS: &[Check] = &[
     },
     Check {
         name: "service-role",
-        severity: Severity::Stops,
+        severity: Severity::Error,
         why: "Realtime shows a row only to a key whose role may read it",
         sql: "
   select format('service_role may not read public.%s', w.relation) as what,
-         format(E'grant usage on schema public to service_role;\\ngrant select on public.%I to service_role;', w.relation) as sql, null as by_hand
+         format(E'grant usage on schema public to service_role;\\ngrant select on public.%I to service_role;', w.relation) as sql, null as manual
     from unnest(array['visit_distribution', 'visit_pacer_canary']) as w (relation)
    where exists (select from pg_roles where rolname = 'service_role')
      and not (has_schema_privilege('service_role', 'public', 'usage') and has_table_privilege('service_role', to_regclass('public.' || w.relation), 'select'))",
     },
     Check {
         name: "open-tables",
-        severity: Severity::Note,
+        severity: Severity::Info,
         why: "whoever has the public key can read or change it; closing it may break a page of yours, so it is left to you",
         sql: "
   select format('%s may use tables that have no row level security: %s', r.rolname,
            string_agg(format('public.%s (%s)', c.relname, w.rights), ', ' order by c.relname)) as what,
-         null as sql, 'run deploy/supabase/fix_rls.sql' as by_hand
+         null as sql, 'run deploy/supabase/fix_rls.sql' as manual
     from pg_class c cross join pg_roles r
     cross join lateral (select string_agg(u.right, ', ') as rights
                           from unnest(array['select', 'insert', 'update', 'delete']) as u (\"right\") where has_table_privilege(r.oid, c.oid, u.right)) w
@@ -251,29 +251,29 @@ pub const RIGHTS: &[Check] = &[
 pub const PUBLICATION: &[Check] = &[
     Check {
         name: "publication",
-        severity: Severity::Stops,
+        severity: Severity::Error,
         why: "edits of visit_distribution reach the agent through it",
         sql: "
   select case when p.oid is null then 'there is no publication supabase_realtime' else 'visit_distribution is not in the publication supabase_realtime' end as what,
          case when p.oid is null then 'create publication supabase_realtime for table public.visit_distribution, public.visit_pacer_canary;'
-              else 'alter publication supabase_realtime add table public.visit_distribution;' end as sql, null as by_hand
+              else 'alter publication supabase_realtime add table public.visit_distribution;' end as sql, null as manual
     from (select) one left join pg_publication p on p.pubname = 'supabase_realtime'
    where not exists (select from pg_publication_tables t where t.pubname = 'supabase_realtime' and t.schemaname = 'public' and t.tablename = 'visit_distribution')",
     },
     Check {
         name: "published-canary",
-        severity: Severity::Hampers,
+        severity: Severity::Warning,
         why: "by its events the agent notices a channel that is dead but looks alive",
         sql: "
   select 'visit_pacer_canary is not in the publication supabase_realtime' as what,
-         'alter publication supabase_realtime add table public.visit_pacer_canary;' as sql, null as by_hand
+         'alter publication supabase_realtime add table public.visit_pacer_canary;' as sql, null as manual
     from pg_publication p
    where p.pubname = 'supabase_realtime'
      and not exists (select from pg_publication_tables t where t.pubname = p.pubname and t.schemaname = 'public' and t.tablename = 'visit_pacer_canary')",
     },
     Check {
         name: "published-visits",
-        severity: Severity::Hampers,
+        severity: Severity::Warning,
         why: "each visit becomes a Realtime event: it is billed, and over 100 a second everybody's events are thrown away",
         sql: "
   select case when p.puballtables then 'the publication supabase_realtime is FOR ALL TABLES' else 'store_visits is in the publication supabase_realtime' end as what,
@@ -282,27 +282,27 @@ pub const PUBLICATION: &[Check] = &[
              select string_agg(format('%I.%I', t.schemaname, t.tablename), ', ' order by t.tablename) from pg_publication_tables t
               where t.pubname = p.pubname and t.schemaname = 'public' and t.tablename <> 'store_visits'
                 and (t.tablename not like 'visit\\_pa%' or t.tablename = 'visit_pacer_canary') and t.tablename <> 'visit_distribution_progress') || ';'
-           else 'alter publication supabase_realtime drop table public.store_visits;' end as sql, null as by_hand
+           else 'alter publication supabase_realtime drop table public.store_visits;' end as sql, null as manual
     from pg_publication p
    where p.pubname = 'supabase_realtime'
      and exists (select from pg_publication_tables t where t.pubname = p.pubname and t.schemaname = 'public' and t.tablename = 'store_visits')",
     },
     Check {
         name: "published-operations",
-        severity: Severity::Stops,
+        severity: Severity::Error,
         why: "edits of that kind would be seen by the periodic sync alone",
         sql: "
   select 'the publication supabase_realtime leaves out insert, update or delete' as what,
-         'alter publication supabase_realtime set (publish = ''insert, update, delete, truncate'');' as sql, null as by_hand
+         'alter publication supabase_realtime set (publish = ''insert, update, delete, truncate'');' as sql, null as manual
     from pg_publication p where p.pubname = 'supabase_realtime' and not (p.pubinsert and p.pubupdate and p.pubdelete)",
     },
     Check {
         name: "published-part",
-        severity: Severity::Stops,
+        severity: Severity::Error,
         why: "an edit outside of the filter or the columns would never be told",
         sql: "
   select format('the publication supabase_realtime has a %s for %s', case when r.prqual is null then 'column list' else 'row filter' end, r.prrelid::regclass) as what,
-         format(E'alter publication supabase_realtime drop table %s;\\nalter publication supabase_realtime add table %s;', q.name, q.name) as sql, null as by_hand
+         format(E'alter publication supabase_realtime drop table %s;\\nalter publication supabase_realtime add table %s;', q.name, q.name) as sql, null as manual
     from pg_publication p join pg_publication_rel r on r.prpubid = p.oid
     cross join lateral (select format('public.%I', c.relname) as name from pg_class c where c.oid = r.prrelid) q
    where p.pubname = 'supabase_realtime' and r.prrelid in (to_regclass('public.visit_distribution'), to_regclass('public.visit_pacer_canary'))
@@ -314,10 +314,10 @@ pub const PUBLICATION: &[Check] = &[
 pub const BROADCAST: &[Check] = &[
     Check {
         name: "broadcast-offer",
-        severity: Severity::Note,
+        severity: Severity::Info,
         why: "a broadcast comes within milliseconds and is kept for replay; postgres_changes polls, and loses edits in an outage",
         sql: "
-  select 'edits are not broadcast, though this project can' as what, null as sql, 'run deploy/supabase/broadcast.sql' as by_hand
+  select 'edits are not broadcast, though this project can' as what, null as sql, 'run deploy/supabase/broadcast.sql' as manual
    where to_regclass('realtime.messages') is not null
      and exists (select from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname = 'realtime' and p.proname = 'send')
      and not exists (select from pg_trigger t where t.tgname like 'zzz\\_visit\\_pacer\\_broadcast%')
@@ -325,7 +325,7 @@ pub const BROADCAST: &[Check] = &[
     },
     Check {
         name: "broadcast-parts",
-        severity: Severity::Hampers,
+        severity: Severity::Warning,
         why: "not every edit is broadcast; the agent hears of the others by postgres_changes alone",
         sql: "
   with wanted (part, made, works) as (
@@ -342,16 +342,16 @@ pub const BROADCAST: &[Check] = &[
   )
   select format('%s is %s', part, case when made then 'disabled' else 'missing' end) as what,
          case when made then format('alter table public.visit_distribution enable %s;', substr(part, 5)) end as sql,
-         case when not made then 'run deploy/supabase/broadcast.sql again, or broadcast_remove.sql, which takes all of it away' end as by_hand
+         case when not made then 'run deploy/supabase/broadcast.sql again, or broadcast_remove.sql, which takes all of it away' end as manual
     from wanted where not works and exists (select from wanted where made)",
     },
     Check {
         name: "broadcast-grant",
-        severity: Severity::Hampers,
+        severity: Severity::Warning,
         why: "the agent sends a canary each minute to notice a broadcast channel that is dead but looks alive",
         sql: "
   select format('%s may not call %s', current_user, p.oid::regprocedure) as what,
-         format('grant execute on function %s to %I;', p.oid::regprocedure, current_user) as sql, null as by_hand
+         format('grant execute on function %s to %I;', p.oid::regprocedure, current_user) as sql, null as manual
     from pg_proc p
    where p.oid = to_regproc('public.visit_pacer_broadcast_canary') and not has_function_privilege(p.oid, 'execute')",
     },
@@ -361,25 +361,25 @@ pub const BROADCAST: &[Check] = &[
 pub const SERVER: &[Check] = &[
     Check {
         name: "standby",
-        severity: Severity::Stops,
+        severity: Severity::Error,
         why: "nothing can be stored there",
-        sql: "select 'the server is a read replica' as what, null as sql, 'put the primary into DATABASE_URL' as by_hand where pg_is_in_recovery()",
+        sql: "select 'the server is a read replica' as what, null as sql, 'put the primary into DATABASE_URL' as manual where pg_is_in_recovery()",
     },
     Check {
         name: "read-only",
-        severity: Severity::Stops,
+        severity: Severity::Error,
         why: "nothing can be stored; a Free project turns read-only when its database is larger than 500 MB",
         sql: "
   select format('transactions are read-only; the database has %s', pg_size_pretty(pg_database_size(current_database()))) as what, null as sql,
-         'make room (visit-pacer purge --distribution ID) or take a larger plan; see the finding about settings, where there is one' as by_hand
+         'make room (visit-pacer purge --distribution ID) or take a larger plan; see the finding about settings, where there is one' as manual
    where current_setting('transaction_read_only')::boolean and not pg_is_in_recovery()",
     },
     Check {
         name: "settings",
-        severity: Severity::Stops,
+        severity: Severity::Error,
         why: "the agent and the SQL functions need writable transactions at READ COMMITTED, and triggers that fire",
         sql: "
-  select format('%s is set for %s', setting, target) as what, format('alter %s reset %s;', target, name) as sql, 'start the agent again' as by_hand
+  select format('%s is set for %s', setting, target) as what, format('alter %s reset %s;', target, name) as sql, 'start the agent again' as manual
     from (select setting, split_part(setting, '=', 1) as name, split_part(setting, '=', 2) as value,
                  case when s.setrole = 0 then format('database %I', d.datname) when s.setdatabase = 0 then format('role %I', r.rolname)
                       else format('role %I in database %I', r.rolname, d.datname) end as target
@@ -392,28 +392,28 @@ pub const SERVER: &[Check] = &[
     },
     Check {
         name: "wal-level",
-        severity: Severity::Stops,
+        severity: Severity::Error,
         why: "Realtime reads changes from the WAL, which has them only at the level 'logical'",
         sql: "
-  select format('wal_level is %s', current_setting('wal_level')) as what, 'alter system set wal_level = logical;' as sql, 'restart the server' as by_hand
+  select format('wal_level is %s', current_setting('wal_level')) as what, 'alter system set wal_level = logical;' as sql, 'restart the server' as manual
    where current_setting('wal_level') <> 'logical'",
     },
     Check {
         name: "replication-slots",
-        severity: Severity::Hampers,
+        severity: Severity::Warning,
         why: "Realtime needs one of its own, and can follow nothing without it",
         sql: "
   select format('all %s replication slots are taken', current_setting('max_replication_slots')) as what, null as sql,
-         'drop slots that nobody uses (select slot_name, active from pg_replication_slots), or raise max_replication_slots' as by_hand
+         'drop slots that nobody uses (select slot_name, active from pg_replication_slots), or raise max_replication_slots' as manual
     from pg_replication_slots having count(*) >= current_setting('max_replication_slots')::integer and not bool_or(slot_name ~ 'realtime')",
     },
     Check {
         name: "connections",
-        severity: Severity::Hampers,
+        severity: Severity::Warning,
         why: "the agent holds three connections, and two more for a while: to read a large table, and for the dashboard; without a free one it waits",
         sql: "
   select format('%s of %s connections are in use', used, allowed) as what, null as sql,
-         'end idle ones, lower the pools of your applications, or take a larger compute size' as by_hand
+         'end idle ones, lower the pools of your applications, or take a larger compute size' as manual
     from (select count(*) filter (where a.backend_type = 'client backend') as used,
                  current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer as allowed
             from pg_stat_activity a) counted
@@ -424,11 +424,11 @@ pub const SERVER: &[Check] = &[
     },
     Check {
         name: "disk",
-        severity: Severity::Note,
+        severity: Severity::Info,
         why: "a Free project turns read-only at 500 MB; visit-pacer plan --id says when a row gets there",
         sql: "
   select format('the database has %s', pg_size_pretty(bytes)) as what, null as sql,
-         'purge old visits (select * from purge_old_visits(interval ''30 days'')), or take a larger plan' as by_hand
+         'purge old visits (select * from purge_old_visits(interval ''30 days'')), or take a larger plan' as manual
     from pg_database_size(current_database()) bytes where bytes > 400000000",
     },
 ];
@@ -437,42 +437,42 @@ pub const SERVER: &[Check] = &[
 pub const ROWS: &[Check] = &[
     Check {
         name: "control",
-        severity: Severity::Hampers,
+        severity: Severity::Warning,
         why: "it has the budget, the default catch_up and the stop switch; the status view shows nothing without it",
         sql: "
-  select 'visit_pacer_control has no row' as what, 'insert into public.visit_pacer_control default values;' as sql, null as by_hand
+  select 'visit_pacer_control has no row' as what, 'insert into public.visit_pacer_control default values;' as sql, null as manual
    where not exists (select from public.visit_pacer_control)",
     },
     Check {
         name: "paused",
-        severity: Severity::Stops,
+        severity: Severity::Error,
         why: "nothing is stored while it is set",
         sql: "
-  select 'everything is paused, by visit_pacer_control' as what, 'update public.visit_pacer_control set paused = false;' as sql, null as by_hand
+  select 'everything is paused, by visit_pacer_control' as what, 'update public.visit_pacer_control set paused = false;' as sql, null as manual
     from public.visit_pacer_control where paused",
     },
     Check {
         name: "canary",
-        severity: Severity::Hampers,
+        severity: Severity::Warning,
         why: "by its events the agent notices a channel that is dead but looks alive",
         sql: "
-  select 'visit_pacer_canary has no row' as what, 'insert into public.visit_pacer_canary (id) values (1);' as sql, null as by_hand
+  select 'visit_pacer_canary has no row' as what, 'insert into public.visit_pacer_canary (id) values (1);' as sql, null as manual
    where not exists (select from public.visit_pacer_canary)",
     },
     Check {
         name: "page-paths",
-        severity: Severity::Hampers,
+        severity: Severity::Warning,
         why: "page paths of visits are drawn from it",
         sql: "
-  select 'visit_page_paths has no row' as what, 'insert into public.visit_page_paths (path, weight) values (''/'', 1);' as sql, null as by_hand
+  select 'visit_page_paths has no row' as what, 'insert into public.visit_page_paths (path, weight) values (''/'', 1);' as sql, null as manual
    where not exists (select from public.visit_page_paths)",
     },
     Check {
         name: "unanchored-rows",
-        severity: Severity::Hampers,
+        severity: Severity::Warning,
         why: "no trigger has seen them; the agent's next sync anchors them, the SQL functions as well",
         sql: "
-  select format('%s rows of visit_distribution have no anchor or no progress', count(*)) as what, 'select public.visit_pacer_initialise();' as sql, null as by_hand
+  select format('%s rows of visit_distribution have no anchor or no progress', count(*)) as what, 'select public.visit_pacer_initialise();' as sql, null as manual
     from public.visit_distribution v
    where v.anchor_at is null or not exists (select from public.visit_distribution_progress p where p.distribution_id = v.id)
   having count(*) > 0",

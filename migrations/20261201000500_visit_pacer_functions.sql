@@ -1,9 +1,156 @@
--- visit-pacer 7 of 9: the functions of the guide. They store through visit_pacer_store() as the agent does: same locks, same
--- compare-and-set, same numbers, one bucket a row. So any number of them may run beside each other and beside agents.
+-- visit-pacer 5 of 7: the functions of the guide that store visits, and backfill.
+
+-- What a generated visit carries beside its number and its moment, for the SQL functions.
 --
--- Whoever writes progress here has locked the distribution row before, in an earlier statement or in the same one. Nothing
--- here waits for a lock, but for visit_pacer_hold(), which gives up after half a second. SECURITY DEFINER, so that
--- service_role needs no rights on the tables; nobody else may call them (visit_pacer_keep_private).
+-- The shapes and the id layout are those of the agent's generator (src/domain/visit.rs), not the same values; the two lists
+-- are those of src/domain/visit/traffic.rs, row by row. Drawn from sha256(distribution, number) alone: the same visit comes
+-- out the same whenever and beside whatever others it is asked for. A partner's own page paths are used in place of the
+-- general ones, not beside them; where there are none at all, every path is '/'.
+--
+-- Parallel arrays, one element a visit, of any number of distributions. It reads public.visit_page_paths with the rights of whoever calls it: a catalogue
+-- that row level security hides is an empty one.
+create or replace function public.visit_pacer_generate(
+  distributions uuid[], partners uuid[], numbers bigint[], moments timestamptz[])
+returns table (distribution_id uuid, partner_id uuid, id uuid, visit_number bigint, visited_at timestamptz,
+               session_duration integer, page_path text, user_agent text, referrer text, device_type text)
+language sql stable set search_path = '' as $$
+  with agents (weight, device, agent) as (values  -- as of November 2026; visits of a thousand
+    (106, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/157.0.0.0 Safari/537.36'),
+    (48, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Safari/537.36'),
+    (20, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/154.0.0.0 Safari/537.36'),
+    (12, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/146.0.0.0 Safari/537.36'),
+    (4, 'desktop', 'Mozilla/5.0 (Windows NT 6.1; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/109.0.0.0 Safari/537.36'),
+    (36, 'desktop', 'Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/157.0.0.0 Safari/537.36'),
+    (16, 'desktop', 'Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Safari/537.36'),
+    (9, 'desktop', 'Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/157.0.0.0 Safari/537.36'),
+    (5, 'desktop', 'Mozilla/5.0 (X11; CrOS x86_64 14541.0.0) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Safari/537.36'),
+    (38, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Safari/537.36 Edg/156.0.0.0'),
+    (14, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/155.0.0.0 Safari/537.36 Edg/155.0.0.0'),
+    (3, 'desktop', 'Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Safari/537.36 Edg/156.0.0.0'),
+    (6, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/152.0.0.0 Safari/537.36 OPR/136.0.0.0'),
+    (3, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/151.0.0.0 Safari/537.36 OPR/135.0.0.0'),
+    (12, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:160.0) Gecko/20100101 Firefox/160.0'),
+    (7, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:159.0) Gecko/20100101 Firefox/159.0'),
+    (3, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:140.0) Gecko/20100101 Firefox/140.0'),
+    (4, 'desktop', 'Mozilla/5.0 (Macintosh; Intel Mac OS X 10.15; rv:160.0) Gecko/20100101 Firefox/160.0'),
+    (4, 'desktop', 'Mozilla/5.0 (X11; Linux x86_64; rv:160.0) Gecko/20100101 Firefox/160.0'),
+    (9, 'desktop', 'Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/27.0 Safari/605.1.15'),
+    (17, 'desktop', 'Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/26.6 Safari/605.1.15'),
+    (4, 'desktop', 'Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.6 Safari/605.1.15'),
+    (239, 'mobile', 'Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/157.0.0.0 Mobile Safari/537.36'),
+    (75, 'mobile', 'Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Mobile Safari/537.36'),
+    (28, 'mobile', 'Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/154.0.0.0 Mobile Safari/537.36'),
+    (14, 'mobile', 'Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/146.0.0.0 Mobile Safari/537.36'),
+    (30, 'mobile', 'Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) SamsungBrowser/30.0 Chrome/143.0.0.0 Mobile Safari/537.36'),
+    (4, 'mobile', 'Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Mobile Safari/537.36 EdgA/156.0.0.0'),
+    (5, 'mobile', 'Mozilla/5.0 (Android 16; Mobile; rv:160.0) Gecko/160.0 Firefox/160.0'),
+    (46, 'mobile', 'Mozilla/5.0 (iPhone; CPU iPhone OS 18_7 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/27.0 Mobile/15E148 Safari/604.1'),
+    (44, 'mobile', 'Mozilla/5.0 (iPhone; CPU iPhone OS 18_7 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/26.6.2 Mobile/15E148 Safari/604.1'),
+    (34, 'mobile', 'Mozilla/5.0 (iPhone; CPU iPhone OS 18_7 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/26.6.1 Mobile/15E148 Safari/604.1'),
+    (14, 'mobile', 'Mozilla/5.0 (iPhone; CPU iPhone OS 18_7 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/26.5.2 Mobile/15E148 Safari/604.1'),
+    (12, 'mobile', 'Mozilla/5.0 (iPhone; CPU iPhone OS 18_7 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.7.5 Mobile/15E148 Safari/604.1'),
+    (6, 'mobile', 'Mozilla/5.0 (iPhone; CPU iPhone OS 17_6 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.6 Mobile/15E148 Safari/604.1'),
+    (20, 'mobile', 'Mozilla/5.0 (iPhone; CPU iPhone OS 26_6_2 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) CriOS/154.0.8037.55 Mobile/15E148 Safari/604.1'),
+    (8, 'mobile', 'Mozilla/5.0 (iPhone; CPU iPhone OS 27_0_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) CriOS/154.0.8037.55 Mobile/15E148 Safari/604.1'),
+    (16, 'mobile', 'Mozilla/5.0 (iPhone; CPU iPhone OS 26_6_2 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) GSA/439.4.980558000 Mobile/15E148 Safari/604.1'),
+    (3, 'mobile', 'Mozilla/5.0 (iPhone; CPU iPhone OS 18_7 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) FxiOS/156.1 Mobile/15E148 Safari/604.1'),
+    (8, 'tablet', 'Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/157.0.0.0 Safari/537.36'),
+    (4, 'tablet', 'Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/154.0.0.0 Safari/537.36'),
+    (6, 'tablet', 'Mozilla/5.0 (iPad; CPU OS 18_7 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/26.6 Mobile/15E148 Safari/604.1'),
+    (3, 'tablet', 'Mozilla/5.0 (iPad; CPU OS 26_6_2 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) CriOS/154.0.8037.55 Mobile/15E148 Safari/604.1'),
+    (1, 'tablet', 'Mozilla/5.0 (iPad; CPU OS 26_6_2 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) GSA/439.4.980558000 Mobile/15E148 Safari/604.1')
+  ), referrers (desktop_weight, handheld_weight, site) as (values  -- of a thousand on that device
+    (420, 430, null),
+    (370, 320, 'https://www.google.com/'),
+    (52, 9, 'https://www.bing.com/'),
+    (16, 8, 'https://duckduckgo.com/'),
+    (9, 6, 'https://search.yahoo.com/'),
+    (4, 2, 'https://www.ecosia.org/'),
+    (24, 14, 'https://chatgpt.com/'),
+    (5, 2, 'https://www.perplexity.ai/'),
+    (18, 0, 'https://www.facebook.com/'),
+    (10, 0, 'https://l.facebook.com/'),
+    (0, 38, 'https://m.facebook.com/'),
+    (0, 24, 'https://lm.facebook.com/'),
+    (6, 66, 'https://l.instagram.com/'),
+    (2, 20, 'https://www.tiktok.com/'),
+    (10, 20, 'https://t.co/'),
+    (16, 14, 'https://www.youtube.com/'),
+    (18, 10, 'https://www.reddit.com/'),
+    (14, 5, 'https://www.linkedin.com/'),
+    (6, 12, 'https://www.pinterest.com/')
+  ),
+
+  -- Items, and where each begins as a share of one: width_bucket() finds the item of a draw by bisection.
+  agent_choice as materialized (
+    select array_agg(c.agent order by c.at) as items, array_agg(c.device order by c.at) as devices,
+           array_agg(c.start order by c.at) as starts
+      from (select a.agent, a.device, row_number() over sorted as at,
+                   ((sum(a.weight) over sorted - a.weight)::numeric / sum(a.weight) over ())::float8 as start
+              from agents a window sorted as (order by a.agent)) c
+  ), referrer_choice as materialized (
+    select array_agg(c.site order by c.at) as items,
+           array_agg(c.desktop_start order by c.at) as desktop_starts,
+           array_agg(c.handheld_start order by c.at) as handheld_starts
+      from (select r.site, row_number() over sorted as at,
+                   ((sum(r.desktop_weight) over sorted - r.desktop_weight)::numeric
+                      / sum(r.desktop_weight) over ())::float8 as desktop_start,
+                   ((sum(r.handheld_weight) over sorted - r.handheld_weight)::numeric
+                      / sum(r.handheld_weight) over ())::float8 as handheld_start
+              from referrers r window sorted as (order by r.site)) c
+  ), catalogues as (   -- by whose they are: a partner's, or everybody's (null)
+    select c.partner_id, array_agg(c.path order by c.at) as items, array_agg(c.start order by c.at) as starts
+      from (select p.partner_id, p.path, row_number() over sorted as at,
+                   ((sum(p.weight) over sorted - p.weight) / sum(p.weight) over (partition by p.partner_id))::float8 as start
+              from public.visit_page_paths p
+             where p.partner_id is null or p.partner_id = any (visit_pacer_generate.partners)
+            window sorted as (partition by p.partner_id order by p.path)) c
+     group by c.partner_id
+  ), path_choice as materialized (
+    select asked.partner, coalesce(own.items, everybodys.items) as items, coalesce(own.starts, everybodys.starts) as starts
+      from (select distinct unnest(visit_pacer_generate.partners) as partner) asked
+      left join catalogues own on own.partner_id = asked.partner
+      left join catalogues everybodys on everybodys.partner_id is null
+  ),
+
+  -- 64 hexadecimal digits a visit: the first 19 are the tail of its id, the last 40 five draws, uniform over [0, 1).
+  hashed as (
+    select v.distribution, v.partner, v.number, v.moment,
+           encode(sha256(uuid_send(v.distribution) || int8send(v.number)), 'hex') as hash
+      from unnest(distributions, partners, numbers, moments) as v (distribution, partner, number, moment)
+  ), drawn as (
+    select h.distribution, h.partner, h.number, h.moment, h.hash,
+           ('x' || substr(h.hash, 25, 8))::bit(32)::bigint / 4294967296::float8 as agent_draw,
+           ('x' || substr(h.hash, 33, 8))::bit(32)::bigint / 4294967296::float8 as referrer_draw,
+           ('x' || substr(h.hash, 41, 8))::bit(32)::bigint / 4294967296::float8 as path_draw,
+           sqrt(-2 * ln(1 - ('x' || substr(h.hash, 49, 8))::bit(32)::bigint / 4294967296::float8)) as radius,
+           2 * pi() * ('x' || substr(h.hash, 57, 8))::bit(32)::bigint / 4294967296::float8 as angle
+      from hashed h
+  ), chosen as (
+    -- Box and Muller: two normal numbers of one draw. The second is used where the first session is out of bounds.
+    select d.distribution, d.partner, d.number, d.moment, d.hash, d.referrer_draw, d.path_draw,
+           width_bucket(d.agent_draw, a.starts) as agent_at, a.items, a.devices,
+           floor(90 * exp(1.05 * d.radius * cos(d.angle))) as session,
+           floor(90 * exp(1.05 * d.radius * sin(d.angle))) as other_session
+      from drawn d cross join agent_choice a
+  )
+  select c.distribution, c.partner,
+         (lpad(to_hex(floor(extract(epoch from c.moment) * 1000)::bigint), 12, '0')    -- a version 7 UUID (RFC 9562)
+            || '7' || substr(c.hash, 1, 3)
+            || translate(substr(c.hash, 4, 1), '0123456789abcdef', '89ab89ab89ab89ab') || substr(c.hash, 5, 15))::uuid,
+         c.number,
+         c.moment,
+         case when c.session between 5 and 3600 then c.session
+              when c.other_session between 5 and 3600 then c.other_session
+              else 90 end::integer,
+         coalesce(p.items[width_bucket(c.path_draw, p.starts)], '/'),
+         c.items[c.agent_at],
+         r.items[width_bucket(c.referrer_draw,
+           case when c.devices[c.agent_at] = 'desktop' then r.desktop_starts else r.handheld_starts end)],
+         c.devices[c.agent_at]
+    from chosen c cross join referrer_choice r join path_choice p on p.partner = c.partner
+$$;
+comment on function public.visit_pacer_generate is 'visit-pacer: believable visits, drawn from (distribution, number)';
 
 -- Curve units per microsecond. A visit is 86,400,000,000 units, whatever the time_period: finite decimals.
 create or replace function public.visit_pacer_slope(visits_per_unit numeric, time_period text) returns numeric
@@ -13,26 +160,26 @@ $$;
 comment on function public.visit_pacer_slope is 'visit-pacer: curve units per microsecond';
 
 -- Quotient of two numbers that are not negative, rounded up. Exact: div() and mod() are.
-create or replace function public.visit_pacer_ceil(dividend numeric, divisor numeric) returns numeric
+create or replace function public.visit_pacer_ceil_div(dividend numeric, divisor numeric) returns numeric
 language sql stable parallel safe as $$ select div(dividend, divisor) + sign(mod(dividend, divisor)) $$;
-comment on function public.visit_pacer_ceil is 'visit-pacer: an exact quotient, rounded up';
+comment on function public.visit_pacer_ceil_div is 'visit-pacer: an exact quotient, rounded up';
 
 -- Level of a row's bucket at a moment, in curve units: it fills at catch_up × rate, and holds one second of that (rounded up
 -- to whole visits) and one visit. Never filled yet: full. A moment before the last one fills nothing.
-create or replace function public.visit_pacer_bucket(bucket_units numeric, bucket_at timestamptz, slope numeric, catch_up numeric,
+create or replace function public.visit_pacer_bucket_level(bucket_units numeric, bucket_at timestamptz, slope numeric, catch_up numeric,
   at timestamptz) returns numeric
 language sql stable parallel safe as $$
-  select least((public.visit_pacer_ceil(catch_up * slope * 1000000, 86400000000) + 1) * 86400000000,
+  select least((public.visit_pacer_ceil_div(catch_up * slope * 1000000, 86400000000) + 1) * 86400000000,
     case when bucket_at is not null   -- least() passes over a null
       then bucket_units + catch_up * slope * greatest(0, public.visit_pacer_micros(at) - public.visit_pacer_micros(bucket_at)) end)
 $$;
-comment on function public.visit_pacer_bucket is 'visit-pacer: level of a row''s token bucket at a moment, in curve units';
+comment on function public.visit_pacer_bucket_level is 'visit-pacer: level of a row''s token bucket at a moment, in curve units';
 
 -- visited_at of the first `taken` of `visits` visits, of which `first` is the first in the order of distribution. With
 -- m(k) the moment when the curve reaches k - 1/2: a visit whose m(k) lies in [floor, cut] gets it; each run of visits without
 -- one is spread evenly between its neighbours' moments; all get the floor where that is after the cut. A curve that begins
 -- after the cut (the end was moved before it) has no moments of its own. Exact: div() only.
-create or replace function public.visit_pacer_moments(slope numeric, anchor_units numeric, from_at timestamptz,
+create or replace function public.visit_pacer_visit_times(slope numeric, anchor_units numeric, from_at timestamptz,
   last_visited_at timestamptz, cut timestamptz, first bigint, visits bigint, taken bigint)
 returns table (nth bigint, moment timestamptz)
 language sql stable parallel safe as $$
@@ -42,8 +189,8 @@ language sql stable parallel safe as $$
       from (select greatest(last_visited_at, case when from_at <= cut then from_at end, cut - interval '120 seconds') as floor_at) f
   ), own as (   -- the visits from `low` to `high` have a moment of their own
     select s.*,
-           greatest(first, public.visit_pacer_ceil(2 * (anchor_units + slope * s.floor_micros) + 86400000000, 172800000000)) as low,
-           least(first + visits, public.visit_pacer_ceil(2 * (anchor_units + slope * (s.floor_micros + s.width + 1)) + 86400000000,
+           greatest(first, public.visit_pacer_ceil_div(2 * (anchor_units + slope * s.floor_micros) + 86400000000, 172800000000)) as low,
+           least(first + visits, public.visit_pacer_ceil_div(2 * (anchor_units + slope * (s.floor_micros + s.width + 1)) + 86400000000,
                                                          172800000000)) - 1 as high
       from span s where s.floor_at <= cut and from_at <= cut
     union all
@@ -63,11 +210,11 @@ language sql stable parallel safe as $$
            end)::float8   -- at most 120 s of microseconds: exact
     from ends e cross join generate_series(1, taken) n cross join lateral (select (first + n - 1)::numeric as k) visit
 $$;
-comment on function public.visit_pacer_moments is 'visit-pacer: visited_at of the visits of a batch';
+comment on function public.visit_pacer_visit_times is 'visit-pacer: visited_at of the visits of a batch';
 
 -- Every active row as it stands at a moment. `closed` says why nothing may be stored for it; `failed`, that its last insert
 -- failed less than a minute ago and it has not been edited since.
-create or replace function public.visit_pacer_active(at timestamptz)
+create or replace function public.visit_pacer_active_distributions(at timestamptz)
 returns table (id uuid, partner_id uuid, config_version bigint, distributed bigint, last_number bigint, remaining bigint, backlog bigint,
                slope numeric, catch_up numeric, anchor_units numeric, from_at timestamptz, end_time timestamptz, last_visited_at timestamptz,
                bucket_units numeric, bucket_at timestamptz, invalid text, failed text, closed text)
@@ -100,12 +247,12 @@ language sql stable as $$
              public.visit_pacer_slope(v.visits_per_unit::numeric, v.time_period::text) as slope) r on i.invalid is null
    where v.is_active
 $$;
-comment on function public.visit_pacer_active is 'visit-pacer: the active rows as they stand at a moment';
+comment on function public.visit_pacer_active_distributions is 'visit-pacer: the active rows as they stand at a moment';
 
 -- One statement's worth: stores up to its share of each of these rows, and says how many were stored of how many.
 -- Never more than is due, nor, beside a live agent, than the row's bucket holds; by hand, up to the total while the window is
 -- open, and the bucket stays as it is.
-create or replace function public.visit_pacer_batch(ids uuid[], shares bigint[], by_hand boolean)
+create or replace function public.visit_pacer_store_batch(ids uuid[], shares bigint[], by_hand boolean)
 returns table (id uuid, asked bigint, stored bigint)
 language plpgsql set search_path = '' as $$
 #variable_conflict use_column
@@ -118,15 +265,15 @@ begin
   with batch as materialized (
     select r.*, least(cut_at, r.end_time) as cut, f.level, n.visits, least(n.visits, row_visits) as taken
       from unnest(ids, shares) as s (id, share)
-      join public.visit_pacer_active(cut_at) r on r.id = s.id
-      cross join lateral (select public.visit_pacer_bucket(r.bucket_units, r.bucket_at, r.slope, r.catch_up, cut_at) as level) f
+      join public.visit_pacer_active_distributions(cut_at) r on r.id = s.id
+      cross join lateral (select public.visit_pacer_bucket_level(r.bucket_units, r.bucket_at, r.slope, r.catch_up, cut_at) as level) f
       cross join lateral (
         select least(s.share, case when by_hand then r.remaining when bucket_binds then least(r.backlog, div(f.level, 86400000000))
                                    else r.backlog end)::bigint as visits) n
      where r.closed is null and n.visits > 0 and not (by_hand and coalesce(r.end_time <= cut_at, false))
   ), dated as materialized (
     select b.id, b.partner_id, b.last_number + m.nth as number, m.moment
-      from batch b cross join lateral public.visit_pacer_moments(b.slope, b.anchor_units, b.from_at, b.last_visited_at, b.cut,
+      from batch b cross join lateral public.visit_pacer_visit_times(b.slope, b.anchor_units, b.from_at, b.last_visited_at, b.cut,
                                                                  b.distributed + 1, b.visits, b.taken) m
   ), visits as (
     select array_agg(g.distribution_id) as rows, array_agg(g.partner_id) as partners, array_agg(g.visit_number) as numbers,
@@ -153,11 +300,11 @@ begin
   )
   select b.id, b.taken, case when b.id in (select stored.id from stored) then b.taken else 0 end from batch b;
 end $$;
-comment on function public.visit_pacer_batch is 'visit-pacer: one statement''s worth of visits';
+comment on function public.visit_pacer_store_batch is 'visit-pacer: one statement''s worth of visits';
 
 -- A batch that lets no row's failing insert stop the others: where it fails it is halved, until one row is left, which is then
 -- set aside with the database's message. What is nobody's fault (a deadlock, a full disk, a lock_timeout) sets no row aside.
-create or replace function public.visit_pacer_attempt(ids uuid[], shares bigint[], by_hand boolean)
+create or replace function public.visit_pacer_bisect_batch(ids uuid[], shares bigint[], by_hand boolean)
 returns table (id uuid, stored bigint, trouble text)
 language plpgsql set search_path = '' as $$
 #variable_conflict use_column
@@ -169,15 +316,15 @@ begin
   begin
     return query
       select b.id, b.stored, case when b.stored < b.asked then 'held by another transaction; tried again at the next call' end
-        from public.visit_pacer_batch(ids, shares, by_hand) b;
+        from public.visit_pacer_store_batch(ids, shares, by_hand) b;
     return;
   exception when others then
     failure := sqlerrm;
     passing := left(sqlstate, 2) in ('08', '40', '53', '55', '57', '58', 'XX');
   end;
   if half > 0 then
-    return query select a.* from public.visit_pacer_attempt(ids[:half], shares[:half], by_hand) a;
-    return query select a.* from public.visit_pacer_attempt(ids[half + 1:], shares[half + 1:], by_hand) a;
+    return query select a.* from public.visit_pacer_bisect_batch(ids[:half], shares[:half], by_hand) a;
+    return query select a.* from public.visit_pacer_bisect_batch(ids[half + 1:], shares[half + 1:], by_hand) a;
     return;
   end if;
   perform from public.visit_distribution v where v.id = ids[1] for no key update skip locked;
@@ -187,11 +334,11 @@ begin
   end if;
   return query select ids[1], 0::bigint, failure;
 end $$;
-comment on function public.visit_pacer_attempt is 'visit-pacer: a batch in which a failing row does not stop the others';
+comment on function public.visit_pacer_bisect_batch is 'visit-pacer: a batch in which a failing row does not stop the others';
 
 -- Stores each row's share, in statements of bounded size: the rows take turns, in the order given, so that one with much to
 -- catch up never keeps the others waiting. No statement but the first begins after `until`. Returns every row of `ids`.
-create or replace function public.visit_pacer_distribute(ids uuid[], shares bigint[], by_hand boolean, until timestamptz)
+create or replace function public.visit_pacer_store_in_batches(ids uuid[], shares bigint[], by_hand boolean, until timestamptz)
 returns table (id uuid, added bigint, trouble text)
 language plpgsql set search_path = '' as $$
 #variable_conflict use_column
@@ -215,7 +362,7 @@ begin
     for got in
       select w.place, coalesce(a.stored, 0) as stored, a.trouble
         from unnest(wave) as w (place)
-        left join public.visit_pacer_attempt((select array_agg(ids[p]) from unnest(wave) p),
+        left join public.visit_pacer_bisect_batch((select array_agg(ids[p]) from unnest(wave) p),
                                              (select array_agg(wanting[p]) from unnest(wave) p), by_hand) a on a.id = ids[w.place]
     loop
       wanting[got.place] := case when got.stored > 0 then wanting[got.place] - got.stored else 0 end;
@@ -227,11 +374,11 @@ begin
   end loop;
   return query select r.* from unnest(ids, sums, troubles) as r (id, added, trouble);
 end $$;
-comment on function public.visit_pacer_distribute is 'visit-pacer: stores each row''s share';
+comment on function public.visit_pacer_store_in_batches is 'visit-pacer: stores each row''s share';
 
 -- Tells the user's own columns what was stored: completions, and the rows that were told longest ago, as many as the burst of
 -- the echo budget. Beside a live agent, which has the budget in hand, completions only.
-create or replace function public.visit_pacer_tell(ids uuid[], completions_only boolean) returns void
+create or replace function public.visit_pacer_write_back(ids uuid[], completions_only boolean) returns void
 language plpgsql set search_path = '' as $$
 declare
   burst constant integer := 20;
@@ -248,31 +395,19 @@ begin
 exception when others then
   raise warning 'visit-pacer: visits are stored; total_distributed could not be written: %', sqlerrm;
 end $$;
-comment on function public.visit_pacer_tell is 'visit-pacer: writes total_distributed back';
-
--- A statement that sees what others committed is what every check here relies on.
-create or replace function public.visit_pacer_require_read_committed() returns void
-language plpgsql set search_path = '' as $$
-begin
-  if pg_catalog.current_setting('transaction_isolation') <> 'read committed' then
-    raise exception using errcode = 'invalid_transaction_state',
-      message = pg_catalog.format('visit-pacer works in read committed transactions; this one is %s', pg_catalog.current_setting('transaction_isolation')),
-      hint = 'call the function by itself, or begin the transaction with: begin isolation level read committed';
-  end if;
-end $$;
-comment on function public.visit_pacer_require_read_committed is 'visit-pacer: refuses other isolation levels';
+comment on function public.visit_pacer_write_back is 'visit-pacer: writes total_distributed back';
 
 -- How many visits of each row a call may store: what is due, within its bucket beside a live agent, else within 15 minutes' worth;
 -- shared max-min fairly where max_visits binds. The rows that were served longest ago come first, and get what does not divide.
-create or replace function public.visit_pacer_shares(at timestamptz, max_visits bigint)
+create or replace function public.visit_pacer_allocations(at timestamptz, max_visits bigint)
 returns table (id uuid, share bigint)
 language sql stable set search_path = '' as $$
   with wants as (
     select r.id, r.last_visited_at,
            least(r.backlog, case when agent.alive
-             then div(public.visit_pacer_bucket(r.bucket_units, r.bucket_at, r.slope, r.catch_up, at), 86400000000)
-             else public.visit_pacer_ceil(r.slope * 900000000, 86400000000) end) as want
-      from public.visit_pacer_active(at) r cross join (select public.visit_pacer_agent_alive() as alive) agent
+             then div(public.visit_pacer_bucket_level(r.bucket_units, r.bucket_at, r.slope, r.catch_up, at), 86400000000)
+             else public.visit_pacer_ceil_div(r.slope * 900000000, 86400000000) end) as want
+      from public.visit_pacer_active_distributions(at) r cross join (select public.visit_pacer_agent_alive() as alive) agent
      where r.closed is null and r.failed is null
   ), ranked as (
     select w.*, count(*) over () - row_number() over by_want + 1 as others,    -- it, and those that want more
@@ -290,9 +425,9 @@ language sql stable set search_path = '' as $$
             from ranked r left join binding b on true) s
    where s.share > 0 order by s.last_visited_at nulls first, s.id
 $$;
-comment on function public.visit_pacer_shares is 'visit-pacer: how many visits of each row a call may store';
+comment on function public.visit_pacer_allocations is 'visit-pacer: how many visits of each row a call may store';
 
-select public.visit_pacer_make_room('function', 'distribute_visits', 'max_visits integer',
+select public.visit_pacer_replace_object('function', 'distribute_visits', 'max_visits integer',
   'TABLE(partner_id uuid, visits_added bigint, total_distributed_now numeric, message text)');
 create or replace function public.distribute_visits(max_visits integer default 10000)
 returns table (partner_id uuid, visits_added bigint, total_distributed_now numeric, message text)
@@ -313,10 +448,10 @@ begin
   stopped := not public.visit_pacer_may_store();
   if not stopped then
     select array_agg(s.id), array_agg(s.share) into ids, shares
-      from public.visit_pacer_shares(began, greatest(0, coalesce(max_visits, 10000))) s;
+      from public.visit_pacer_allocations(began, greatest(0, coalesce(max_visits, 10000))) s;
     select array_agg(d.id), array_agg(d.added), array_agg(d.trouble) into ids, sums, troubles
-      from public.visit_pacer_distribute(ids, shares, false, began + work) d;
-    perform public.visit_pacer_tell(array(select t.id from unnest(ids, sums) as t (id, added) where t.added > 0), beside_agent);
+      from public.visit_pacer_store_in_batches(ids, shares, false, began + work) d;
+    perform public.visit_pacer_write_back(array(select t.id from unnest(ids, sums) as t (id, added) where t.added > 0), beside_agent);
   end if;
   return query
     select r.partner_id, coalesce(t.added, 0), coalesce(r.distributed, 0)::numeric,
@@ -328,14 +463,14 @@ begin
                            case when beside_agent then 'the rest comes at the pace of the row''s bucket' else 'the rest comes with the next calls' end)
                   || format('; owed: %s', r.backlog)
            end
-      from public.visit_pacer_active(began) r
+      from public.visit_pacer_active_distributions(began) r
       left join unnest(ids, sums, troubles) as t (id, added, trouble) on t.id = r.id
      order by r.partner_id, r.id;
 end $$;
 comment on function public.distribute_visits is
   'visit-pacer: stores what is due now, at most so many visits and 500 ms of work; the message says what is still owed';
 
-select public.visit_pacer_make_room('function', 'distribute_visits_for_partner', 'partner uuid, visits integer',
+select public.visit_pacer_replace_object('function', 'distribute_visits_for_partner', 'partner uuid, visits integer',
   'TABLE(partner_id uuid, visits_added bigint, total_distributed_now numeric, message text)');
 create or replace function public.distribute_visits_for_partner(partner uuid, visits integer)
 returns table (partner_id uuid, visits_added bigint, total_distributed_now numeric, message text)
@@ -368,7 +503,7 @@ begin
   -- In proportion to what each has left; the largest remainders get what does not divide.
   with chosen as (
     select r.id, r.remaining, sum(r.remaining) over () as all_remaining
-      from public.visit_pacer_active(began) r
+      from public.visit_pacer_active_distributions(began) r
      where r.partner_id = partner and r.closed is null and (r.end_time <= began) is not true
   ), divided as (
     select c.*, least(asked, c.all_remaining) as given, div(least(asked, c.all_remaining) * c.remaining, c.all_remaining) as whole,
@@ -380,14 +515,14 @@ begin
   )
   select array_agg(s.id order by s.id), array_agg(s.share::bigint order by s.id) into ids, shares from shared s where s.share > 0;
   select array_agg(d.id), array_agg(d.added), array_agg(d.trouble) into ids, sums, troubles
-    from public.visit_pacer_distribute(ids, shares, true, 'infinity') d;
-  perform public.visit_pacer_tell(array(select t.id from unnest(ids, sums) as t (id, added) where t.added > 0), false);
+    from public.visit_pacer_store_in_batches(ids, shares, true, 'infinity') d;
+  perform public.visit_pacer_write_back(array(select t.id from unnest(ids, sums) as t (id, added) where t.added > 0), false);
   return query
     select r.partner_id, coalesce(t.added, 0), coalesce(r.distributed, 0)::numeric,
            coalesce(t.trouble, case when t.added > 0 then format('added by hand; %s left of its total', r.remaining) end, r.closed,
                     case when r.end_time <= began then 'its window is over' else 'nothing fell to it' end)
            || case when visits > at_once then format('; at most %s at once', at_once) else '' end
-      from public.visit_pacer_active(began) r
+      from public.visit_pacer_active_distributions(began) r
       left join unnest(ids, sums, troubles) as t (id, added, trouble) on t.id = r.id
      where r.partner_id = partner
      order by r.id;
@@ -395,124 +530,51 @@ end $$;
 comment on function public.distribute_visits_for_partner is
   'visit-pacer: adds so many visits at once, over the partner''s active distributions in proportion to what each has left';
 
--- Locks a distribution row that may be gone, so that its progress may be written. Gives up where somebody holds it for long.
-create or replace function public.visit_pacer_hold(distribution uuid) returns boolean
-language plpgsql set search_path = '' set lock_timeout = '500ms' as $$
-begin
-  perform from public.visit_distribution v where v.id = distribution for no key update;
-  return true;
-exception when lock_not_available or deadlock_detected then
-  return false;
-end $$;
-comment on function public.visit_pacer_hold is 'visit-pacer: locks a distribution row; false where somebody holds it for long';
-
-select public.visit_pacer_make_room('function', 'purge_old_visits', 'keep interval', 'TABLE(distribution_id uuid, purged bigint)');
-create or replace function public.purge_old_visits(keep interval)
-returns table (distribution_id uuid, purged bigint)
-language plpgsql security definer set search_path = '' set timezone = 'UTC' set jit = off as $$
+-- Has a row owe what its present pace gives since start_time: it is issued at the pace of the row's bucket, and nothing that was
+-- distributed or is counted as such (the baseline) comes again. The trigger anchors the curve anew; this only asks it to.
+create or replace function public.visit_pacer_backfill(distribution uuid)
+returns table (distribution_id uuid, owed bigint, message text)
+language plpgsql security definer set search_path = '' set timezone = 'UTC' as $$
 #variable_conflict use_column
 declare
-  chunk constant integer := 10000;
-  chunks constant integer := 100;       -- at most a million visits a call: one transaction
-  work constant interval := '20 seconds';
-  began constant timestamptz := clock_timestamp();
-  before constant timestamptz := began - keep;
-  chunks_done integer := 0;
-  deleted bigint;
-begin
-  perform public.visit_pacer_require_read_committed();
-  if keep is null or before > began then
-    raise exception using errcode = 'invalid_parameter_value', message = format('purge_old_visits: keep is %s', coalesce(keep::text, 'null')),
-      hint = 'say how long visits are kept, such as: select * from purge_old_visits(interval ''90 days'')';
-  end if;
-  for distribution_id in select p.distribution_id from public.visit_distribution_progress p order by p.distribution_id loop
-    exit when chunks_done >= chunks or clock_timestamp() - began >= work;
-    purged := 0;
-    begin
-      -- The visits first, the row last: editors and batches of it never wait for the deletes. Both are one transaction, so
-      -- nobody sees the one without the other; a row that is held in the end keeps its visits until the next call.
-      loop
-        delete from public.store_visits s
-         where s.distribution_id = purge_old_visits.distribution_id
-           and s.visit_number = any (array(select o.visit_number from public.store_visits o
-                                            where o.distribution_id = purge_old_visits.distribution_id and o.visited_at < before
-                                            order by o.visit_number limit chunk for update skip locked));
-        get diagnostics deleted = row_count;
-        purged := purged + deleted;
-        chunks_done := chunks_done + 1;
-        exit when deleted < chunk or chunks_done >= chunks;
-      end loop;
-      if purged > 0 then
-        if not public.visit_pacer_hold(distribution_id) then
-          raise lock_not_available;
-        end if;
-        update public.visit_distribution_progress p set purged = p.purged + purge_old_visits.purged
-         where p.distribution_id = purge_old_visits.distribution_id;
-        return next;
-      end if;
-    exception when lock_not_available then
-      raise notice 'visit-pacer: distribution % is held by another transaction; its visits are purged by the next call', distribution_id;
-    end;
-  end loop;
-end $$;
-comment on function public.purge_old_visits is 'visit-pacer: removes generated visits older than this; they are never issued again';
-
-select public.visit_pacer_make_room('function', 'adopt_existing_visits', 'partner uuid', 'TABLE(distribution_id uuid, adopted bigint, message text)');
-create or replace function public.adopt_existing_visits(partner uuid)
-returns table (distribution_id uuid, adopted bigint, message text)
-language plpgsql security definer set search_path = '' set timezone = 'UTC' set jit = off as $$
-#variable_conflict use_column
-declare
-  windows uuid[];
-  held uuid[];
-  counted bigint;
+  r record;
+  refusal text;
+  moment timestamptz;
 begin
   perform public.visit_pacer_require_read_committed();
   perform public.visit_pacer_initialise();
-  select array_agg(v.id order by v.id) into windows from public.visit_distribution v where v.partner_id = partner;
-  if windows is null then
-    return query select null::uuid, 0::bigint, format('partner %s has no distribution', coalesce(partner::text, 'null'));
+  if not public.visit_pacer_lock_row(distribution) then
+    return query select distribution, 0::bigint, 'held by another transaction; call again';
     return;
   end if;
-  select array_agg(w.id) into held from unnest(windows) as w (id) where public.visit_pacer_hold(w.id);
-  foreach distribution_id in array windows loop
-    if distribution_id = any (held) is not true then
-      return query select distribution_id, 0::bigint, 'held by another transaction; call again';
-      continue;
-    end if;
-    with mine as (
-      select s.id, row_number() over (order by s.visited_at, s.id) as nth
-        from public.store_visits s join public.visit_distribution v on v.id = adopt_existing_visits.distribution_id
-       where s.partner_id = partner and s.distribution_id is null
-         and s.visited_at >= v.start_time and s.visited_at < coalesce(v.end_time, 'infinity')
-         and not exists (select from public.visit_distribution o
-                          where o.partner_id = partner and o.id <> v.id
-                            and s.visited_at >= o.start_time and s.visited_at < coalesce(o.end_time, 'infinity')))
-    update public.store_visits s set distribution_id = p.distribution_id, visit_number = p.last_number + mine.nth
-      from mine, public.visit_distribution_progress p
-     where s.id = mine.id and p.distribution_id = adopt_existing_visits.distribution_id;
-    get diagnostics adopted = row_count;
-    continue when adopted = 0;
-    update public.visit_distribution_progress p
-       set last_number = p.last_number + adopted, baseline = greatest(p.baseline - adopted, 0),
-           distributed = p.distributed + greatest(adopted - p.baseline, 0)
-     where p.distribution_id = adopt_existing_visits.distribution_id
-    returning p.distributed into counted;
-    message := format('%s visits belong to this distribution now; distributed: %s', adopted, counted);
-    return next;
-  end loop;
-  perform public.visit_pacer_tell(held, false);
-  return query
-    select null::uuid, 0::bigint, format('%s visits lie in the windows of several distributions and stay as they are', count(*))
-      from public.store_visits s
-     where s.partner_id = partner and s.distribution_id is null
-       and (select count(*) from public.visit_distribution v where v.partner_id = partner
-               and s.visited_at >= v.start_time and s.visited_at < coalesce(v.end_time, 'infinity')) > 1
-    having count(*) > 0;
+  moment := clock_timestamp();  -- one for both curves, or a visit that falls due between them would seem to be owed
+  select a.*, c.give_up_after,
+         public.visit_pacer_due(public.visit_pacer_curve(0, v.start_time::timestamptz, v.is_active, v.total_visits::numeric, v.visits_per_unit::numeric,
+           v.time_period::text, v.start_time::timestamptz, v.end_time::timestamptz, moment), v.total_visits::numeric)
+           - a.distributed - a.backlog as past   -- compared with what is due by the curve as it is
+    into r
+    from public.visit_pacer_active_distributions(moment) a
+    join public.visit_distribution v on v.id = a.id
+    cross join public.visit_pacer_control c
+   where a.id = distribution;
+  refusal := case
+    when not found and not exists (select from public.visit_distribution v where v.id = distribution)
+      then format('there is no distribution %s; see: select id from visit_distribution', coalesce(distribution::text, 'null'))
+    when r.id is null then 'the row is paused; set is_active first'
+    when r.closed is not null then r.closed
+    when r.past <= 0 then format('nothing is owed for the past: %s are counted, %s of them from before', r.distributed,
+      (select p.baseline from public.visit_distribution_progress p where p.distribution_id = distribution))
+  end;
+  if refusal is not null then
+    return query select distribution, coalesce(r.backlog, 0), refusal;
+    return;
+  end if;
+  update public.visit_distribution_progress p set backfill = true where p.distribution_id = distribution;
+  update public.visit_distribution v set total_distributed = v.total_distributed where v.id = distribution;
+  return query select distribution, r.backlog + r.past, format('%s visits of the past are owed now; they come at the pace of the row''s bucket', r.past);
 end $$;
-comment on function public.adopt_existing_visits is
-  'visit-pacer: tags a partner''s untagged visits with the one distribution whose window holds them';
+comment on function public.visit_pacer_backfill is 'visit-pacer: has a row owe what its pace gives since start_time';
 
-select public.visit_pacer_keep_private();
+select public.visit_pacer_revoke_public();
 
-insert into public.visit_pacer_migrations (version) values ('20261122000600') on conflict do nothing;
+insert into public.visit_pacer_migrations (version) values ('20261201000500') on conflict do nothing;

@@ -1,4 +1,4 @@
--- visit-pacer 8 of 9: what is published to Realtime, and that nobody but service_role calls or reads what is ours.
+-- visit-pacer 7 of 7: the publication of Realtime, the rights of service_role, and the distributions that existed before.
 
 -- visit_distribution drives the agent; the canary proves that events still arrive. Nothing else of ours is published.
 do $$
@@ -24,6 +24,25 @@ exception when insufficient_privilege then
   raise warning 'visit-pacer: % — have the owner of the publication run: alter publication supabase_realtime add table public.visit_distribution, public.visit_pacer_canary;', sqlerrm;
 end $$;
 
-select public.visit_pacer_keep_private();
+-- On a user table that existed before, service_role gets SELECT (Realtime checks it); nothing else changes.
+do $$
+declare
+  t text;
+begin
+  if exists (select from pg_roles where rolname = 'service_role') then
+    foreach t in array array['partners', 'visit_distribution', 'store_visits'] loop
+      if not has_table_privilege('service_role', format('public.%I', t), 'select') then
+        insert into public.visit_pacer_replaced (name, definition)
+        values (t, format('revoke select on table public.%I from service_role', t));
+        execute format('grant select on table public.%I to service_role', t);
+      end if;
+    end loop;
+  end if;
+end $$;
 
-insert into public.visit_pacer_migrations (version) values ('20261122000700') on conflict do nothing;
+-- Distributions that existed before the triggers.
+select public.visit_pacer_initialise();
+
+select public.visit_pacer_revoke_public();
+
+insert into public.visit_pacer_migrations (version) values ('20261201000700') on conflict do nothing;

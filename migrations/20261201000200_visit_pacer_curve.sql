@@ -1,99 +1,6 @@
--- visit-pacer 3 of 9: the curve, and the triggers by which edits of visit_distribution drive behaviour.
+-- visit-pacer 2 of 7: the curve, and the triggers through which edits of visit_distribution take effect.
 
 set local lock_timeout = '10s';
-
--- Rights as the statements that give them, and no others: not those that a new object gets by itself.
-create or replace function public.visit_pacer_rights(object_name text, acl aclitem[]) returns text
-language sql stable set search_path = '' as $$
-  select coalesce(pg_catalog.string_agg(pg_catalog.format(' %s on %s %s;', r.what, object_name, r.whose), '' order by r.what desc), '')
-    from (select 'revoke all' as what, 'from ' || everybody as whose
-            from pg_catalog.unnest(array(select pg_catalog.quote_ident(rolname) from pg_catalog.pg_roles
-                                          where rolname in ('anon', 'authenticated', 'service_role')) || 'public'::text) everybody
-           where acl is not null
-          union all
-          select 'grant ' || lower(a.privilege_type),
-                 'to ' || case a.grantee when 0 then 'public' else a.grantee::pg_catalog.regrole::text end
-                 || case when a.is_grantable then ' with grant option' else '' end
-            from pg_catalog.aclexplode(acl) a) r
-$$;
-comment on function public.visit_pacer_rights is 'visit-pacer: used by migrations';
-
--- Makes room for a function or view of ours: one of that name that is the user's own is kept as text in
--- visit_pacer_replaced, named in a NOTICE and dropped, without CASCADE; so is a function of ours with another signature.
--- What is ours stays, to be replaced in place: views of the user's may stand on it by now.
-create or replace function public.visit_pacer_make_room(kind text, object_name text, arguments text default '', result text default '')
-returns void language plpgsql set search_path = '' as $$
-declare
-  found_one record;
-  ours boolean;
-begin
-  if kind = 'view' then
-    for found_one in
-      select c.oid, case c.relkind when 'm' then 'materialized view' else 'view' end as kind, c.reloptions as options,
-             pg_catalog.obj_description(c.oid, 'pg_class') as note, c.relacl as acl, 'table ' || c.oid::regclass as name
-        from pg_catalog.pg_class c
-       where c.relnamespace = 'public'::regnamespace and c.relname = object_name and c.relkind in ('v', 'm')
-    loop
-      continue when found_one.note like 'visit-pacer:%';
-      insert into public.visit_pacer_replaced (name, definition)
-      values (object_name, pg_catalog.format('create %s public.%I%s as %s', found_one.kind, object_name,
-                ' with (' || pg_catalog.array_to_string(found_one.options, ', ') || ')', pg_catalog.pg_get_viewdef(found_one.oid))
-              || public.visit_pacer_rights(found_one.name, found_one.acl));
-      raise notice 'visit-pacer: the view public.% was there; its text is kept in visit_pacer_replaced', object_name;
-      execute pg_catalog.format('drop %s public.%I', found_one.kind, object_name);
-    end loop;
-    return;
-  end if;
-  for found_one in
-    select p.oid, p.oid::regprocedure as signature, pg_catalog.obj_description(p.oid, 'pg_proc') as note, p.prokind, p.proacl as acl,
-           pg_catalog.pg_get_function_identity_arguments(p.oid) as arguments, pg_catalog.pg_get_function_result(p.oid) as result
-      from pg_catalog.pg_proc p
-     where p.pronamespace = 'public'::regnamespace and p.proname = object_name
-  loop
-    ours := coalesce(found_one.note like 'visit-pacer:%', false);
-    if not ours then
-      insert into public.visit_pacer_replaced (name, definition)
-      values (object_name, case when found_one.prokind = 'a' then found_one.signature::text
-                else pg_catalog.pg_get_functiondef(found_one.oid) || ';'
-                     || public.visit_pacer_rights('routine ' || found_one.signature, found_one.acl) end);
-      raise notice 'visit-pacer: the function % was there; its text is kept in visit_pacer_replaced', found_one.signature;
-    end if;
-    if not ours or found_one.arguments is distinct from arguments or found_one.result is distinct from result then
-      execute pg_catalog.format('drop %s %s', case found_one.prokind when 'p' then 'procedure' when 'a' then 'aggregate' else 'function' end, found_one.signature);
-    end if;
-  end loop;
-end $$;
-comment on function public.visit_pacer_make_room is 'visit-pacer: used by migrations';
-
--- Functions and views of ours (their comments begin with "visit-pacer:"): for the owner and service_role, nobody else. Each
--- file that makes some ends with it, so that none is ever open to the public, also where a later file fails.
-create or replace function public.visit_pacer_keep_private() returns void
-language plpgsql set search_path = '' as $$
-declare
-  made record;
-  r text;
-begin
-  for made in
-    select 'function ' || p.oid::regprocedure as name, 'execute' as right
-      from pg_catalog.pg_proc p
-     where p.pronamespace = 'public'::regnamespace and pg_catalog.obj_description(p.oid, 'pg_proc') like 'visit-pacer:%'
-    union all
-    select 'table ' || c.oid::regclass, 'select'
-      from pg_catalog.pg_class c
-     where c.relnamespace = 'public'::regnamespace and c.relkind = 'v' and pg_catalog.obj_description(c.oid, 'pg_class') like 'visit-pacer:%'
-  loop
-    execute pg_catalog.format('revoke all on %s from public', made.name);
-    foreach r in array array['anon', 'authenticated'] loop
-      if exists (select from pg_catalog.pg_roles where rolname = r) then
-        execute pg_catalog.format('revoke all on %s from %I', made.name, r);
-      end if;
-    end loop;
-    if exists (select from pg_catalog.pg_roles where rolname = 'service_role') then
-      execute pg_catalog.format('grant %s on %s to service_role', made.right, made.name);
-    end if;
-  end loop;
-end $$;
-comment on function public.visit_pacer_keep_private is 'visit-pacer: used by migrations';
 
 -- The user's times. One without a zone is UTC, whoever looks: functions say so with `set timezone`, which a view cannot.
 create or replace function public.visit_pacer_utc(at timestamptz) returns timestamptz language sql immutable parallel safe as $$ select at $$;
@@ -190,7 +97,8 @@ create or replace function public.visit_pacer_next_version(previous bigint, at t
 language sql stable parallel safe as $$ select greatest(coalesce(previous, 0) + 1, public.visit_pacer_micros(at)::bigint) $$;
 comment on function public.visit_pacer_next_version is 'visit-pacer: the next config_version of a row';
 
-create or replace function public.visit_pacer_refuse(reason text) returns void
+
+create or replace function public.visit_pacer_raise_invalid(reason text) returns void
 language plpgsql immutable as $$
 begin
   if reason is not null then
@@ -198,10 +106,10 @@ begin
       hint = split_part(reason, '; ', 2);
   end if;
 end $$;
-comment on function public.visit_pacer_refuse is 'visit-pacer: raises 23514 with a hint, where there is a reason';
+comment on function public.visit_pacer_raise_invalid is 'visit-pacer: raises 23514 with a hint, where there is a reason';
 
 -- The first progress of a row. The past is closed: what it says is distributed and is not stored by us is its baseline.
-create or replace function public.visit_pacer_first_progress(distribution uuid, total_distributed numeric, total_visits numeric)
+create or replace function public.visit_pacer_create_progress(distribution uuid, total_distributed numeric, total_visits numeric)
 returns bigint language plpgsql security definer set search_path = '' as $$
 declare
   claimed constant bigint := trunc(case
@@ -219,7 +127,7 @@ begin
   select p.distributed into kept from public.visit_distribution_progress p where p.distribution_id = distribution;
   return kept;
 end $$;
-comment on function public.visit_pacer_first_progress is 'visit-pacer: makes the progress of a row that has none';
+comment on function public.visit_pacer_create_progress is 'visit-pacer: makes the progress of a row that has none';
 
 -- The one trigger through which every edit passes. It compares values, so that other triggers may have changed columns before it.
 create or replace function public.visit_pacer_before_edit() returns trigger
@@ -231,7 +139,7 @@ declare
   backfill boolean;
 begin
   if tg_op = 'INSERT' then
-    perform public.visit_pacer_refuse(public.visit_pacer_invalid(new.total_visits::numeric, new.visits_per_unit::numeric,
+    perform public.visit_pacer_raise_invalid(public.visit_pacer_invalid(new.total_visits::numeric, new.visits_per_unit::numeric,
       new.time_period::text, new.start_time::timestamptz, new.end_time::timestamptz, new.catch_up));
     new.anchor_units := 0;
     new.anchor_at := coalesce(new.start_time::timestamptz, now_at);
@@ -242,7 +150,7 @@ begin
   end if;
 
   if new.id is distinct from old.id then
-    perform public.visit_pacer_refuse('the id of a row cannot change; insert a new row and delete this one');
+    perform public.visit_pacer_raise_invalid('the id of a row cannot change; insert a new row and delete this one');
   end if;
   new.anchor_units := old.anchor_units;
   new.anchor_at := old.anchor_at;
@@ -258,21 +166,21 @@ begin
 
   -- Only what is being written is checked: an old bad row can still be paused, repaired or deleted.
   if new.total_visits is distinct from old.total_visits then
-    perform public.visit_pacer_refuse(public.visit_pacer_invalid_total(new.total_visits::numeric));
+    perform public.visit_pacer_raise_invalid(public.visit_pacer_invalid_total(new.total_visits::numeric));
   end if;
   if (new.visits_per_unit, new.time_period) is distinct from (old.visits_per_unit, old.time_period) then
-    perform public.visit_pacer_refuse(public.visit_pacer_invalid_rate(new.visits_per_unit::numeric, new.time_period::text));
+    perform public.visit_pacer_raise_invalid(public.visit_pacer_invalid_rate(new.visits_per_unit::numeric, new.time_period::text));
   end if;
   if (new.start_time, new.end_time) is distinct from (old.start_time, old.end_time) then
-    perform public.visit_pacer_refuse(public.visit_pacer_invalid_window(new.start_time::timestamptz, new.end_time::timestamptz));
+    perform public.visit_pacer_raise_invalid(public.visit_pacer_invalid_window(new.start_time::timestamptz, new.end_time::timestamptz));
   end if;
   if catch_up_edited then
-    perform public.visit_pacer_refuse(public.visit_pacer_invalid_catch_up(new.catch_up));
+    perform public.visit_pacer_raise_invalid(public.visit_pacer_invalid_catch_up(new.catch_up));
   end if;
 
   if old.anchor_at is null then
     -- A row that was there before this trigger: the curve begins now, with what the row says is distributed.
-    new.anchor_units := 86400000000 * public.visit_pacer_first_progress(old.id, old.total_distributed::numeric, old.total_visits::numeric);
+    new.anchor_units := 86400000000 * public.visit_pacer_create_progress(old.id, old.total_distributed::numeric, old.total_visits::numeric);
     new.anchor_at := now_at;
   elsif backfill then
     -- As if this pace had held since start_time.
@@ -309,14 +217,66 @@ begin
 end $$;
 comment on function public.visit_pacer_after_insert is 'visit-pacer: gives a new row its progress, or continues what is there';
 
--- Triggers fire in the order of their names; this one is meant to be the last. ALWAYS: also under session_replication_role = replica.
-create or replace trigger zzz_visit_pacer_before_edit before insert or update on public.visit_distribution
-  for each row execute function public.visit_pacer_before_edit();
-create or replace trigger zzz_visit_pacer_after_insert after insert on public.visit_distribution
-  for each row execute function public.visit_pacer_after_insert();
-alter table public.visit_distribution
-  enable always trigger zzz_visit_pacer_before_edit,
-  enable always trigger zzz_visit_pacer_after_insert;
+-- Of a statement, the rows whose version it moved. A write-back moves none.
+create or replace function public.visit_pacer_after_edit() returns trigger
+language plpgsql security definer set search_path = '' set timezone = 'UTC' as $$
+declare
+  kept constant integer := 200;
+  editor constant text := session_user || coalesce(' (' || nullif(current_setting('application_name', true), '') || ')', '');
+begin
+  if tg_op = 'INSERT' then
+    insert into public.visit_pacer_edits
+    select n.id, n.config_version, clock_timestamp(), editor, n.partner_id, n.is_active, n.total_visits::numeric, n.visits_per_unit::numeric,
+           n.time_period::text, public.visit_pacer_utc(n.start_time), public.visit_pacer_utc(n.end_time), n.anchor_units, n.anchor_at
+      from new_rows n where n.config_version is not null
+    on conflict do nothing;
+    return null;
+  end if;
+  insert into public.visit_pacer_edits
+  select n.id, n.config_version, case when n.anchor_at is distinct from o.anchor_at then n.anchor_at else clock_timestamp() end,
+         case when o.config_version is not null then editor end,  -- null: a row from before the triggers; nobody edited it
+        
+         n.partner_id, n.is_active, n.total_visits::numeric, n.visits_per_unit::numeric, n.time_period::text,
+         public.visit_pacer_utc(n.start_time), public.visit_pacer_utc(n.end_time), n.anchor_units, n.anchor_at
+    from new_rows n join old_rows o on o.id = n.id
+   where n.config_version is distinct from o.config_version and n.config_version is not null
+  on conflict do nothing;
+  -- One edit in ten looks for those that are too many.
+  delete from public.visit_pacer_edits e
+   using new_rows n join old_rows o on o.id = n.id
+   where n.config_version is distinct from o.config_version and n.config_version % 10 = 0
+     and e.distribution_id = n.id
+     and e.config_version < (select l.config_version from public.visit_pacer_edits l where l.distribution_id = n.id
+                              order by l.config_version desc offset kept limit 1);
+  return null;
+end $$;
+comment on function public.visit_pacer_after_edit is 'visit-pacer: keeps what a row asked for before and after an edit of its pace';
+
+create or replace function public.visit_pacer_mark_decrease() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+  new.decreased_xid := pg_current_xact_id();
+  return new;
+end $$;
+comment on function public.visit_pacer_mark_decrease is 'visit-pacer: marks a counter that was lowered, for agents that have the higher one';
+
+create or replace function public.visit_pacer_after_delete() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  if tg_op = 'TRUNCATE' then
+    insert into public.visit_pacer_deletions (distribution_id) values (null);
+    delete from public.visit_pacer_edits;
+  else
+    insert into public.visit_pacer_deletions (distribution_id) select d.id from deleted d;
+    delete from public.visit_pacer_edits e using deleted d where e.distribution_id = d.id;
+  end if;
+  -- Those that another transaction removes as well are left to it: nobody waits here.
+  delete from public.visit_pacer_deletions g
+   where g.ctid = any (array(select o.ctid from public.visit_pacer_deletions o where o.deleted_at < clock_timestamp() - interval '1 hour'
+                              for update skip locked));
+  return null;
+end $$;
+comment on function public.visit_pacer_after_delete is 'visit-pacer: notes which rows are gone, for agents that were not told; their edits go with them';
 
 -- Rows that no trigger has seen: called here for the rows that were there, and by every sync for what came in while triggers were
 -- off. Rows that somebody holds are left for the next time.
@@ -325,6 +285,9 @@ language plpgsql set search_path = '' as $$
 declare
   touched bigint;
 begin
+  -- As each beat of an agent does: without its row nothing may be stored, and nobody would know why.
+  insert into public.visit_pacer_control (id)
+    select true where not exists (select from public.visit_pacer_control) on conflict do nothing;
   with unseen as (
     select v.id from public.visit_distribution v where v.anchor_at is null order by v.id for no key update skip locked)
   update public.visit_distribution v set total_distributed = v.total_distributed from unseen where v.id = unseen.id;  -- the trigger does the rest
@@ -333,13 +296,36 @@ begin
     select v.id, v.total_distributed, v.total_visits from public.visit_distribution v
      where not exists (select from public.visit_distribution_progress p where p.distribution_id = v.id)
      order by v.id for no key update skip locked)
-  select touched + count(public.visit_pacer_first_progress(u.id, u.total_distributed::numeric, u.total_visits::numeric))
+  select touched + count(public.visit_pacer_create_progress(u.id, u.total_distributed::numeric, u.total_visits::numeric))
     into touched from unseen u;
   return touched;
 end $$;
 comment on function public.visit_pacer_initialise is 'visit-pacer: anchors rows that no trigger has seen';
 
-select public.visit_pacer_initialise();
-select public.visit_pacer_keep_private();
+-- Triggers fire in the order of their names: zzz_ makes these the last. ALWAYS: also under session_replication_role = replica.
+create or replace trigger zzz_visit_pacer_before_edit before insert or update on public.visit_distribution
+  for each row execute function public.visit_pacer_before_edit();
+create or replace trigger zzz_visit_pacer_after_insert after insert on public.visit_distribution
+  for each row execute function public.visit_pacer_after_insert();
+create or replace trigger zzz_visit_pacer_after_edit_insert after insert on public.visit_distribution
+  referencing new table as new_rows for each statement execute function public.visit_pacer_after_edit();
+create or replace trigger zzz_visit_pacer_after_edit_update after update on public.visit_distribution
+  referencing new table as new_rows old table as old_rows for each statement execute function public.visit_pacer_after_edit();
+create or replace trigger zzz_visit_pacer_after_delete after delete on public.visit_distribution
+  referencing old table as deleted for each statement execute function public.visit_pacer_after_delete();
+create or replace trigger zzz_visit_pacer_after_truncate after truncate on public.visit_distribution
+  for each statement execute function public.visit_pacer_after_delete();
+alter table public.visit_distribution
+  enable always trigger zzz_visit_pacer_before_edit,
+  enable always trigger zzz_visit_pacer_after_insert,
+  enable always trigger zzz_visit_pacer_after_edit_insert,
+  enable always trigger zzz_visit_pacer_after_edit_update,
+  enable always trigger zzz_visit_pacer_after_delete,
+  enable always trigger zzz_visit_pacer_after_truncate;
 
-insert into public.visit_pacer_migrations (version) values ('20261122000300') on conflict do nothing;
+create or replace trigger zzz_visit_pacer_mark_decrease before update of distributed on public.visit_distribution_progress
+  for each row when (new.distributed < old.distributed) execute function public.visit_pacer_mark_decrease();
+
+select public.visit_pacer_revoke_public();
+
+insert into public.visit_pacer_migrations (version) values ('20261201000200') on conflict do nothing;
