@@ -11,10 +11,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use self::env_file::EnvFile;
 use crate::domain::secret::Secret;
 use crate::postgres::reconnect::Database;
 use crate::realtime::token;
 use crate::realtime::{Endpoint, Minter, websocket_url};
+
+mod env_file;
 
 /// A setting that is missing, malformed, or said twice in two ways: exit code 78.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -109,7 +112,7 @@ impl Environment {
     /// From given values and the text of an `.env`: for tests.
     pub fn with_file(process: &[(&str, &str)], file: &[u8]) -> Result<Self, SettingError> {
         Ok(Self {
-            file: env_lines(dotenvy::from_read_iter(file))?,
+            file: parse_env_file(file)?,
             ..Self::of(process, &[])
         })
     }
@@ -317,25 +320,40 @@ fn read_secret(name: &str, path: &Path) -> Result<String, SettingError> {
 }
 
 fn read_env_file(path: &Path) -> Result<BTreeMap<String, String>, SettingError> {
-    let lines = match dotenvy::from_path_iter(path) {
-        Ok(lines) => lines,
-        Err(error) if error.not_found() => return Ok(BTreeMap::new()),
-        Err(error) => return Err(SettingError(format!(".env cannot be read: {error}"))),
-    };
-    env_lines(lines)
+    match std::fs::read(path) {
+        Ok(text) => parse_env_file(&text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+        Err(error) => Err(SettingError(format!(".env cannot be read: {error}"))),
+    }
 }
 
-fn env_lines<R: io::Read>(
-    lines: dotenvy::Iter<R>,
-) -> Result<BTreeMap<String, String>, SettingError> {
-    lines
-        .collect::<Result<_, _>>()
-        // The error would repeat the line, and the line may hold a key.
-        .map_err(|_| {
-            SettingError(
-                ".env has a line that is not NAME=value; quote values that have spaces".to_owned(),
-            )
-        })
+fn parse_env_file(text: &[u8]) -> Result<BTreeMap<String, String>, SettingError> {
+    let file = EnvFile::parse(text, is_ours).map_err(|error| SettingError(error.to_string()))?;
+    if !file.skipped.is_empty() {
+        let numbers: Vec<String> = file.skipped.iter().map(usize::to_string).collect();
+        tracing::warn!(
+            lines = numbers.join(","),
+            "Lines of .env that are not NAME=value are skipped"
+        );
+    }
+    Ok(file.values)
+}
+
+/// Whether a setting of this program has that name.
+fn is_ours(name: &str) -> bool {
+    let name = name.strip_suffix("_FILE").unwrap_or(name);
+    let settings = [
+        &DATABASE_URL,
+        &API_KEY,
+        &SUPABASE_URL,
+        &REALTIME_URL,
+        &JWT_SECRET,
+        &JWT_ROLE,
+        &JWT_SECONDS,
+        &TOKEN,
+    ];
+    let names = |setting: &&Names| setting.names.contains(&name) || setting.local.contains(&name);
+    name.starts_with("VISIT_PACER_") || settings.iter().any(names)
 }
 
 #[cfg(test)]

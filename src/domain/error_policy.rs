@@ -321,7 +321,8 @@ const DISK_FULL: &str = "enlarge the disk, or make room: visit-pacer purge, then
 const CONNECTIONS: &str = "close other clients, or raise max_connections or the pooler's pool \
     size; an agent needs three connections";
 const SCHEMA: &str = "run: visit-pacer migrate";
-const LOGIN: &str = "check user, password and database in DATABASE_URL";
+const LOGIN: &str = "check user, password and database in DATABASE_URL; through a pooler of Supabase's the user is \
+    postgres.PROJECT_REF, or ROLE.PROJECT_REF";
 const POOLER: &str = "this is what a transaction pooler does; use the session pooler or the \
     direct connection in DATABASE_URL";
 const TLS: &str = "check sslmode and sslrootcert in DATABASE_URL";

@@ -39,7 +39,10 @@ const BY_TEXT: &[(&str, ErrorKind)] = &[
     ("MaxClientsInSessionMode", ErrorKind::Connections),
     ("max clients reached", ErrorKind::Connections),
     ("Max client connections reached", ErrorKind::Connections),
-    ("Tenant or user not found", ErrorKind::Login),
+    ("enant or user not found", ErrorKind::Login),
+    ("enant/user", ErrorKind::Login), // "(ENOTFOUND) tenant/user postgres.ref not found"
+    ("(ENOTFOUND)", ErrorKind::Login),
+    ("ENOIDENTIFIER", ErrorKind::Login), // no tenant in the user name
 ];
 
 /// The code of whatever pgbouncer says by itself.
@@ -157,6 +160,14 @@ mod tests {
             ),
             ("Max client connections reached", ErrorKind::Connections),
             ("Tenant or user not found", ErrorKind::Login),
+            (
+                "(ENOTFOUND) tenant/user postgres.abcd not found",
+                ErrorKind::Login,
+            ),
+            (
+                "(ENOIDENTIFIER) no tenant identifier provided (external_id or sni_hostname required)",
+                ErrorKind::Login,
+            ),
         ] {
             assert_eq!(reported("XX000", text).kind, kind, "{text}");
         }

@@ -47,10 +47,24 @@ pub struct Database {
     pooled: bool,
 }
 
-/// Why a URL is no use. It is not repeated: it holds a password.
+/// Why a URL is no use. No part of it is repeated: it holds a password.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("it is not a Postgres URL; expected postgres://user:password@host:port/database")]
-pub struct UrlError;
+pub enum UrlError {
+    /// Something else, or nothing.
+    #[error("it is not a Postgres URL; expected postgres://user:password@host:port/database")]
+    Malformed,
+    /// A character of the password would end the password, so that the rest of it would become the host.
+    #[error(
+        "it does not parse as intended: an @, /, #, ? or % in the user name, the password or an option must be percent-encoded; \
+         percent-encode the password (@ is %40, / is %2F, # is %23, ? is %3F, % is %25)"
+    )]
+    Unencoded,
+    /// As the dashboard of Supabase shows it.
+    #[error(
+        "it still has [YOUR-PASSWORD] in the password's place; put the database password there, percent-encoded"
+    )]
+    Placeholder,
+}
 
 /// Why a command cannot do its work here.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -67,10 +81,11 @@ impl Database {
     /// otherwise; its roots are known here. `pgbouncer=true` says that the port is a transaction pooler's, as 6543 is.
     pub fn from_url(url: &Secret) -> Result<Self, UrlError> {
         let text = url.expose();
-        if !(text.starts_with("postgres://") || text.starts_with("postgresql://")) {
-            return Err(UrlError);
-        }
-        let mut url = Url::parse(text).map_err(|_| UrlError)?;
+        let rest = (text.strip_prefix("postgres://"))
+            .or_else(|| text.strip_prefix("postgresql://"))
+            .ok_or(UrlError::Malformed)?;
+        check_encoding(rest)?;
+        let mut url = Url::parse(text).map_err(|_| UrlError::Malformed)?;
         let (marks, others): (Vec<_>, Vec<_>) = url
             .query_pairs()
             .into_owned()
@@ -78,7 +93,11 @@ impl Database {
         let says = |name: &str| others.iter().any(|(other, _)| other == name);
         let (says_mode, says_root) = (says("sslmode"), says("sslrootcert"));
         url.query_pairs_mut().clear().extend_pairs(&others);
-        let mut options = PgConnectOptions::from_str(url.as_str()).map_err(|_| UrlError)?;
+        let mut options =
+            PgConnectOptions::from_str(url.as_str()).map_err(|_| UrlError::Malformed)?;
+        if let Some(url::Host::Ipv6(address)) = ipv6(&url) {
+            options = options.host(&address.to_string()); // the driver would look the brackets up as a name
+        }
         if is_supabase(options.get_host()) {
             if !says_mode && matches!(options.get_ssl_mode(), PgSslMode::Prefer) {
                 options = options.ssl_mode(PgSslMode::VerifyFull);
@@ -105,11 +124,17 @@ impl Database {
     /// Host, port and database, without user or password.
     pub fn place(&self) -> String {
         let database = self.options.get_database().unwrap_or("postgres");
-        format!(
-            "{}:{}/{database}",
-            self.options.get_host(),
-            self.options.get_port()
-        )
+        format!("{}:{}/{database}", self.host(), self.options.get_port())
+    }
+
+    /// The host as a URL has it.
+    fn host(&self) -> String {
+        let host = self.options.get_host();
+        if host.contains(':') {
+            format!("[{host}]")
+        } else {
+            host.to_owned()
+        }
     }
 
     /// Connections that links to it have open.
@@ -149,7 +174,7 @@ impl Database {
         format!(
             "postgres://{}:PASSWORD@{}:5432/{database}",
             self.options.get_username(),
-            self.options.get_host()
+            self.host()
         )
     }
 
@@ -251,6 +276,28 @@ impl Database {
             of_resting.len() > 1 || of_holding.len() > 1 || !of_resting.is_disjoint(&of_holding);
         Ok(self)
     }
+}
+
+/// Refuses what would parse as something else than it means: `rest` is the URL after its scheme. Only the last `@` may separate
+/// the login from the host, and nothing before it may end the authority of a URL (RFC 3986, section 3.2).
+fn check_encoding(rest: &str) -> Result<(), UrlError> {
+    if rest.contains("[YOUR-PASSWORD]") {
+        return Err(UrlError::Placeholder);
+    }
+    let login = rest.rsplit_once('@').map_or("", |(login, _)| login);
+    let is_hex = |c: Option<&u8>| c.is_some_and(u8::is_ascii_hexdigit);
+    let bytes = rest.as_bytes();
+    let is_escape = |at: usize| is_hex(bytes.get(at + 1)) && is_hex(bytes.get(at + 2));
+    let lone_percent = (bytes.iter().enumerate()).any(|(at, c)| *c == b'%' && !is_escape(at));
+    if login.contains(['@', '/', '#', '?']) || rest.contains('#') || lone_percent {
+        return Err(UrlError::Unencoded);
+    }
+    Ok(())
+}
+
+/// The host of a URL of a scheme that the `url` crate does not know, if it is an IPv6 literal.
+fn ipv6(url: &Url) -> Option<url::Host<&str>> {
+    url.host().filter(|host| matches!(host, url::Host::Ipv6(_)))
 }
 
 /// What mends a connection that cannot be opened.
@@ -427,6 +474,40 @@ mod tests {
         ] {
             assert!(!error(url).to_string().contains("hunter2"), "{url}");
         }
+    }
+
+    #[test]
+    fn a_password_that_is_not_percent_encoded_is_refused_and_no_part_of_it_repeated() {
+        for url in [
+            "postgres://u:hun@ter2@h:5432/d",
+            "postgres://u:hun/ter2@h:5432/d",
+            "postgres://u:hun#ter2@h:5432/d",
+            "postgres://u:hun?ter2@h:5432/d",
+            "postgres://u:hun%ter2@h:5432/d",
+            "postgres://u:hunter2%@h:5432/d",
+            "postgres://u:/hun@ter2/@h:5432/d",
+            "postgres://u:hunter2@h:5432/d#hun",
+        ] {
+            let error = error(url);
+            assert_eq!(error, UrlError::Unencoded, "{url}");
+            let text = error.to_string();
+            assert!(text.contains("percent-encode the password"), "{text}");
+            assert!(!text.contains("hun") && !text.contains("ter2"), "{text}");
+        }
+        let placeholder = "postgresql://postgres:[YOUR-PASSWORD]@db.ref.supabase.co:5432/postgres";
+        assert_eq!(error(placeholder), UrlError::Placeholder);
+        let encoded = database("postgres://u:%40%2F%23%3F%25@h:5432/d?sslmode=disable");
+        assert_eq!(encoded.place(), "h:5432/d");
+        assert_eq!(database("postgres://h/d").place(), "h:5432/d");
+    }
+
+    #[test]
+    fn an_ipv6_literal_is_an_address_and_no_name_in_brackets() {
+        let database = database("postgres://u:p@[::1]:5433/d");
+        assert_eq!(database.options().get_host(), "::1");
+        assert_eq!(database.place(), "[::1]:5433/d");
+        assert!(!database.is_unverified());
+        assert!(database.session_url().contains("@[::1]:5432/"));
     }
 
     fn database(url: &str) -> Database {
