@@ -1,22 +1,22 @@
-//! What wakes the loop, to the microsecond: tokio's own timer rounds up to its next millisecond, which is a third of the time
-//! that a commit takes.
+//! A timer with microsecond resolution. Tokio's own timer rounds up to the next millisecond, which is a third of the time that a
+//! commit takes.
 //!
-//! Linux has a timer that is a file (`timerfd_create`); elsewhere it is tokio's.
+//! On Linux it is a `timerfd`, elsewhere tokio's timer. Invariant: it never fires early.
 
 use tokio::time::{Instant, sleep_until};
 
 #[cfg(target_os = "linux")]
 use self::timer::Timer;
 
-/// Rings at one moment at a time.
+/// Waits for one instant at a time.
 pub struct Alarm {
-    /// `None` where the kernel gives us none.
+    /// `None` if the kernel refuses one.
     #[cfg(target_os = "linux")]
     timer: Option<Timer>,
 }
 
 impl Alarm {
-    /// An alarm that nothing has been asked of; needs a runtime.
+    /// Needs a tokio runtime.
     pub fn new() -> Self {
         Self {
             #[cfg(target_os = "linux")]
@@ -24,16 +24,17 @@ impl Alarm {
         }
     }
 
-    /// Comes back at that moment, or as soon after it as can be.
-    pub async fn at(&self, moment: Instant) {
-        tokio::task::coop::consume_budget().await; // a moment that has passed lets others run all the same
+    /// Completes at `instant`, or at once if it has passed.
+    pub async fn at(&self, instant: Instant) {
+        // Without this, instants that have passed would starve the other tasks.
+        tokio::task::coop::consume_budget().await;
         #[cfg(target_os = "linux")]
         if let Some(timer) = &self.timer
-            && timer.at(moment).await.is_ok()
+            && timer.at(instant).await.is_ok()
         {
             return;
         }
-        sleep_until(moment).await;
+        sleep_until(instant).await;
     }
 }
 
@@ -48,7 +49,7 @@ mod timer {
     use tokio::io::unix::AsyncFd;
     use tokio::time::Instant;
 
-    /// A moment that has passed: a timer that is set to zero never rings.
+    /// A timerfd that is set to zero is disarmed.
     const AT_ONCE: Duration = Duration::from_nanos(1);
 
     pub(super) struct Timer(AsyncFd<File>);
@@ -64,7 +65,7 @@ mod timer {
     impl Timer {
         #[expect(
             deprecated,
-            reason = "what replaces it is unsafe; what it asks for holds: a `File` is open, and the same, for as long as it lives"
+            reason = "the replacement is unsafe; its requirement holds: a `File` keeps one open descriptor for its whole life"
         )]
         pub(super) fn new() -> io::Result<Self> {
             let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
@@ -72,13 +73,13 @@ mod timer {
             Ok(Self(AsyncFd::new(File(file))?))
         }
 
-        pub(super) async fn at(&self, moment: Instant) -> io::Result<()> {
-            let left = moment.saturating_duration_since(Instant::now());
-            let rings = Expiration::OneShot(TimeSpec::from_duration(left.max(AT_ONCE)));
+        pub(super) async fn at(&self, instant: Instant) -> io::Result<()> {
+            let left = instant.saturating_duration_since(Instant::now());
+            let expiration = Expiration::OneShot(TimeSpec::from_duration(left.max(AT_ONCE)));
             let File(file) = self.0.get_ref();
-            file.set(rings, TimerSetTimeFlags::empty())?;
-            // It may still be told of an earlier ring that nobody waited for.
-            while Instant::now() < moment {
+            file.set(expiration, TimerSetTimeFlags::empty())?;
+            // The file may still be readable from an earlier wait that was dropped.
+            while Instant::now() < instant {
                 self.0.readable().await?.clear_ready();
             }
             Ok(())
@@ -90,28 +91,32 @@ mod timer {
 mod tests {
     use std::time::Duration;
 
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     #[tokio::test]
-    async fn it_rings_at_each_moment_and_never_before_it() {
+    async fn it_never_fires_early() {
         let alarm = Alarm::new();
         for millis in [3, 0, 1, 7] {
-            let moment = Instant::now() + Duration::from_millis(millis);
-            alarm.at(moment).await;
-            assert!(Instant::now() >= moment);
+            let instant = Instant::now() + Duration::from_millis(millis);
+            alarm.at(instant).await;
+            assert!(Instant::now() >= instant);
         }
         alarm.at(Instant::now()).await;
     }
 
     #[tokio::test]
-    async fn a_ring_that_nobody_waited_for_is_not_taken_for_the_next_one() {
+    async fn a_wait_that_was_dropped_does_not_end_the_next_one_early() {
         let alarm = Alarm::new();
-        let soon = Instant::now() + Duration::from_millis(2);
-        let given_up = tokio::time::timeout(Duration::ZERO, alarm.at(soon)).await;
-        assert!(given_up.is_err());
-        sleep_until(soon + Duration::from_millis(2)).await; // it has rung meanwhile
-        let later = Instant::now() + Duration::from_millis(5);
-        alarm.at(later).await;
-        assert!(Instant::now() >= later);
+        // Polled once; again if this machine let the instant pass before that.
+        let mut dropped = Instant::now();
+        while alarm.at(dropped).now_or_never().is_some() {
+            dropped = Instant::now() + Duration::from_millis(2);
+        }
+        sleep_until(dropped + Duration::from_millis(2)).await; // it has fired meanwhile
+        let instant = Instant::now() + Duration::from_millis(5);
+        alarm.at(instant).await;
+        assert!(Instant::now() >= instant);
     }
 }
