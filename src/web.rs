@@ -1,16 +1,15 @@
-//! The agent's own HTTP: `/healthz`, `/readyz`, `/metrics`, and the dashboard with what it asks for below `/api`.
+//! The agent's HTTP server: `/healthz`, `/readyz`, `/metrics`, and the dashboard with its `/api`.
 //!
-//! `/healthz` says that the agent gets on, whatever the database answers; `/readyz` that the agent does its work, or why not.
-//! Everything else is behind [`guard`]. Bounds: connections, heads and bodies with the time for each, answers that nobody
-//! reads, listeners. Who comes beyond them is refused, but for connections: there the newest wins ([`places`]). Pacing knows
-//! nothing of all this.
+//! `/healthz` reports whether the agent's loop runs, whatever the database answers; `/readyz` whether the agent does its work, or
+//! why not. Everything else is behind [`guard`]. Bounds: connections in all and of each address, the size and time of a request's
+//! head, the size of its body, the time until it is answered, the time a peer may leave an answer unread, event streams. A
+//! connection beyond the limits is closed at once. The server shares nothing with the agent's loop that could delay it.
 
 pub mod api;
 mod assets;
+mod connection_limit;
 pub mod guard;
 mod login_throttle;
-mod places;
-mod stream;
 pub mod token;
 pub mod view;
 
@@ -20,10 +19,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
-use axum::body::to_bytes;
-use axum::extract::{ConnectInfo, Extension, FromRef, Query, Request, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRef, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use hyper::body::Incoming;
@@ -34,26 +32,27 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tower_http::timeout::TimeoutLayer;
 
 use self::api::Desk;
+use self::connection_limit::ConnectionLimit;
+pub use self::connection_limit::{CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS};
 use self::guard::Access;
-use self::places::{Place, Places, Standing};
-use self::stream::Stream;
-use crate::observe::RowsAsked;
-use crate::observe::text::Format;
 
-/// Writes the text of `/metrics`.
-pub type Scraping = dyn Fn(&RowsAsked, Format) -> String + Send + Sync;
+/// A scrape's content type and text, or what is wrong with the request.
+pub type Scraped = Result<(&'static str, String), String>;
+/// Answers a scrape, by the query's list of distributions and the header `Accept`.
+pub type ScrapeFn = dyn Fn(&str, &str) -> Scraped + Send + Sync;
 
-/// What the pages ask. Each answer is computed when it is asked for.
+/// What the handlers ask for. Each answer is computed when it is asked for.
 #[derive(Clone)]
 pub struct Pages {
-    /// How long ago the agent last got on with its work; `None`: its loop has not begun.
+    /// Time since the agent's loop last made progress; `None`: it has not begun.
     pub loop_age: Arc<dyn Fn() -> Option<Duration> + Send + Sync>,
     /// Why the agent is not ready; empty when it is.
     pub unready: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
-    /// The text of `/metrics`, with series of these rows.
-    pub metrics: Arc<Scraping>,
+    /// `/metrics`
+    pub metrics: Arc<ScrapeFn>,
     /// What the dashboard asks.
     pub desk: Desk,
 }
@@ -70,48 +69,50 @@ impl FromRef<Pages> for Arc<Access> {
     }
 }
 
-/// An agent gets on every second; one that has not for so long hangs.
+/// The loop makes progress every second; one that has made none for this long hangs.
 const LOOP_HANGS_AFTER: Duration = Duration::from_secs(15);
-/// Connections at once. For a further one another makes room.
-pub const CONNECTIONS_MAX: usize = 256;
-const _: () = assert!(
-    api::LISTENERS_MAX + api::ASKS_WAITING < CONNECTIONS_MAX,
-    "listeners and whoever is being answered leave places for others"
-);
-/// Connections that wait for being taken, with the kernel.
+/// Accepted connections that wait in the kernel.
 const BACKLOG: u32 = 1_024;
-/// What the kernel keeps of an answer that a peer has not read, in bytes.
-const UNREAD_MAX: u32 = 256 * 1024;
-/// A connection whose peer has not read anything of a waiting answer for so long is closed.
-const READ_WITHIN: Duration = Duration::from_secs(10);
-/// The longest head, in bytes.
+/// Bytes of unread answers that the kernel keeps for a connection.
+const SEND_BUFFER: u32 = 256 * 1024;
+/// The kernel closes a connection whose peer reads nothing of an answer for this long, in milliseconds (`TCP_USER_TIMEOUT`).
+#[cfg(target_os = "linux")]
+const UNREAD_MS: u32 = 10_000;
+/// The longest head of a request, in bytes.
 const HEAD_MAX: usize = 32 * 1024;
-/// A connection on which no request's head has come for so long is closed.
-const HEAD_WITHIN: Duration = Duration::from_secs(5);
-/// A body that has not come whole so long after its head is given up.
-const BODY_WITHIN: Duration = Duration::from_secs(5);
+/// A connection that has sent no whole head for this long is closed.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest body, in bytes.
 const BODY_MAX: usize = 4 * 1024;
-/// After an accept that failed (no file to be had) it is tried again so much later.
-const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// From a request's head to the head of its answer; the body and the answer of the agent's loop come in between.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+const _: () = assert!(api::ASK_TIMEOUT.as_secs() < ANSWER_TIMEOUT.as_secs());
+/// Pause after a failed accept (no free descriptor).
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// A listener, bound, so that its address is known.
+/// Binds a listener, so that its address is known.
 pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     bound(address).with_context(|| {
         format!(
-            "listen on {address}; use --listen with another address, or port 0 for any free one"
+            "cannot listen on {address}; use --listen with another address, or port 0 for any free one"
         )
     })
 }
 
-/// Connections have the listener's sizes.
+/// Connections inherit the listener's buffer size and timeout.
 fn bound(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
     socket.set_reuseaddr(true)?;
-    socket.set_send_buffer_size(UNREAD_MAX)?;
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    #[cfg(target_os = "linux")]
+    nix::sys::socket::setsockopt(
+        &socket,
+        nix::sys::socket::sockopt::TcpUserTimeout,
+        &UNREAD_MS,
+    )?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
@@ -133,22 +134,26 @@ fn router(pages: Pages) -> Router {
         .route("/api/pause", post(api::pause_all))
         .route("/api/resume", post(api::resume_all))
         .route("/metrics", get(metrics))
-        .layer(from_fn(whole))
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .layer(TimeoutLayer::with_status_code(
+            StatusCode::REQUEST_TIMEOUT,
+            ANSWER_TIMEOUT,
+        ))
         .layer(from_fn_with_state(access, guard::guard))
-        // Whoever looks after the process knows neither names nor tokens.
+        // Supervisors know neither host names nor tokens.
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .with_state(pages)
 }
 
-/// Serves until it is told to stop.
+/// Serves until `shutdown` is cancelled.
 pub async fn serve(
     listener: TcpListener,
     pages: Pages,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let router = router(pages);
-    let places = Places::default();
+    let mut limit = ConnectionLimit::default();
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -157,75 +162,47 @@ pub async fn serve(
             accepted = listener.accept() => accepted,
         };
         let Ok((stream, peer)) = accepted else {
-            places.make_room(1);
-            tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
+            tokio::time::sleep(ACCEPT_RETRY).await;
             continue;
         };
-        while connections.len() >= CONNECTIONS_MAX {
-            places.make_room(CONNECTIONS_MAX);
-            connections.join_next().await;
+        // Left unaccepted, refused connections would fill the kernel's queue and keep others out.
+        if let Some(permit) = limit.admit(peer.ip()) {
+            let answering = answer(stream, peer, router.clone());
+            connections.spawn(async move {
+                answering.await;
+                drop(permit);
+            });
         }
-        connections.spawn(answer(stream, peer, places.take(), router.clone()));
     }
     connections.shutdown().await;
     Ok(())
 }
 
-/// Serves one connection to its end, or until it must make room.
-async fn answer(stream: TcpStream, peer: SocketAddr, place: Place, router: Router) {
+/// Serves one connection to its end.
+async fn answer(stream: TcpStream, peer: SocketAddr, router: Router) {
     let router = TowerToHyperService::new(router);
-    let its_place = place.clone();
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-        let extensions = request.extensions_mut();
-        extensions.insert(ConnectInfo(peer));
-        extensions.insert(its_place.clone());
+        request.extensions_mut().insert(ConnectInfo(peer));
         router.call(request)
     });
-    let mut serving = http1::Builder::new()
+    // A peer that hangs up in the middle harms nobody else.
+    let _ended = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_WITHIN)
+        .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_MAX)
-        .serve_connection(TokioIo::new(Stream::new(stream, READ_WITHIN)), service);
-    tokio::select! {
-        biased; // what has been asked already is answered first
-        // Whoever hangs up in the middle has harmed nobody else.
-        _ended = &mut serving => {}
-        () = place.leaves() => serving.into_parts().io.into_inner().abandon(),
-    }
-}
-
-/// Reads the body before a handler asks for it: one that never ended would keep its connection for ever.
-async fn whole(Extension(place): Extension<Place>, request: Request, next: Next) -> Response {
-    let (head, body) = request.into_parts();
-    match tokio::time::timeout(BODY_WITHIN, to_bytes(body, BODY_MAX)).await {
-        Ok(Ok(body)) => {
-            let _answering = place.during(Standing::Answers);
-            next.run(Request::from_parts(head, body.into())).await
-        }
-        Ok(Err(_)) => refused(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("a body has at most {BODY_MAX} bytes, and all that it announces\n"),
-        ),
-        Err(_late) => refused(
-            StatusCode::REQUEST_TIMEOUT,
-            format!(
-                "the body was not whole within {} s\n",
-                BODY_WITHIN.as_secs()
-            ),
-        ),
-    }
-}
-
-/// What is left of the request is not waited for.
-fn refused(status: StatusCode, words: String) -> Response {
-    (status, [(header::CONNECTION, "close")], words).into_response()
+        .serve_connection(TokioIo::new(stream), service)
+        .await
+        .is_ok();
 }
 
 async fn healthz(State(pages): State<Pages>) -> Response {
     match (pages.loop_age)() {
         Some(age) if age > LOOP_HANGS_AFTER => (
             StatusCode::SERVICE_UNAVAILABLE,
-            format!("the agent has not got on for {} s\n", age.as_secs()),
+            format!(
+                "the agent's loop has made no progress for {} s\n",
+                age.as_secs()
+            ),
         )
             .into_response(),
         Some(_) | None => "ok\n".into_response(),
@@ -244,9 +221,9 @@ async fn readyz(State(pages): State<Pages>) -> Response {
         .into_response()
 }
 
-/// What may be asked of `/metrics`.
+/// The query of `/metrics`.
 #[derive(serde::Deserialize)]
-struct Scraped {
+struct MetricsQuery {
     /// Ids with commas between them.
     #[serde(default)]
     rows: String,
@@ -254,18 +231,13 @@ struct Scraped {
 
 async fn metrics(
     State(pages): State<Pages>,
-    Query(asked): Query<Scraped>,
+    Query(query): Query<MetricsQuery>,
     headers: HeaderMap,
 ) -> Response {
-    let rows: RowsAsked = match asked.rows.parse() {
-        Ok(rows) => rows,
-        Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
-    };
     let accept = headers.get(header::ACCEPT);
-    let format = Format::accepted(accept.and_then(|accept| accept.to_str().ok()).unwrap_or(""));
-    (
-        [(header::CONTENT_TYPE, format.content_type())],
-        (pages.metrics)(&rows, format),
-    )
-        .into_response()
+    let accept = accept.and_then(|accept| accept.to_str().ok()).unwrap_or("");
+    match (pages.metrics)(&query.rows, accept) {
+        Ok((content_type, text)) => ([(header::CONTENT_TYPE, content_type)], text).into_response(),
+        Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+    }
 }

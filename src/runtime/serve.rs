@@ -24,7 +24,7 @@ use crate::domain::error_policy::BackoffState;
 use crate::domain::transport::{Following, ListenBy};
 use crate::observe::recent::Recent;
 use crate::observe::text::{Format, render};
-use crate::observe::{Metrics, RowsAsked, process};
+use crate::observe::{Metrics, NoRows, RowsAsked, process};
 use crate::postgres::failure::Failure;
 use crate::postgres::maintenance::Identity;
 use crate::postgres::migrations;
@@ -32,7 +32,7 @@ use crate::postgres::reconnect::{Database, ReconnectingConnection, with_timeout}
 use crate::realtime::{Endpoint, FeedConfig};
 use crate::web::api::{ASKS_WAITING, Ask, Desk, LISTENERS_MAX};
 use crate::web::guard::Access;
-use crate::web::{self, Pages};
+use crate::web::{self, Pages, Scraped};
 
 /// What to serve.
 pub struct Service {
@@ -263,16 +263,19 @@ struct Scrape {
 }
 
 impl Scrape {
-    fn text(&self, rows: &RowsAsked, format: Format) -> String {
+    fn text(&self, rows: &str, accept: &str) -> Scraped {
+        let rows: RowsAsked = rows.parse().map_err(|error: NoRows| error.to_string())?;
         let rows = if rows.0.is_empty() {
             &self.always
         } else {
-            rows
+            &rows
         };
+        let format = Format::accepted(accept);
         let snapshot = self.seen.borrow().clone();
         let mut families = readings(&snapshot, self.clock.now(), self.database.open(), rows);
         families.extend(self.metrics.families());
-        render(families, process::families(), format)
+        let text = render(families, process::families(), format);
+        Ok((format.content_type(), text))
     }
 }
 
@@ -308,7 +311,7 @@ fn pages(
             }
             snapshot.unready(clock.now())
         }),
-        metrics: Arc::new(move |rows, format| scrape.text(rows, format)),
+        metrics: Arc::new(move |rows, accept| scrape.text(rows, accept)),
         desk,
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{Extension, Path, Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -21,7 +21,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
 use uuid::Uuid;
 
 use super::guard::Access;
-use super::places::{During, Place, Standing};
 use super::view::{RowView, Second};
 use crate::domain::time::DbTime;
 
@@ -32,7 +31,7 @@ pub const FRAMES_KEPT: usize = 4;
 /// Asks that may wait.
 pub const ASKS_WAITING: usize = 64;
 /// How long an ask may take.
-const ASK_WITHIN: Duration = Duration::from_secs(15);
+pub const ASK_TIMEOUT: Duration = Duration::from_secs(15);
 /// A quiet line is kept open by a comment each so often.
 const COMMENT_EVERY: Duration = Duration::from_secs(15);
 
@@ -128,7 +127,7 @@ impl Desk {
             problem(StatusCode::SERVICE_UNAVAILABLE, error)
         };
         self.asks.try_send(ask(answer)).map_err(|_| busy())?;
-        match tokio::time::timeout(ASK_WITHIN, answered).await {
+        match tokio::time::timeout(ASK_TIMEOUT, answered).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) | Err(_) => Err(busy()),
         }
@@ -290,11 +289,7 @@ pub struct Watching {
 }
 
 /// `GET /api/events`: the whole board, then each second what has changed; of one row its seconds as well.
-pub async fn events(
-    State(desk): State<Desk>,
-    Query(watching): Query<Watching>,
-    Extension(place): Extension<Place>,
-) -> Response {
+pub async fn events(State(desk): State<Desk>, Query(watching): Query<Watching>) -> Response {
     let Ok(permit) = Arc::clone(&desk.listeners).try_acquire_owned() else {
         let error = format!("{LISTENERS_MAX} browsers are watching already; close one");
         return problem(StatusCode::SERVICE_UNAVAILABLE, &error);
@@ -309,7 +304,7 @@ pub async fn events(
         row: watching.row,
         seconds_from: None,
         next: vec![Event::default().event("board").data(board)],
-        _room: (permit, place.during(Standing::Listens)),
+        _permit: permit,
     };
     let keep_alive = KeepAlive::new().interval(COMMENT_EVERY);
     Sse::new(told(listener))
@@ -324,7 +319,7 @@ struct Listener {
     seconds_from: Option<DbTime>,
     /// Events to send, the next one last.
     next: Vec<Event>,
-    _room: (OwnedSemaphorePermit, During),
+    _permit: OwnedSemaphorePermit,
 }
 
 fn told(listener: Listener) -> impl Stream<Item = Result<Event, Infallible>> {

@@ -1,4 +1,4 @@
-//! The page's files, in the binary: nothing is read from a disk, and nothing comes from elsewhere.
+//! The dashboard's files, compiled into the binary: the page loads nothing from a disk or another server.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ macro_rules! asset {
 const INDEX: &str = include_str!("assets/index.html");
 const LOGIN: Asset = asset!("login.html", "text/html; charset=utf-8");
 
-/// uPlot (`uplot.*`) is as npm has it, with its licence; the rest is ours.
+/// uPlot (`uplot.*`) is the file of its npm package, with its licence.
 const ASSETS: &[Asset] = &[
     asset!("app.js"),
     asset!("api.js"),
@@ -48,9 +48,7 @@ const ASSETS: &[Asset] = &[
     asset!("UPLOT-LICENSE", "text/plain; charset=utf-8"),
 ];
 
-/// A page that says why something is refused, at `{why}`.
-const REFUSED: &str = include_str!("assets/refused.html");
-/// Of what makes sense only to who has logged in.
+/// The attribute of elements that make sense only after a login.
 const UNLESS_TOKEN: &str = " hidden data-unless-token";
 
 /// `/`
@@ -60,13 +58,8 @@ pub async fn index(State(access): State<Arc<Access>>) -> Response {
     } else {
         INDEX.to_owned()
     };
-    // Another version of the program has another one.
+    // The next version of the program has another page at the same address.
     ([(header::CACHE_CONTROL, "no-cache")], Html(page)).into_response()
-}
-
-/// To people, in words of ours.
-pub fn refused(status: StatusCode, why: &'static str) -> Response {
-    (status, Html(REFUSED.replace("{why}", why.trim_end()))).into_response()
 }
 
 /// `/login`
@@ -86,7 +79,7 @@ fn served(asset: &Asset) -> Response {
     (
         [
             (header::CONTENT_TYPE, asset.content_type),
-            // Another version of the program has other files under the same names.
+            // The next version of the program has other files under the same names.
             (header::CACHE_CONTROL, "no-cache"),
         ],
         asset.bytes,
@@ -99,8 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pages_have_the_places_that_are_filled_in() {
+    fn the_page_has_one_place_to_fill_in() {
         assert_eq!(INDEX.matches(UNLESS_TOKEN).count(), 1);
-        assert_eq!(REFUSED.matches("{why}").count(), 1);
     }
 }

@@ -1,12 +1,12 @@
-//! Who may: the checks that every request passes before a handler sees it, and the headers that every answer has.
+//! Access control: the checks that every request passes before a handler sees it, and the headers of every answer.
 //!
-//! In this order: the name in `Host` is one of ours (a page of another origin may have its name point here: DNS rebinding),
-//! a request that changes something comes from our own page or from no page at all, and where there is a token the request
-//! has it, as `Authorization: Bearer` or as the cookie that a login gave. Whoever cannot pass is told what is missing, never
-//! what would be right.
+//! In this order: the name in `Host` is one of ours (a page of another origin may have its name resolve to this agent: DNS
+//! rebinding), a request that changes something comes from our own page or from no page at all, and where a token is configured
+//! the request carries it, as `Authorization: Bearer` or as the cookie of a login. A refusal states what is missing, never what
+//! would be right.
 //!
-//! Logins that fail are counted ([`Failures`]), wrong `Authorization` is not: there a program speaks, whose token has 16
-//! characters or more, and behind a proxy, where all have one address, anybody could lock out everybody's scripts and scrapes.
+//! Only failed logins are throttled ([`LoginThrottle`]), not wrong `Authorization` headers: those come from programs, whose token
+//! has 16 characters or more, and behind a proxy, where all clients share one address, anybody could lock everybody out.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,36 +17,35 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Response};
 use tokio::time::Instant;
 
-use super::assets;
-use super::login_throttle::Failures;
+use super::login_throttle::LoginThrottle;
 use super::token::{self, COOKIE_SECONDS};
 use crate::domain::secret::Secret;
 
 /// The cookie of a login.
 const COOKIE: &str = "visit_pacer";
 
-/// The pages would be open to everybody: exit code 78.
+/// The dashboard would be open to other machines without a token: exit code 78.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
-    "--listen {0} can be reached from other machines, and there is no token; set VISIT_PACER_TOKEN (16 characters or more, \
-     such as `openssl rand -hex 16` gives), or listen on 127.0.0.1"
+    "--listen {0} can be reached from other machines, and no token is set; set VISIT_PACER_TOKEN (16 characters or more, \
+     such as the output of `openssl rand -hex 16`), or listen on 127.0.0.1"
 )]
 pub struct Exposed(SocketAddr);
 
-/// What is asked of who comes.
+/// Who may see the pages, and edit there.
 pub struct Access {
-    /// Asked for, where there is one.
+    /// Required, where there is one.
     pub token: Option<Secret>,
-    /// Names in `Host` that are ours, beside `localhost` and addresses.
+    /// Accepted names in `Host`, besides `localhost` and IP addresses.
     pub allowed_hosts: Vec<String>,
     /// `/metrics` needs no token.
     pub metrics_open: bool,
-    /// Nobody edits anything here.
+    /// The pages accept no edits.
     pub read_only: bool,
-    failures: Mutex<Failures>,
+    throttle: Mutex<LoginThrottle>,
 }
 
 impl Access {
@@ -62,11 +61,11 @@ impl Access {
             allowed_hosts,
             metrics_open,
             read_only,
-            failures: Mutex::new(Failures::new(Instant::now())),
+            throttle: Mutex::new(LoginThrottle::new(Instant::now())),
         }
     }
 
-    /// Whether the pages may be served at this address: only this machine reaches a loopback address.
+    /// Checks that the pages may be served at this address: without a token only at a loopback address.
     pub fn allows(&self, address: SocketAddr) -> Result<(), Exposed> {
         if self.token.is_none() && !address.ip().is_loopback() {
             return Err(Exposed(address));
@@ -74,7 +73,7 @@ impl Access {
         Ok(())
     }
 
-    fn is_our_name(&self, host: &str) -> bool {
+    fn is_allowed_host(&self, host: &str) -> bool {
         let Ok(authority) = host.parse::<Authority>() else {
             return false;
         };
@@ -104,26 +103,26 @@ impl Access {
         bearer || cookie(headers).is_some_and(|given| token::is_cookie(token, now, given))
     }
 
-    fn failures(&self) -> MutexGuard<'_, Failures> {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    fn throttle(&self) -> MutexGuard<'_, LoginThrottle> {
+        self.throttle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// In seconds since 1970, by this machine's clock: people must log in while the database is away too.
+/// Seconds since 1970, by this machine's clock: a login must work while the database is unavailable.
 fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.unwrap_or_default().as_secs()
 }
 
-/// The one way in.
+/// The middleware around every page.
 pub async fn guard(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
-    let refused = refusal(&access, &request, now());
+    let refusal = refusal(&access, &request, now());
     let path = request.uri().path();
     let (home, page) = (path == "/", matches!(path, "/" | "/login" | "/logout"));
-    let mut response = match refused {
+    let mut response = match refusal {
         None => next.run(request).await,
         Some(StatusCode::UNAUTHORIZED) if home => to("/login", None),
-        Some(status) if page => assets::refused(status, reason(status)),
+        Some(status) if page => refused(status, reason(status)),
         Some(status) => (status, reason(status)).into_response(),
     };
     harden(response.headers_mut());
@@ -133,7 +132,7 @@ pub async fn guard(State(access): State<Arc<Access>>, request: Request, next: Ne
 fn refusal(access: &Access, request: &Request, now: u64) -> Option<StatusCode> {
     let headers = request.headers();
     let host = text(headers, &header::HOST);
-    if !host.is_some_and(|host| access.is_our_name(host)) {
+    if !host.is_some_and(|host| access.is_allowed_host(host)) {
         return Some(StatusCode::MISDIRECTED_REQUEST);
     }
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
@@ -144,10 +143,10 @@ fn refusal(access: &Access, request: &Request, now: u64) -> Option<StatusCode> {
     (!access.is_open(path) && !access.admits(headers, now)).then_some(StatusCode::UNAUTHORIZED)
 }
 
-/// A browser says where a request comes from; what is no browser has no page that could be another's.
+/// Browsers state where a request comes from; without these headers the client is no browser.
 ///
-/// `Origin: null` is what a sandboxed frame says, and also our own page where something withholds its name. `Sec-Fetch-Site`,
-/// which no page can write, tells them apart: the frame is `cross-site`.
+/// Both a sandboxed frame and our own page behind a privacy extension send `Origin: null`. `Sec-Fetch-Site`, which no page can
+/// set, tells them apart: the frame is `cross-site`.
 fn is_same_origin(headers: &HeaderMap, host: &str) -> bool {
     let site = text(headers, &HeaderName::from_static("sec-fetch-site"));
     let origin = text(headers, &header::ORIGIN);
@@ -161,11 +160,17 @@ fn is_same_origin(headers: &HeaderMap, host: &str) -> bool {
 fn reason(status: StatusCode) -> &'static str {
     match status {
         StatusCode::MISDIRECTED_REQUEST => {
-            "the name in Host is not one of this agent's; add it with --allowed-host\n"
+            "the name in Host is not allowed; add it with --allowed-host\n"
         }
-        StatusCode::FORBIDDEN => "a page of another origin may not change anything here\n",
-        _ => "this needs the token: log in at /login, or send it as Authorization: Bearer\n",
+        StatusCode::FORBIDDEN => "a page of another origin may not change anything\n",
+        _ => "the token is required: log in at /login, or send it as Authorization: Bearer\n",
     }
+}
+
+/// A page that states why something is refused.
+fn refused(status: StatusCode, why: &'static str) -> Response {
+    let page = include_str!("assets/refused.html");
+    (status, Html(page.replace("{why}", why.trim_end()))).into_response()
 }
 
 fn harden(headers: &mut HeaderMap) {
@@ -175,7 +180,7 @@ fn harden(headers: &mut HeaderMap) {
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::X_FRAME_OPTIONS, "DENY"),
-        // With `no-referrer` a browser says `Origin: null` of our own login form.
+        // With `no-referrer` a browser sends `Origin: null` from our own login form.
         (header::REFERRER_POLICY, "same-origin"),
         (
             HeaderName::from_static("cross-origin-opener-policy"),
@@ -202,14 +207,14 @@ pub async fn log_in(
     let Some(token) = &access.token else {
         return to("/", None);
     };
-    if !access.failures().allow(peer.ip(), Instant::now()) {
-        let words = "too many logins failed; try again in a minute\n";
-        return assets::refused(StatusCode::TOO_MANY_REQUESTS, words);
+    if !access.throttle().allow(peer.ip(), Instant::now()) {
+        let words = "too many failed logins; try again in a minute\n";
+        return refused(StatusCode::TOO_MANY_REQUESTS, words);
     }
     let mut fields = url::form_urlencoded::parse(&body);
     let given = fields.find(|(name, _)| name == "token");
     if !given.is_some_and(|(_, given)| token::is_token(token, given.trim())) {
-        access.failures().count(peer.ip());
+        access.throttle().count(peer.ip());
         return to("/login?refused", None);
     }
     let cookie = format!(
@@ -270,7 +275,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn refused(access: &Access, headers: &[(&str, &str)], expected: Option<StatusCode>) {
+    fn assert_refusal(access: &Access, headers: &[(&str, &str)], expected: Option<StatusCode>) {
         assert_eq!(
             refusal(access, &request("POST", "/api/pause", headers), NOW),
             expected
@@ -278,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn only_names_that_are_ours_are_answered_to() {
+    fn only_allowed_hosts_are_served() {
         let access = access(None);
         for name in [
             "localhost:8787",
@@ -287,7 +292,7 @@ mod tests {
             "10.0.0.7",
             "Pacer.Example.test",
         ] {
-            refused(&access, &[("host", name)], None);
+            assert_refusal(&access, &[("host", name)], None);
         }
         for name in [
             "evil.test",
@@ -298,17 +303,17 @@ mod tests {
             "a@b",
         ] {
             let no = Some(StatusCode::MISDIRECTED_REQUEST);
-            refused(&access, &[("host", name)], no);
+            assert_refusal(&access, &[("host", name)], no);
         }
-        refused(&access, &[], Some(StatusCode::MISDIRECTED_REQUEST));
+        assert_refusal(&access, &[], Some(StatusCode::MISDIRECTED_REQUEST));
     }
 
     #[test]
-    fn only_our_own_page_and_what_is_no_page_may_change_anything() {
+    fn only_our_own_page_and_clients_that_are_no_browser_may_change_anything() {
         let access = access(None);
         let host = ("host", "localhost:8787");
-        refused(&access, &[host, ("origin", "http://localhost:8787")], None);
-        refused(&access, &[host, ("sec-fetch-site", "same-origin")], None);
+        assert_refusal(&access, &[host, ("origin", "http://localhost:8787")], None);
+        assert_refusal(&access, &[host, ("sec-fetch-site", "same-origin")], None);
         for other in [
             ("origin", "http://evil.test"),
             ("origin", "http://localhost:9999"),
@@ -316,35 +321,35 @@ mod tests {
             ("sec-fetch-site", "cross-site"),
             ("sec-fetch-site", "same-site"),
         ] {
-            refused(&access, &[host, other], Some(StatusCode::FORBIDDEN));
+            assert_refusal(&access, &[host, other], Some(StatusCode::FORBIDDEN));
         }
         let null = ("origin", "null");
-        refused(
+        assert_refusal(
             &access,
             &[host, null, ("sec-fetch-site", "same-origin")],
             None,
         );
         for site in ["cross-site", "same-site", "none"] {
             let no = Some(StatusCode::FORBIDDEN);
-            refused(&access, &[host, null, ("sec-fetch-site", site)], no);
+            assert_refusal(&access, &[host, null, ("sec-fetch-site", site)], no);
         }
     }
 
     #[test]
-    fn a_token_is_asked_for_where_there_is_one_and_taken_as_bearer_or_as_the_cookie_of_a_login() {
+    fn a_configured_token_is_required_as_bearer_or_as_the_cookie_of_a_login() {
         let access = access(Some("a token of our own"));
         let host = ("host", "localhost");
         let no = Some(StatusCode::UNAUTHORIZED);
-        refused(&access, &[host], no);
-        refused(&access, &[host, ("authorization", "Bearer another")], no);
-        refused(
+        assert_refusal(&access, &[host], no);
+        assert_refusal(&access, &[host, ("authorization", "Bearer another")], no);
+        assert_refusal(
             &access,
             &[host, ("authorization", "a token of our own")],
             no,
         );
-        refused(&access, &[host, ("cookie", "visit_pacer=")], no);
-        refused(&access, &[host, ("cookie", "visit_pacer=YWJj")], no);
-        refused(
+        assert_refusal(&access, &[host, ("cookie", "visit_pacer=")], no);
+        assert_refusal(&access, &[host, ("cookie", "visit_pacer=YWJj")], no);
+        assert_refusal(
             &access,
             &[host, ("authorization", "Bearer a token of our own")],
             None,
@@ -352,7 +357,7 @@ mod tests {
         let token = access.token.as_ref().unwrap();
         for (issued, expected) in [(NOW, None), (NOW - COOKIE_SECONDS, no)] {
             let cookie = format!("a=b; visit_pacer={}", token::cookie(token, issued));
-            refused(&access, &[host, ("cookie", &cookie)], expected);
+            assert_refusal(&access, &[host, ("cookie", &cookie)], expected);
         }
         for open in ["/healthz", "/readyz", "/login", "/assets/app.js"] {
             assert_eq!(
@@ -378,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_others_reach_needs_a_token() {
+    fn an_address_that_other_machines_reach_needs_a_token() {
         let everywhere: SocketAddr = "0.0.0.0:8787".parse().unwrap();
         let here: SocketAddr = "127.0.0.1:8787".parse().unwrap();
         let why = access(None)

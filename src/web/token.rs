@@ -1,8 +1,8 @@
-//! What shows that somebody has the token: the token itself, or the cookie that a login gave for it.
+//! The proofs of knowing the token: the token itself, or the cookie of a login.
 //!
-//! A cookie is `ISSUED.CODE`: the second since 1970 in which it was issued, and an HMAC-SHA256 (RFC 2104) of that, keyed with
-//! the token. It says nothing of the token, ends after [`COOKIE_SECONDS`] whatever the browser thinks, and with the token.
-//! Comparing takes a time that tells nothing of where two texts differ. Pure: the caller has the clock.
+//! A cookie is `ISSUED.CODE`: the second since 1970 in which it was issued, and its HMAC-SHA256 (RFC 2104) under the token. It
+//! reveals nothing of the token and ends after [`COOKIE_SECONDS`], or with the token. Comparisons take constant time. Pure: the
+//! caller has the clock.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,18 +11,18 @@ use sha2::Sha256;
 
 use crate::domain::secret::Secret;
 
-/// A login is good for so long.
+/// How long a login lasts.
 pub const COOKIE_SECONDS: u64 = 12 * 3600;
-/// The clocks of two agents that serve under one name differ by no more, in seconds.
+/// Tolerated difference between the clocks of two agents that serve one host name, in seconds.
 const SKEW: u64 = 60;
 
-/// The value of a cookie that is issued now, in seconds since 1970.
+/// The value of a cookie that is issued at `now`, in seconds since 1970.
 pub fn cookie(token: &Secret, now: u64) -> String {
     let code = code(token, &issued_at(now)).finalize().into_bytes();
     format!("{now}.{}", URL_SAFE_NO_PAD.encode(code))
 }
 
-/// Whether it is the value of a cookie that is good now, in seconds since 1970.
+/// Whether `given` is a cookie that is valid at `now`, in seconds since 1970.
 pub fn is_cookie(token: &Secret, now: u64, given: &str) -> bool {
     let Some((issued, signature)) = given.split_once('.') else {
         return false;
@@ -37,7 +37,7 @@ pub fn is_cookie(token: &Secret, now: u64, given: &str) -> bool {
     is_ours && issued <= now.saturating_add(SKEW) && now < issued.saturating_add(COOKIE_SECONDS)
 }
 
-/// Whether it is the token.
+/// Whether `given` is the token.
 pub fn is_token(token: &Secret, given: &str) -> bool {
     let given = code(token, given).finalize().into_bytes();
     code(token, token.expose()).verify_slice(&given).is_ok()
@@ -47,7 +47,7 @@ fn issued_at(second: u64) -> String {
     format!("visit_pacer login {second}")
 }
 
-/// A code that only who has the token can make.
+/// A code that only a holder of the token can compute.
 fn code(token: &Secret, of: &str) -> Hmac<Sha256> {
     let mut code =
         Hmac::new_from_slice(token.expose().as_bytes()).expect("HMAC takes keys of any length");
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_is_good_from_its_login_until_its_end() {
+    fn a_cookie_is_valid_from_its_login_until_its_end() {
         let cookie = cookie(&token(), NOW);
         for (age, good) in [
             (0, true),
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_can_make_a_cookie_or_a_longer_one_of_theirs() {
+    fn a_cookie_cannot_be_forged_or_extended() {
         let cookie = cookie(&token(), NOW);
         let (_, code) = cookie.split_once('.').unwrap();
         assert!(!is_cookie(&Secret::new("another token"), NOW, &cookie));
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_token_is_the_token_and_a_cookie_tells_nothing_of_it() {
+    fn only_the_token_is_the_token_and_a_cookie_reveals_nothing_of_it() {
         assert!(is_token(&token(), "a token of our own"));
         for other in [
             "",

@@ -81,7 +81,9 @@ fn server() -> SocketAddr {
                 let pages = Pages {
                     loop_age: Arc::new(|| Some(Duration::ZERO)),
                     unready: Arc::new(|| vec!["not yet".to_owned()]),
-                    metrics: Arc::new(|_, _| "visit_pacer_ready 1\n".to_owned()),
+                    metrics: Arc::new(|_, _| {
+                        Ok(("text/plain", "visit_pacer_ready 1\n".to_owned()))
+                    }),
                     desk: nobody(),
                 };
                 serve(listener, pages, CancellationToken::new()).await.ok();
