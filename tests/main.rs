@@ -21,4 +21,5 @@ mod harness;
 mod interleavings;
 mod peers;
 mod realtime_server;
+mod tidy;
 mod traffic;

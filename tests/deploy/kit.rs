@@ -1,12 +1,13 @@
 //! The files for Docker, Fly.io and Kubernetes, before hadolint, the schemas of Compose and Kubernetes, and each other.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::Value;
 use tokio::process::Command;
 
 use crate::peers::python_environment;
+use crate::tidy::{files, root, text};
 
 /// Manifests that `kubectl apply -k` applies.
 const MANIFESTS: &[&str] = &[
@@ -18,14 +19,6 @@ const MANIFESTS: &[&str] = &[
 ];
 /// Where the agent listens in a container.
 const PORT: i64 = 8787;
-
-pub fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
-
-pub fn text(path: &str) -> String {
-    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
-}
 
 /// One of the tools, run in the repository's root; fails where it finds fault, and gives what it said.
 async fn tool(name: &str, arguments: &[&str]) -> String {
@@ -180,20 +173,6 @@ async fn on_fly_one_machine_is_always_on_and_no_port_is_public() {
     }
 }
 
-/// Files below a folder, by this extension.
-fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).expect("a folder") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            found.extend(files(&path, extension));
-        } else if path.extension().is_some_and(|is| is == extension) {
-            found.push(path);
-        }
-    }
-    found
-}
-
 #[test]
 fn the_image_is_built_from_every_file_that_the_program_includes() {
     let ignore = text("deploy/docker/Dockerfile.dockerignore");
@@ -203,9 +182,9 @@ fn the_image_is_built_from_every_file_that_the_program_includes() {
         .map(|path| root().join(path))
         .collect();
     let mut included = 0;
-    for source in files(&root().join("src"), "rs") {
-        let text = std::fs::read_to_string(&source).expect("a source");
-        let folder = source.parent().expect("a folder");
+    for source in files("src", &["rs"]) {
+        let text = text(&source);
+        let folder = root().join(source.parent().expect("a folder"));
         for (_, path) in ["include_str!(\"", "include_bytes!(\""]
             .into_iter()
             .flat_map(|call| text.match_indices(call).map(move |(at, _)| at + call.len()))

@@ -6,8 +6,9 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::Value;
 
-use super::kit::{parsed, text};
+use super::kit::parsed;
 use crate::harness::{Agent, Place};
+use crate::tidy::text;
 
 /// The secrets that each way of running it gives, as files.
 const SECRETS: [&str; 3] = [
