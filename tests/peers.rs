@@ -25,7 +25,7 @@ use tokio::{
 use visit_pacer::{
     demo::{
         jwt,
-        realtime_server::{Options, RealtimeServer},
+        realtime_server::{RealtimeOptions, RealtimeServer},
     },
     domain::secret::Secret,
 };
@@ -175,9 +175,10 @@ async fn the_official_clients_receive_the_same_events_for_the_same_edits() {
     }
     let secret = Secret::new("a secret of this test, at least 32 characters long");
     let listen = "127.0.0.1:0".parse().expect("an address");
-    let mut server = RealtimeServer::start(Options::new(listen, database_url, secret.clone()))
-        .await
-        .expect("the server starts");
+    let mut server =
+        RealtimeServer::start(RealtimeOptions::new(listen, database_url, secret.clone()))
+            .await
+            .expect("the server starts");
     let key = jwt::mint(&secret, "service_role", i64::from(u32::MAX));
     let url = server.supabase_url();
 

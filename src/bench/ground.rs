@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::figures::Machine;
 use crate::demo::realtime_server::RealtimeServer;
-use crate::demo::server::{self, PostgresServer, StopMode, default_data_dir};
+use crate::demo::server::{PostgresOptions, PostgresServer, StopMode, default_data_dir};
 use crate::demo::stack;
 use crate::domain::secret::Secret;
 use crate::domain::time::DbTime;
@@ -363,7 +363,7 @@ async fn embedded() -> anyhow::Result<Place> {
         ("shared_buffers", "1GB"),
         ("checkpoint_timeout", "30min"),
     ];
-    let server = PostgresServer::start(server::Options {
+    let server = PostgresServer::start(PostgresOptions {
         data_dir: folder.clone(),
         port: 0,
         durable: true,

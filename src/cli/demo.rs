@@ -17,7 +17,7 @@ use super::log::{self, LogFormat};
 use super::run::{LISTEN, MAX_VISITS_PER_SECOND};
 use super::screen::{self, Screen};
 use crate::demo::server::default_data_dir;
-use crate::demo::stack::{DATABASE, Options, Stack, write_private};
+use crate::demo::stack::{DATABASE, Stack, StackOptions, write_private};
 use crate::domain::secret::Secret;
 use crate::domain::transport::ListenBy;
 use crate::observe::RowsAsked;
@@ -73,7 +73,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let data = data_dir.display().to_string();
     let listener = listener(args.listen)?;
     info!("starting Postgres and Realtime, with their data in {data}");
-    let stack = Stack::start(Options {
+    let stack = Stack::start(StackOptions {
         data_dir,
         db_port: args.db_port,
         realtime_port: args.realtime_port,

@@ -201,9 +201,9 @@ mod tests {
     use super::*;
 
     /// A directory of the test's own, removed at its end.
-    struct Scratch(PathBuf);
+    struct DownloadDir(PathBuf);
 
-    impl Scratch {
+    impl DownloadDir {
         fn new(name: &str) -> Self {
             let id = std::process::id();
             let path = std::env::temp_dir().join(format!("vp-download-{name}-{id}"));
@@ -212,7 +212,7 @@ mod tests {
         }
     }
 
-    impl Drop for Scratch {
+    impl Drop for DownloadDir {
         fn drop(&mut self) {
             std::fs::remove_dir_all(&self.0).ok();
         }
@@ -272,7 +272,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_release_is_downloaded_checked_and_unpacked_ready_to_run() {
-        let scratch = Scratch::new("good");
+        let scratch = DownloadDir::new("good");
         let archive = archive(&scratch.0);
         let checksum = sha256_file(&archive);
         let source = site(archive, checksum).await;
@@ -295,7 +295,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_damaged_archive_is_refused_and_leaves_nothing() {
-        let scratch = Scratch::new("damaged");
+        let scratch = DownloadDir::new("damaged");
         let mut archive = archive(&scratch.0);
         let checksum = sha256_file(&archive);
         archive.push(0);
@@ -309,7 +309,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_site_without_the_release_is_named() {
-        let scratch = Scratch::new("absent");
+        let scratch = DownloadDir::new("absent");
         let Source { base } = site(Vec::new(), String::new()).await;
         let source = Source::at(format!("{base}/nowhere"));
 

@@ -1,11 +1,11 @@
-//! Decodes the messages of Postgres' `pgoutput` plugin, logical replication protocol version 1.
+//! Decodes the messages of PostgreSQL's `pgoutput` plugin, logical replication protocol version 1.
 //!
-//! Owns the wire format and nothing else: it keeps no state between messages, asks no catalogue and
-//! knows no JSON. The format is that of the Postgres manual, "Logical Replication Message Formats".
+//! Owns the wire format: it keeps no state between messages and asks no catalogue. The format is described in the PostgreSQL
+//! manual, "Logical Replication Message Formats". Only what the Realtime server uses is decoded: transaction starts, relations
+//! and rows.
 //!
-//! Invariants: input is never trusted. Every read is bounded, no byte sequence panics or allocates
-//! more than a small multiple of its own length, and a message is decoded to its last byte or
-//! refused.
+//! Invariants: input is never trusted. Every read is bounded, no byte sequence panics or allocates more than a small multiple
+//! of its own length, and a decoded message is read to its last byte or refused.
 
 use std::str;
 
@@ -17,74 +17,21 @@ const POSTGRES_EPOCH_SECONDS: i64 = 946_684_800;
 
 /// One message of the stream, borrowing its text from the bytes it was decoded from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Message<'a> {
+pub enum WalMessage<'a> {
     /// A transaction begins; its changes follow in the order they were made.
     Begin {
-        /// Position of the commit record.
-        final_lsn: u64,
-        /// When the transaction was committed.
-        committed_at: DateTime<Utc>,
-        /// The transaction.
-        xid: u32,
-    },
-    /// The transaction ends.
-    Commit {
-        /// Position of the commit record.
-        commit_lsn: u64,
-        /// Position after the transaction.
-        end_lsn: u64,
         /// When the transaction was committed.
         committed_at: DateTime<Utc>,
     },
-    /// The transaction came from another server.
-    Origin {
-        /// Position of the commit on the other server.
-        commit_lsn: u64,
-        /// Name of the origin.
-        name: &'a str,
-    },
-    /// The shape of a table, sent before its first change.
+    /// The columns of a table, sent before its first change.
     Relation(Relation),
-    /// A type that is not built in.
-    Type {
-        /// Oid of the type.
-        oid: u32,
-        /// Its schema.
-        namespace: &'a str,
-        /// Its name.
-        name: &'a str,
-    },
-    /// A row was inserted.
-    Insert {
-        /// Oid of the table.
-        relation: u32,
-        /// The row.
-        new: Tuple<'a>,
-    },
-    /// A row was updated.
-    Update {
-        /// Oid of the table.
-        relation: u32,
-        /// What is known of the row before, if anything.
-        old: Option<OldTuple<'a>>,
-        /// The row after.
-        new: Tuple<'a>,
-    },
-    /// A row was deleted.
-    Delete {
-        /// Oid of the table.
-        relation: u32,
-        /// What is known of the row.
-        old: OldTuple<'a>,
-    },
-    /// Tables were truncated.
-    Truncate {
-        /// Oids of the tables.
-        relations: Vec<u32>,
-    },
+    /// A row was inserted, updated or deleted.
+    Row(WalRow<'a>),
+    /// A commit, an origin, a type or a TRUNCATE, which is not decoded.
+    Ignored,
 }
 
-/// The shape of a published table.
+/// The columns of a published table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relation {
     /// Oid of the table.
@@ -93,15 +40,13 @@ pub struct Relation {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// What an update or delete tells of the old row.
-    pub identity: ReplicaIdentity,
     /// The published columns, in order.
-    pub columns: Vec<Column>,
+    pub columns: Vec<RelationColumn>,
 }
 
 /// A column of a [`Relation`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Column {
+pub struct RelationColumn {
     /// Whether the column is part of the replica identity.
     pub in_identity: bool,
     /// Its name.
@@ -110,21 +55,32 @@ pub struct Column {
     pub type_oid: u32,
 }
 
-/// A table's `REPLICA IDENTITY`.
+/// A change of one row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WalRow<'a> {
+    /// Oid of the table.
+    pub relation: u32,
+    /// What happened to the row.
+    pub operation: RowOperation,
+    /// What is known of the row before the change.
+    pub old: Option<OldTuple<'a>>,
+    /// The row after the change; none for a delete.
+    pub new: Option<Tuple<'a>>,
+}
+
+/// What happened to a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReplicaIdentity {
-    /// The primary key.
-    Default,
-    /// Nothing.
-    Nothing,
-    /// The whole row.
-    Full,
-    /// The columns of one unique index.
-    Index,
+pub enum RowOperation {
+    /// It was inserted.
+    Insert,
+    /// It was updated.
+    Update,
+    /// It was deleted.
+    Delete,
 }
 
 /// The values of one row, in the order of the relation's columns.
-pub type Tuple<'a> = Vec<Value<'a>>;
+pub type Tuple<'a> = Vec<TupleValue<'a>>;
 
 /// What is known of a row as it was before its change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,7 +93,7 @@ pub enum OldTuple<'a> {
 
 /// One value of a [`Tuple`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Value<'a> {
+pub enum TupleValue<'a> {
     /// SQL null.
     Null,
     /// An out-of-line value that the update did not touch, and that is not sent.
@@ -171,60 +127,36 @@ pub enum DecodeError {
     TimeOutOfRange(i64),
 }
 
+impl RowOperation {
+    /// The name that SQL and Realtime events use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Insert => "INSERT",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+        }
+    }
+}
+
 /// Decodes one message.
 ///
 /// # Errors
 /// When `bytes` is not exactly one message of protocol version 1.
-pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
-    let mut reader = Reader { rest: bytes };
+pub fn decode(bytes: &[u8]) -> Result<WalMessage<'_>, DecodeError> {
+    let mut reader = WalReader { rest: bytes };
     let message = match reader.u8("message tag")? {
-        b'B' => Message::Begin {
-            final_lsn: reader.u64("begin")?,
-            committed_at: reader.time("begin")?,
-            xid: reader.u32("begin")?,
-        },
-        b'C' => {
-            reader.u8("commit flags")?;
-            Message::Commit {
-                commit_lsn: reader.u64("commit")?,
-                end_lsn: reader.u64("commit")?,
-                committed_at: reader.time("commit")?,
-            }
+        b'B' => {
+            reader.array::<8>("begin")?; // the position of the commit
+            let committed_at = reader.time("begin")?;
+            reader.u32("begin")?; // the transaction's number
+            WalMessage::Begin { committed_at }
         }
-        b'O' => Message::Origin {
-            commit_lsn: reader.u64("origin")?,
-            name: reader.text("origin")?,
-        },
-        b'R' => Message::Relation(reader.relation()?),
-        b'Y' => Message::Type {
-            oid: reader.u32("type")?,
-            namespace: reader.text("type")?,
-            name: reader.text("type")?,
-        },
-        b'I' => {
-            let relation = reader.u32("insert")?;
-            reader.expect(b'N', "insert")?;
-            Message::Insert {
-                relation,
-                new: reader.tuple()?,
-            }
-        }
-        b'U' => reader.update()?,
-        b'D' => {
-            let relation = reader.u32("delete")?;
-            let tag = reader.u8("delete")?;
-            Message::Delete {
-                relation,
-                old: reader.old_tuple(tag, "delete")?,
-            }
-        }
-        b'T' => reader.truncate()?,
-        tag => {
-            return Err(DecodeError::UnknownTag {
-                what: "message",
-                tag,
-            });
-        }
+        b'R' => WalMessage::Relation(reader.relation()?),
+        b'I' => WalMessage::Row(reader.row(RowOperation::Insert, "insert")?),
+        b'U' => WalMessage::Row(reader.row(RowOperation::Update, "update")?),
+        b'D' => WalMessage::Row(reader.row(RowOperation::Delete, "delete")?),
+        b'C' | b'O' | b'Y' | b'T' => return Ok(WalMessage::Ignored),
+        tag => return Err(unknown_tag("message", tag)),
     };
     match reader.rest.len() {
         0 => Ok(message),
@@ -232,12 +164,16 @@ pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
     }
 }
 
+fn unknown_tag(what: &'static str, tag: u8) -> DecodeError {
+    DecodeError::UnknownTag { what, tag }
+}
+
 /// The bytes of one message that are still to be read.
-struct Reader<'a> {
+struct WalReader<'a> {
     rest: &'a [u8],
 }
 
-impl<'a> Reader<'a> {
+impl<'a> WalReader<'a> {
     fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], DecodeError> {
         let (head, rest) = self
             .rest
@@ -257,10 +193,6 @@ impl<'a> Reader<'a> {
 
     fn u32(&mut self, what: &'static str) -> Result<u32, DecodeError> {
         self.array(what).map(u32::from_be_bytes)
-    }
-
-    fn u64(&mut self, what: &'static str) -> Result<u64, DecodeError> {
-        self.array(what).map(u64::from_be_bytes)
     }
 
     fn bytes(&mut self, length: usize, what: &'static str) -> Result<&'a [u8], DecodeError> {
@@ -287,13 +219,6 @@ impl<'a> Reader<'a> {
         str::from_utf8(text).map_err(|_| DecodeError::NotUtf8(what))
     }
 
-    fn expect(&mut self, tag: u8, what: &'static str) -> Result<(), DecodeError> {
-        match self.u8(what)? {
-            found if found == tag => Ok(()),
-            found => Err(DecodeError::UnknownTag { what, tag: found }),
-        }
-    }
-
     fn relation(&mut self) -> Result<Relation, DecodeError> {
         let oid = self.u32("relation")?;
         let namespace = match self.text("relation")? {
@@ -301,18 +226,7 @@ impl<'a> Reader<'a> {
             namespace => namespace,
         };
         let name = self.text("relation")?;
-        let identity = match self.u8("relation")? {
-            b'd' => ReplicaIdentity::Default,
-            b'n' => ReplicaIdentity::Nothing,
-            b'f' => ReplicaIdentity::Full,
-            b'i' => ReplicaIdentity::Index,
-            tag => {
-                return Err(DecodeError::UnknownTag {
-                    what: "replica identity",
-                    tag,
-                });
-            }
-        };
+        self.u8("relation")?; // the replica identity, which each column repeats
         let count = self.u16("relation")?;
         let columns = (0..count)
             .map(|_| self.column())
@@ -321,46 +235,52 @@ impl<'a> Reader<'a> {
             oid,
             namespace: namespace.to_owned(),
             name: name.to_owned(),
-            identity,
             columns,
         })
     }
 
-    fn column(&mut self) -> Result<Column, DecodeError> {
+    fn column(&mut self) -> Result<RelationColumn, DecodeError> {
         let flags = self.u8("column")?;
         let name = self.text("column")?.to_owned();
         let type_oid = self.u32("column")?;
         self.u32("column type modifier")?;
-        Ok(Column {
+        Ok(RelationColumn {
             in_identity: flags & 1 == 1,
             name,
             type_oid,
         })
     }
 
-    fn update(&mut self) -> Result<Message<'a>, DecodeError> {
-        let relation = self.u32("update")?;
-        let old = match self.u8("update")? {
-            b'N' => None,
-            tag => {
-                let old = self.old_tuple(tag, "update")?;
-                self.expect(b'N', "update")?;
-                Some(old)
+    /// An insert has a new tuple, a delete an old one; an update has a new one, and before it an old one where that is known.
+    fn row(
+        &mut self,
+        operation: RowOperation,
+        what: &'static str,
+    ) -> Result<WalRow<'a>, DecodeError> {
+        let relation = self.u32(what)?;
+        let (mut old, mut new) = (None, None);
+        match (operation, self.u8(what)?) {
+            (RowOperation::Insert | RowOperation::Update, b'N') => new = Some(self.tuple()?),
+            (RowOperation::Update | RowOperation::Delete, b'K') => {
+                old = Some(OldTuple::Key(self.tuple()?));
             }
-        };
-        Ok(Message::Update {
-            relation,
-            old,
-            new: self.tuple()?,
-        })
-    }
-
-    fn old_tuple(&mut self, tag: u8, what: &'static str) -> Result<OldTuple<'a>, DecodeError> {
-        match tag {
-            b'K' => self.tuple().map(OldTuple::Key),
-            b'O' => self.tuple().map(OldTuple::Full),
-            tag => Err(DecodeError::UnknownTag { what, tag }),
+            (RowOperation::Update | RowOperation::Delete, b'O') => {
+                old = Some(OldTuple::Full(self.tuple()?));
+            }
+            (_, tag) => return Err(unknown_tag(what, tag)),
         }
+        if operation == RowOperation::Update && new.is_none() {
+            match self.u8(what)? {
+                b'N' => new = Some(self.tuple()?),
+                tag => return Err(unknown_tag(what, tag)),
+            }
+        }
+        Ok(WalRow {
+            relation,
+            operation,
+            old,
+            new,
+        })
     }
 
     fn tuple(&mut self) -> Result<Tuple<'a>, DecodeError> {
@@ -368,30 +288,19 @@ impl<'a> Reader<'a> {
         (0..count).map(|_| self.value()).collect()
     }
 
-    fn value(&mut self) -> Result<Value<'a>, DecodeError> {
+    fn value(&mut self) -> Result<TupleValue<'a>, DecodeError> {
         match self.u8("value")? {
-            b'n' => Ok(Value::Null),
-            b'u' => Ok(Value::UnchangedToast),
+            b'n' => Ok(TupleValue::Null),
+            b'u' => Ok(TupleValue::UnchangedToast),
             b't' => {
-                let length = self.u32("value")?;
-                let length =
-                    usize::try_from(length).map_err(|_| DecodeError::Truncated("value"))?;
-                let text = self.bytes(length, "value")?;
-                str::from_utf8(text)
-                    .map(Value::Text)
+                let length = usize::try_from(self.u32("value")?)
+                    .map_err(|_| DecodeError::Truncated("value"))?;
+                str::from_utf8(self.bytes(length, "value")?)
+                    .map(TupleValue::Text)
                     .map_err(|_| DecodeError::NotUtf8("value"))
             }
-            tag => Err(DecodeError::UnknownTag { what: "value", tag }),
+            tag => Err(unknown_tag("value", tag)),
         }
-    }
-
-    fn truncate(&mut self) -> Result<Message<'a>, DecodeError> {
-        let count = self.u32("truncate")?;
-        self.u8("truncate options")?;
-        let relations = (0..count)
-            .map(|_| self.u32("truncate"))
-            .collect::<Result<_, _>>()?;
-        Ok(Message::Truncate { relations })
     }
 }
 

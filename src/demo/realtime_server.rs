@@ -1,19 +1,16 @@
 //! A stand-in for Supabase Realtime, for development and tests. **Not for production.**
 //!
-//! It speaks the Phoenix channel protocol, versions 1.0.0 and 2.0.0, and sends `postgres_changes`
-//! read from logical decoding (`pgoutput`), with the frames, the order of frames, the messages and
-//! the payloads of the real server (v2.129). It differs on purpose: it polls more often, has no
-//! rate limits, gives up on Postgres never, does not evaluate row security policies (a table with
-//! row security shows deletes only to roles that do not bypass it), and has neither
-//! broadcasts from clients, nor presence: those are refused by name. Broadcasts from the database
-//! reach private channels, as there. TRUNCATE is not sent, as there.
+//! It speaks the Phoenix channel protocol, versions 1.0.0 and 2.0.0, and sends `postgres_changes` read from logical decoding
+//! (`pgoutput`), with the frames, the order of frames, the messages and the payloads of the real server (v2.129). It differs on
+//! purpose: it polls more often, has no rate limits, retries Postgres without limit, and does not evaluate row security
+//! policies (a table with row security sends only deletes to roles that do not bypass it). Filters, column selections,
+//! broadcasts from clients and presence are refused by name. Broadcasts from the database reach private channels and TRUNCATE
+//! is not sent, as on the real server.
 //!
-//! Owns starting and stopping, and all tasks: the listener, the reader of changes, one task a
-//! client. Who it serves is decided in `handshake.rs`, what is said in `session.rs`, who sees which
-//! row in `changes.rs`.
+//! Owns starting and stopping, and all tasks: the listener, the reader of changes, one task per client. The handshake is in
+//! `handshake.rs`, the protocol in `session.rs`, the routing of rows in `changes.rs`.
 //!
-//! Invariants: no task outlives [`RealtimeServer::stop`] or [`RealtimeServer::kill`]; a server that
-//! is dropped ends its tasks by itself.
+//! Invariants: no task outlives [`RealtimeServer::stop`] or [`RealtimeServer::kill`]; dropping a server ends its tasks.
 
 mod binding;
 mod broadcast;
@@ -22,8 +19,9 @@ mod connection;
 mod faults;
 mod frame;
 mod handshake;
-mod outbox;
+mod options;
 mod payload;
+mod push;
 mod session;
 mod slot;
 
@@ -40,92 +38,22 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-pub use self::faults::{Counts, Deafness, EventFault, Faults, Refusal, Severance};
+pub use self::faults::{Deafness, EventFault, Faults, Refusal, ServerCounts, Severance};
+pub use self::options::{RealtimeLimits, RealtimeOptions};
 use self::{
-    changes::{Changes, REQUEST_QUEUE},
-    connection::Context,
+    changes::{ChangeReader, REQUEST_QUEUE},
+    connection::ServerContext,
 };
-use crate::domain::secret::Secret;
 
-/// Connections at once, with those that are still to be refused.
+/// Connections at once, including those that will be refused.
 const MAX_CONNECTIONS: usize = 1_024;
 
-/// The pause after the listener failed, such as for want of file descriptors.
+/// The pause after the listener failed, for example for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// How the server is to run.
-#[derive(Clone)]
-pub struct Options {
-    /// Where to listen; port 0 is any free one.
-    pub listen: SocketAddr,
-    /// The database, as a superuser or a role with `REPLICATION`; `wal_level` must be `logical`.
-    pub database_url: Secret,
-    /// The secret of the keys and tokens that are JWTs.
-    pub jwt_secret: Secret,
-    /// Opaque keys (`sb_secret_…`) that count as `service_role`.
-    pub extra_keys: Vec<Secret>,
-    /// The publication whose tables can be subscribed to. It may come later than the server.
-    pub publication: String,
-    /// How long a refused connect waits for its answer; 2 s on the real server.
-    pub refusal_delay: Duration,
-    /// Bounds, and the other times.
-    pub limits: Limits,
-}
-
-/// Bounds and times that only tests have a reason to change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Clients at once: the real server's `max_concurrent_users`.
-    pub clients: usize,
-    /// Channels of one client: the real server's `max_channels_per_client`.
-    pub channels: usize,
-    /// A client that sends nothing for this long is closed.
-    pub idle_timeout: Duration,
-    /// A client that reads nothing for this long is dropped.
-    pub send_timeout: Duration,
-    /// How long a refused join holds the socket; 5 s on the real server.
-    pub join_refusal_delay: Duration,
-    /// How often the published tables are looked at for changes.
-    pub publication_check: Duration,
-    /// How long a connection with an opaque key may last; 24 h on Supabase.
-    pub opaque_key_life: Duration,
-    /// How often messages that are older than three days are deleted; the real server drops a day's partition.
-    pub cleaning: Duration,
-}
-
-impl Options {
-    /// What the demo uses: the publication `supabase_realtime`, refusals without delay.
-    pub fn new(listen: SocketAddr, database_url: impl Into<String>, jwt_secret: Secret) -> Self {
-        Self {
-            listen,
-            database_url: Secret::new(database_url),
-            jwt_secret,
-            extra_keys: Vec::new(),
-            publication: "supabase_realtime".to_owned(),
-            refusal_delay: Duration::ZERO,
-            limits: Limits::default(),
-        }
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            clients: 200,
-            channels: 100,
-            idle_timeout: Duration::from_mins(1),
-            send_timeout: Duration::from_secs(30),
-            join_refusal_delay: Duration::ZERO,
-            publication_check: Duration::from_mins(1),
-            opaque_key_life: Duration::from_hours(24),
-            cleaning: Duration::from_hours(24),
-        }
-    }
-}
 
 /// A running server; see the module.
 pub struct RealtimeServer {
-    options: Arc<Options>,
+    options: Arc<RealtimeOptions>,
     addr: SocketAddr,
     faults: Faults,
     running: Option<Running>,
@@ -137,15 +65,15 @@ struct Running {
 }
 
 impl RealtimeServer {
-    /// Starts to listen. The database need not be there yet.
+    /// Starts to listen. The database may be unavailable at first.
     ///
     /// # Errors
     /// When the address cannot be listened on.
-    pub async fn start(options: Options) -> anyhow::Result<Self> {
+    pub async fn start(options: RealtimeOptions) -> anyhow::Result<Self> {
         let faults = Faults::new();
         let options = Arc::new(options);
         let (addr, running) = listen(options.listen, &options, &faults).await?;
-        tracing::info!("Realtime, a stand-in for development, listens on {addr}");
+        tracing::info!("Realtime stand-in listens on {addr}");
         Ok(Self {
             options,
             addr,
@@ -164,27 +92,27 @@ impl RealtimeServer {
         format!("ws://{}/socket/websocket", self.addr)
     }
 
-    /// The URL that Supabase clients build theirs from.
+    /// The project URL for Supabase clients.
     pub fn supabase_url(&self) -> String {
         format!("http://{}", self.addr)
     }
 
-    /// The switches for tests.
+    /// The switches for fault injection.
     pub fn faults(&self) -> &Faults {
         &self.faults
     }
 
-    /// Stops as on SIGTERM: clients are closed with 1012. Ends when no task is left.
+    /// Stops as on SIGTERM: clients are closed with 1012. Returns when all tasks have ended.
     pub async fn stop(&mut self) {
         self.end(Severance::Restart).await;
     }
 
-    /// Stops as on SIGKILL: clients are reset. Ends when no task is left.
+    /// Stops as on SIGKILL: clients are reset. Returns when all tasks have ended.
     pub async fn kill(&mut self) {
         self.end(Severance::Abrupt).await;
     }
 
-    /// Starts again after a stop, on the same port; a running server goes on.
+    /// Starts again after a stop, on the same port; does nothing to a running server.
     ///
     /// # Errors
     /// When the port has been taken meanwhile.
@@ -216,7 +144,7 @@ impl Drop for RealtimeServer {
 
 async fn listen(
     addr: SocketAddr,
-    options: &Arc<Options>,
+    options: &Arc<RealtimeOptions>,
     faults: &Faults,
 ) -> anyhow::Result<(SocketAddr, Running)> {
     let listener = TcpListener::bind(addr)
@@ -227,9 +155,9 @@ async fn listen(
         .context("the listener has no address")?;
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let (requests, receiver) = mpsc::channel(REQUEST_QUEUE);
-    let changes = Changes::new(Arc::clone(options), faults.clone(), receiver);
+    let changes = ChangeReader::new(Arc::clone(options), faults.clone(), receiver);
     tasks.spawn(stop.clone().run_until_cancelled_owned(changes.run()));
-    let context = Context {
+    let context = ServerContext {
         options: Arc::clone(options),
         faults: faults.clone(),
         requests,
@@ -247,7 +175,7 @@ async fn listen(
 
 async fn accept(
     listener: TcpListener,
-    context: Context,
+    context: ServerContext,
     tasks: TaskTracker,
     stop: CancellationToken,
 ) {
@@ -257,7 +185,7 @@ async fn accept(
             sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        // In this order: who is not severed by a stop from here on sees it below.
+        // In this order: a stop from here on is either received by `severed` or seen below.
         let severed = context.faults.severed();
         if stop.is_cancelled() {
             return;

@@ -27,14 +27,11 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 
 use self::account::Account;
 use self::binaries::{Binaries, OLDEST_MAJOR, Search};
+pub use self::cluster::DATA_DIR_OF_ROOT;
 use self::cluster::{Cluster, SUPERUSER};
 use self::postmaster::Postmaster;
 use super::download::{self, Source};
 use crate::domain::secret::Secret;
-
-/// Where the demo keeps its data when root starts it and root's own directories are closed to the
-/// account that PostgreSQL runs as.
-pub const DATA_DIR_OF_ROOT: &str = "/var/lib/visit-pacer/demo";
 
 /// How long the server may take until it lets us in; recovery after a crash is part of it.
 const READY_TIMEOUT: Duration = Duration::from_mins(1);
@@ -62,7 +59,7 @@ const NAME_BYTES_MAX: usize = 63;
 
 /// What to start.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct PostgresOptions {
     /// The demo's data directory, made if it is not there; see [`default_data_dir`].
     pub data_dir: PathBuf,
     /// The port asked for on 127.0.0.1; where it is taken, and for 0, any free one.
@@ -86,7 +83,7 @@ pub enum StopMode {
 }
 
 /// The data directory where none is named: `$XDG_DATA_HOME/visit-pacer/demo`, by default in
-/// `~/.local/ownership`; [`DATA_DIR_OF_ROOT`] for root whose home is closed to others.
+/// `~/.local/share`; [`DATA_DIR_OF_ROOT`] for root whose home is closed to others.
 pub fn default_data_dir() -> anyhow::Result<PathBuf> {
     let path = |name| std::env::var_os(name).map(PathBuf::from);
     data_dir_under(path("XDG_DATA_HOME"), path("HOME"))
@@ -126,7 +123,7 @@ pub struct PostgresServer {
 
 impl PostgresServer {
     /// Starts the server of `options` and waits until it lets us in.
-    pub async fn start(options: Options) -> anyhow::Result<Self> {
+    pub async fn start(options: PostgresOptions) -> anyhow::Result<Self> {
         let cluster = Cluster::take(&options.data_dir)?;
         cluster.stop_stale().await?;
         let binaries = find_or_download(&cluster).await?;

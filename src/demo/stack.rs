@@ -8,8 +8,8 @@ use anyhow::Context as _;
 use sqlx::{Connection as _, PgConnection};
 
 use super::jwt;
-use super::realtime_server::{self, RealtimeServer};
-use super::server::{self, PostgresServer, StopMode};
+use super::realtime_server::{RealtimeOptions, RealtimeServer};
+use super::server::{PostgresOptions, PostgresServer, StopMode};
 use crate::domain::secret::Secret;
 use crate::postgres::migrations;
 
@@ -37,7 +37,7 @@ const BROADCAST: &str = include_str!("../../deploy/supabase/broadcast.sql");
 const SAMPLE: &str = include_str!("sample.sql");
 
 /// What to start.
-pub struct Options {
+pub struct StackOptions {
     /// Where everything is kept between runs.
     pub data_dir: PathBuf,
     /// Postgres's port; 0, or one that is taken: any free one.
@@ -60,8 +60,8 @@ pub struct Stack {
 
 impl Stack {
     /// Starts everything, and waits until it is ready.
-    pub async fn start(options: Options) -> anyhow::Result<Self> {
-        let mut postgres = PostgresServer::start(server::Options {
+    pub async fn start(options: StackOptions) -> anyhow::Result<Self> {
+        let mut postgres = PostgresServer::start(PostgresOptions {
             data_dir: options.data_dir.clone(),
             port: options.db_port,
             durable: true,
@@ -83,7 +83,7 @@ impl Stack {
 
     async fn beside(
         postgres: &mut PostgresServer,
-        options: &Options,
+        options: &StackOptions,
     ) -> anyhow::Result<(RealtimeServer, Secret)> {
         let mut connection =
             PgConnection::connect_with(&postgres.connect_options(DATABASE)).await?;
@@ -158,7 +158,7 @@ pub async fn realtime(
 ) -> anyhow::Result<RealtimeServer> {
     let options = |port| {
         let listen = SocketAddr::from(([127, 0, 0, 1], port));
-        realtime_server::Options::new(listen, database_url, jwt_secret.clone())
+        RealtimeOptions::new(listen, database_url, jwt_secret.clone())
     };
     match RealtimeServer::start(options(port)).await {
         Err(_taken) if port != 0 => RealtimeServer::start(options(0)).await,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use sqlx::{Connection as _, PgConnection};
-use visit_pacer::demo::realtime_server::{self, RealtimeServer, Refusal, Severance};
+use visit_pacer::demo::realtime_server::{RealtimeOptions, RealtimeServer, Refusal, Severance};
 use visit_pacer::domain::secret::Secret;
 
 use crate::harness::server::Scratch;
@@ -100,8 +100,7 @@ async fn a_subscription_that_ends_with_the_life_of_its_secret_key_goes_on_over_a
     let mut place = Place::new().await;
     let key = "sb_secret_that_is_good_for_seconds_at_a_time";
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-    let mut options =
-        realtime_server::Options::new(listen, place.url.clone(), place.jwt_secret.clone());
+    let mut options = RealtimeOptions::new(listen, place.url.clone(), place.jwt_secret.clone());
     options.extra_keys = vec![Secret::new(key)];
     options.limits.opaque_key_life = Duration::from_secs(4);
     place.realtime = RealtimeServer::start(options).await.expect("a start");

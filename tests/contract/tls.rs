@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use visit_pacer::demo::server::{Options, PostgresServer};
+use visit_pacer::demo::server::{PostgresOptions, PostgresServer};
 use visit_pacer::domain::secret::Secret;
 use visit_pacer::postgres::reconnect::Database;
 
@@ -47,7 +47,7 @@ async fn server(folder: &Scratch) -> PostgresServer {
         path,
         "x509 -req -in server.csr -CA ours.crt -CAkey ours.key -CAcreateserial -days 2 -extfile names -out server.crt",
     );
-    let mut server = PostgresServer::start(Options {
+    let mut server = PostgresServer::start(PostgresOptions {
         data_dir: path.join("postgres"),
         port: 0,
         durable: false,

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use visit_pacer::demo::server::{Options, PostgresServer};
+use visit_pacer::demo::server::{PostgresOptions, PostgresServer};
 
 use super::{Database, said};
 use crate::harness::server::{self, Scratch};
@@ -45,7 +45,7 @@ async fn server_with_cron(folder: &Scratch) -> PostgresServer {
         ("cron.use_background_workers", "on"),
         ("cron.timezone", "UTC"),
     ];
-    PostgresServer::start(Options {
+    PostgresServer::start(PostgresOptions {
         data_dir: folder.path().join("postgres"),
         port: 0,
         durable: false,

@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
-use visit_pacer::demo::server::{Options, PostgresServer};
+use visit_pacer::demo::server::{PostgresOptions, PostgresServer};
 use visit_pacer::demo::stack;
 
 /// The migrated database that those of the tests are copies of.
@@ -155,7 +155,7 @@ pub async fn start(data_dir: PathBuf) -> PostgresServer {
         // Which of two transactions was committed first is what a barrier is about.
         ("track_commit_timestamp", "on"),
     ];
-    PostgresServer::start(Options {
+    PostgresServer::start(PostgresOptions {
         data_dir,
         port: 0,
         durable: false,

@@ -13,7 +13,7 @@ use tokio_tungstenite::{
 use visit_pacer::{
     demo::{
         jwt,
-        realtime_server::{Options, RealtimeServer},
+        realtime_server::{RealtimeOptions, RealtimeServer},
         stack,
     },
     domain::secret::Secret,
@@ -41,8 +41,8 @@ pub fn service_key() -> String {
     jwt::mint(&secret(), "service_role", NEVER)
 }
 
-pub fn options(database_url: &str) -> Options {
-    Options::new(
+pub fn options(database_url: &str) -> RealtimeOptions {
+    RealtimeOptions::new(
         "127.0.0.1:0".parse().expect("an address"),
         database_url,
         secret(),
@@ -54,12 +54,12 @@ impl Bench {
         Self::start_with(|_| {}).await
     }
 
-    pub async fn start_with(adjust: impl FnOnce(&mut Options)) -> Self {
+    pub async fn start_with(adjust: impl FnOnce(&mut RealtimeOptions)) -> Self {
         Self::over(Self::tables().await, adjust).await
     }
 
     /// A bench whose database can broadcast.
-    pub async fn with_messages(adjust: impl FnOnce(&mut Options)) -> Self {
+    pub async fn with_messages(adjust: impl FnOnce(&mut RealtimeOptions)) -> Self {
         let (database_url, mut postgres) = Self::tables().await;
         stack::messages(&mut postgres)
             .await
@@ -87,7 +87,7 @@ impl Bench {
 
     async fn over(
         (database_url, postgres): (String, PgConnection),
-        adjust: impl FnOnce(&mut Options),
+        adjust: impl FnOnce(&mut RealtimeOptions),
     ) -> Self {
         let mut options = options(&database_url);
         adjust(&mut options);

@@ -27,7 +27,7 @@ use tokio_tungstenite::{
 };
 use visit_pacer::{
     demo::{
-        realtime_server::{Options, RealtimeServer},
+        realtime_server::{RealtimeOptions, RealtimeServer},
         stack,
     },
     domain::secret::Secret,
@@ -49,18 +49,11 @@ const LONG_LIFE: i64 = 12;
 const PUBLICATION_CHECK: Duration = Duration::from_secs(10);
 
 /// What was done to the tables before a connection of a scenario, and is not in its notes.
-const BEFORE: [(&str, &str, &str); 2] = [
-    (
-        "05_filters_and_tables",
-        "rls_anon_nogrant",
-        "revoke select on vd_rls from anon",
-    ),
-    (
-        "05b_filter_with_replica_identity_full",
-        "",
-        "alter table visit_distribution replica identity full",
-    ),
-];
+const BEFORE: [(&str, &str, &str); 1] = [(
+    "05_filters_and_tables",
+    "rls_anon_nogrant",
+    "revoke select on vd_rls from anon",
+)];
 
 /// The tenant of this scenario had its limits lowered, to clients and to channels of each.
 const LOWERED: (&str, usize, usize) = ("08c_max_channels_and_users", 2, 3);
@@ -176,7 +169,7 @@ impl<'a> Stage<'a> {
             .await
             .expect("what broadcasts need");
         let listen = "127.0.0.1:0".parse().expect("an address");
-        let mut options = Options::new(listen, database_url, Secret::new(SECRET));
+        let mut options = RealtimeOptions::new(listen, database_url, Secret::new(SECRET));
         options.limits.publication_check = PUBLICATION_CHECK;
         let (lowered, clients, channels) = LOWERED;
         if recording.name == lowered {

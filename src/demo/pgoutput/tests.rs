@@ -40,41 +40,45 @@ fn recorded() -> Vec<Vec<u8>> {
     RECORDED.iter().map(|hex| bytes(hex)).collect()
 }
 
-fn text(text: &str) -> Value<'_> {
-    Value::Text(text)
+fn text(text: &str) -> TupleValue<'_> {
+    TupleValue::Text(text)
+}
+
+fn row<'a>(
+    relation: u32,
+    operation: RowOperation,
+    old: Option<OldTuple<'a>>,
+    new: Option<Tuple<'a>>,
+) -> WalMessage<'a> {
+    WalMessage::Row(WalRow {
+        relation,
+        operation,
+        old,
+        new,
+    })
 }
 
 #[test]
-fn a_transaction_begins_and_ends_with_its_commit_time() {
-    let recorded = recorded();
+fn a_transaction_begins_with_its_commit_time() {
     let committed_at = DateTime::parse_from_rfc3339("2026-11-22T17:54:14.608223Z")
         .expect("a time")
         .to_utc();
-    let begin = Message::Begin {
-        final_lsn: 0x0197_1898,
-        committed_at,
-        xid: 741,
-    };
-    assert_eq!(decode(&recorded[0]), Ok(begin));
-    let commit = Message::Commit {
-        commit_lsn: 0x0197_1898,
-        end_lsn: 0x0197_18c8,
-        committed_at,
-    };
-    assert_eq!(decode(&recorded[7]), Ok(commit));
+    assert_eq!(
+        decode(&recorded()[0]),
+        Ok(WalMessage::Begin { committed_at })
+    );
 }
 
 #[test]
 fn a_relation_names_its_columns_and_those_of_its_identity() {
     let recorded = recorded();
-    let Ok(Message::Relation(table)) = decode(&recorded[2]) else {
+    let Ok(WalMessage::Relation(table)) = decode(&recorded[2]) else {
         panic!("a relation")
     };
     assert_eq!(
         (table.oid, table.namespace.as_str(), table.name.as_str()),
         (16393, "public", "t")
     );
-    assert_eq!(table.identity, ReplicaIdentity::Default);
     let columns: Vec<_> = table
         .columns
         .iter()
@@ -87,114 +91,92 @@ fn a_relation_names_its_columns_and_those_of_its_identity() {
         ("m", 16390, false),
     ];
     assert_eq!(columns, expected);
-    let Ok(Message::Relation(full)) = decode(&recorded[8]) else {
+    let Ok(WalMessage::Relation(full)) = decode(&recorded[8]) else {
         panic!("a relation")
     };
-    assert_eq!(full.identity, ReplicaIdentity::Full);
     assert!(full.columns.iter().all(|column| column.in_identity));
 }
 
 #[test]
 fn an_insert_holds_the_row() {
-    let new = vec![text("1"), text("é"), Value::Null, text("ok")];
+    let new = vec![text("1"), text("é"), TupleValue::Null, text("ok")];
     assert_eq!(
         decode(&recorded()[3]),
-        Ok(Message::Insert {
-            relation: 16393,
-            new
-        })
+        Ok(row(16393, RowOperation::Insert, None, Some(new)))
     );
 }
 
 #[test]
-fn an_update_tells_the_old_key_only_when_it_changed() {
+fn an_update_has_the_old_key_only_when_it_changed() {
     let recorded = recorded();
-    let new = vec![text("1"), text("b"), Value::Null, text("ok")];
+    let new = vec![text("1"), text("b"), TupleValue::Null, text("ok")];
     assert_eq!(
         decode(&recorded[4]),
-        Ok(Message::Update {
-            relation: 16393,
-            old: None,
-            new
-        })
+        Ok(row(16393, RowOperation::Update, None, Some(new)))
     );
-    let old = OldTuple::Key(vec![text("1"), Value::Null, Value::Null, Value::Null]);
-    let new = vec![text("2"), text("b"), Value::Null, text("ok")];
-    let moved = Message::Update {
-        relation: 16393,
-        old: Some(old),
-        new,
-    };
-    assert_eq!(decode(&recorded[5]), Ok(moved));
+    let null = TupleValue::Null;
+    let old = OldTuple::Key(vec![text("1"), null, null, null]);
+    let new = vec![text("2"), text("b"), null, text("ok")];
+    assert_eq!(
+        decode(&recorded[5]),
+        Ok(row(16393, RowOperation::Update, Some(old), Some(new)))
+    );
 }
 
 #[test]
-fn full_identity_tells_the_whole_old_row() {
+fn full_identity_has_the_whole_old_row() {
     let recorded = recorded();
     let old = OldTuple::Full(vec![text("7"), text("1.50")]);
     let new = vec![text("7"), text("0.10")];
-    let update = Message::Update {
-        relation: 16400,
-        old: Some(old),
-        new,
-    };
-    assert_eq!(decode(&recorded[10]), Ok(update));
+    assert_eq!(
+        decode(&recorded[10]),
+        Ok(row(16400, RowOperation::Update, Some(old), Some(new)))
+    );
     let old = OldTuple::Full(vec![text("7"), text("0.10")]);
     assert_eq!(
         decode(&recorded[11]),
-        Ok(Message::Delete {
-            relation: 16400,
-            old
-        })
+        Ok(row(16400, RowOperation::Delete, Some(old), None))
     );
 }
 
 #[test]
-fn a_delete_tells_the_key() {
-    let old = OldTuple::Key(vec![text("2"), Value::Null, Value::Null, Value::Null]);
+fn a_delete_has_the_key() {
+    let null = TupleValue::Null;
+    let old = OldTuple::Key(vec![text("2"), null, null, null]);
     assert_eq!(
         decode(&recorded()[6]),
-        Ok(Message::Delete {
-            relation: 16393,
-            old
-        })
+        Ok(row(16393, RowOperation::Delete, Some(old), None))
     );
 }
 
 #[test]
-fn an_out_of_line_value_that_was_not_touched_is_told_apart_from_null() {
-    let new = vec![text("3"), text("y"), Value::UnchangedToast, Value::Null];
-    let update = Message::Update {
-        relation: 16393,
-        old: None,
-        new,
-    };
-    assert_eq!(decode(&recorded()[13]), Ok(update));
+fn an_out_of_line_value_that_was_not_touched_differs_from_null() {
+    let new = vec![
+        text("3"),
+        text("y"),
+        TupleValue::UnchangedToast,
+        TupleValue::Null,
+    ];
+    assert_eq!(
+        decode(&recorded()[13]),
+        Ok(row(16393, RowOperation::Update, None, Some(new)))
+    );
 }
 
 #[test]
-fn types_origins_and_truncations_are_read() {
+fn commits_types_origins_and_truncations_are_ignored() {
     let recorded = recorded();
-    let mood = Message::Type {
-        oid: 16390,
-        namespace: "public",
-        name: "mood",
-    };
-    assert_eq!(decode(&recorded[1]), Ok(mood));
-    let truncate = Message::Truncate {
-        relations: vec![16400, 16393],
-    };
-    assert_eq!(decode(&recorded[12]), Ok(truncate));
-    let origin = Message::Origin {
-        commit_lsn: 0x0197_1898,
-        name: "elsewhere",
-    };
-    assert_eq!(decode(&recorded[14]), Ok(origin));
+    for index in [1, 7, 12, 14] {
+        assert_eq!(decode(&recorded[index]), Ok(WalMessage::Ignored));
+    }
 }
 
 #[test]
-fn every_message_is_refused_when_a_byte_is_missing_or_left_over() {
+fn a_decoded_message_is_refused_when_a_byte_is_missing_or_left_over() {
     for message in recorded() {
+        if decode(&message) == Ok(WalMessage::Ignored) {
+            continue;
+        }
         for length in 0..message.len() {
             let cut = &message[..length];
             assert!(
@@ -209,8 +191,6 @@ fn every_message_is_refused_when_a_byte_is_missing_or_left_over() {
 
 #[test]
 fn counts_beyond_the_bytes_are_refused_without_being_believed() {
-    let truncate = bytes("54ffffffff00");
-    assert_eq!(decode(&truncate), Err(DecodeError::Truncated("truncate")));
     let insert = bytes("49000040094effff74ffffffff");
     assert_eq!(decode(&insert), Err(DecodeError::Truncated("value")));
 }

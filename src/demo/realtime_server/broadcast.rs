@@ -1,4 +1,4 @@
-//! Broadcasts from the database: who listens to which private topic, and what a message looks like on the wire.
+//! Broadcasts from the database: which topics a join listens to, and the wire format of a message.
 //!
 //! Owns the two forms of a broadcast: a binary frame in version 2.0.0, text in 1.0.0. Messages are rows of
 //! `realtime.messages`, read by the same slot as all changes. Differs from the real server on purpose: broadcasts from
@@ -7,8 +7,10 @@
 use std::sync::Arc;
 
 use serde_json::Value;
+use tokio_tungstenite::tungstenite::Message;
 
-use super::{binding::ChangeKind, frame::Version, payload::RowChange, session::Step};
+use super::{frame::Version, payload::RowChange};
+use crate::demo::pgoutput::RowOperation;
 
 /// The schema and the table that messages are inserted into.
 pub const MESSAGES: (&str, &str) = ("realtime", "messages");
@@ -20,8 +22,8 @@ pub const PUBLICATION: &str = "supabase_realtime_messages_publication";
 const KIND: u8 = 4;
 const JSON: u8 = 1;
 
-/// Messages that a join may have replayed, as on the real server.
-const MOST_REPLAYED: i64 = 25;
+/// The most messages that a join may have replayed, as on the real server.
+const REPLAY_MAX: i64 = 25;
 
 /// A topic. A private one and a public one of the same name have nothing in common.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,10 +41,10 @@ pub struct Listening {
     pub generation: u64,
     /// The topic.
     pub topic: Topic,
-    /// What is told again first.
+    /// The stored messages to send first.
     pub replay: Option<Replay>,
-    /// Whether it is to be told when broadcasts are read.
-    pub readiness: bool,
+    /// Whether the client wants an event once broadcasts are read.
+    pub announce_ready: bool,
 }
 
 /// Stored messages that a join asks for.
@@ -54,21 +56,21 @@ pub struct Replay {
     pub limit: i64,
 }
 
-/// A message, as a client is told of it.
+/// A message from the database to the listeners of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
+pub struct BroadcastMessage {
     /// The event's name.
     pub event: Arc<str>,
     /// The message's id.
     pub id: Arc<str>,
     /// The content, as JSON text.
     pub payload: Arc<str>,
-    /// Whether it is told again from the store.
+    /// Whether it was replayed from the table.
     pub replayed: bool,
 }
 
 impl Listening {
-    /// What the `config` of a join asks for. Only private topics are told again.
+    /// Reads the `config` of a join. Only private topics are replayed.
     pub fn of(generation: u64, topic: Topic, config: Option<&Value>) -> Self {
         let broadcast = config.and_then(|config| config.get("broadcast"));
         let ready = broadcast.and_then(|broadcast| broadcast.get("replication_ready"));
@@ -76,7 +78,7 @@ impl Listening {
             generation,
             replay: broadcast.filter(|_| topic.private).and_then(Replay::of),
             topic,
-            readiness: ready == Some(&Value::Bool(true)),
+            announce_ready: ready == Some(&Value::Bool(true)),
         }
     }
 }
@@ -99,16 +101,16 @@ impl Replay {
         let limit = replay.get("limit").and_then(Value::as_i64);
         Some(Self {
             since: replay.get("since")?.as_i64()?,
-            limit: limit.unwrap_or(MOST_REPLAYED).clamp(0, MOST_REPLAYED),
+            limit: limit.unwrap_or(REPLAY_MAX).clamp(0, REPLAY_MAX),
         })
     }
 }
 
-impl Message {
+impl BroadcastMessage {
     /// The message of an inserted row, with its topic; none where the row is no message, or not a new one.
     pub fn of_row(row: &RowChange<'_>) -> Option<(Topic, Self)> {
         let table = (row.table.schema.as_str(), row.table.name.as_str());
-        if table != MESSAGES || row.kind != ChangeKind::Insert {
+        if table != MESSAGES || row.row.operation != RowOperation::Insert {
             return None;
         }
         let message = Self {
@@ -124,7 +126,7 @@ impl Message {
         Some((topic, message))
     }
 
-    /// A stored message, told again. Its payload is read and written on the way, as on the real server: numbers with a
+    /// A replayed message. Its payload is read and written on the way, as on the real server: numbers with a
     /// fraction are those of a double then, such as `1234.5` for `1234.50`.
     pub fn stored(event: &str, id: &str, payload: &str) -> Self {
         let read = serde_json::from_str(payload).map(through_doubles);
@@ -142,7 +144,7 @@ impl Message {
     }
 
     /// The frame for a client; none where a name is too long for the binary form.
-    pub fn frame(&self, version: Version, topic: &str) -> Option<Step> {
+    pub fn frame(&self, version: Version, topic: &str) -> Option<Message> {
         let id = Value::from(&*self.id);
         let meta = if self.replayed {
             format!(r#"{{"id":{id},"replayed":true}}"#)
@@ -153,7 +155,7 @@ impl Message {
             Version::V1 => {
                 let (topic, event) = (Value::from(topic), Value::from(&*self.event));
                 let payload = &self.payload;
-                Some(Step::Send(format!(
+                Some(Message::text(format!(
                     r#"{{"ref":null,"event":"broadcast","topic":{topic},"payload":{{"event":{event},"meta":{meta},"payload":{payload},"type":"broadcast"}}}}"#
                 )))
             }
@@ -173,7 +175,7 @@ impl Message {
                     meta.as_bytes(),
                     self.payload.as_bytes(),
                 ];
-                Some(Step::SendBinary(parts.concat()))
+                Some(Message::binary(parts.concat()))
             }
         }
     }
@@ -199,8 +201,8 @@ mod tests {
 
     use super::*;
 
-    fn message() -> Message {
-        Message {
+    fn message() -> BroadcastMessage {
+        BroadcastMessage {
             event: "ev1".into(),
             id: "7921d494-deb6-47a4-98f1-c3f41357757b".into(),
             payload: r#"{"a": 1}"#.into(),
@@ -214,20 +216,20 @@ mod tests {
         expected.extend_from_slice(br#"{"id":"7921d494-deb6-47a4-98f1-c3f41357757b"}{"a": 1}"#);
         assert_eq!(
             message().frame(Version::V2, "realtime:vd:1"),
-            Some(Step::SendBinary(expected))
+            Some(Message::binary(expected))
         );
     }
 
     #[test]
     fn a_broadcast_is_text_in_the_first_version_and_says_whether_it_is_replayed() {
-        let message = Message {
+        let message = BroadcastMessage {
             replayed: true,
             ..message()
         };
         let text = r#"{"ref":null,"event":"broadcast","topic":"realtime:vd:1","payload":{"event":"ev1","meta":{"id":"7921d494-deb6-47a4-98f1-c3f41357757b","replayed":true},"payload":{"a": 1},"type":"broadcast"}}"#;
         assert_eq!(
             message.frame(Version::V1, "realtime:vd:1"),
-            Some(Step::Send(text.to_owned()))
+            Some(Message::text(text))
         );
     }
 
@@ -248,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_public_topic_is_not_told_again() {
+    fn a_public_topic_is_not_replayed() {
         let asked = json!({ "broadcast": { "replay": { "since": 5 } }, "private": false });
         let topic = Topic::of("vd:1", Some(&asked));
         assert_eq!(Listening::of(1, topic, Some(&asked)).replay, None);

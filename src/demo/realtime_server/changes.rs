@@ -1,12 +1,11 @@
-//! The one task that reads row changes and hands them to subscribers.
+//! The task that reads row changes and sends them to subscribers.
 //!
-//! Owns the subscriptions, the slot and its loss. Postgres gone means a new slot with back-off, for
-//! ever: whoever is subscribed then sees nothing of it, and whoever subscribes then is told. It
-//! knows no frames: what it says to a client goes into that client's [`Outbox`].
+//! Owns the subscriptions and the slot. When Postgres is unavailable the task opens a new slot with back-off, without limit: an
+//! existing subscription sees nothing of it, a new one fails with the real server's message. It knows no frames: events go to
+//! a client's [`PushSender`].
 //!
-//! Invariants: transactions arrive in commit order and their rows in the order they were made;
-//! `Subscribed` comes before the first change of a subscription; a client that does not keep up is
-//! dropped and holds up nobody else.
+//! Invariants: transactions arrive in commit order and their rows in the order they were made; `Subscribed` comes before the
+//! first change of a subscription; a client that does not keep up is dropped and delays nobody else.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -18,120 +17,123 @@ use tokio::{
 };
 
 use super::{
-    Options,
-    binding::{ChangeKind, Target},
-    broadcast::{Listening, Message},
+    binding::Target,
+    broadcast::{BroadcastMessage, Listening},
     faults::{Disorder, Faults},
-    outbox::Outbox,
-    payload::{RowChange, Table, View},
-    session::{News, Push, Verdict, Wanted},
-    slot::{Match, Refused, Slot, SlotError, not_enabled},
+    options::RealtimeOptions,
+    payload::{PublishedTable, RowChange},
+    push::{PushEvent, PushSender},
+    session::{ReadPermission, SubscriptionRequest},
+    slot::{ResolveError, Slot, SlotError, TableMatch, not_enabled},
 };
-use crate::demo::pgoutput::{self, DecodeError, Message as Logged, Relation};
+use crate::demo::pgoutput::{self, DecodeError, Relation, RowOperation, WalMessage};
 use crate::domain::transport::Transport;
 
-/// Requests that wait for the task.
+/// The size of the task's request queue.
 pub const REQUEST_QUEUE: usize = 1_024;
 
 /// The pause between two reads of a slot that has nothing new.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// After a read that took long, a pause of this many times as long: decoding starts at the slot's
-/// restart position again each time, and must not eat the machine.
+/// A slow read is followed by a pause of this many times its duration: each read decodes from the slot's restart position
+/// again, and must not use up the CPU.
 const POLL_REST: u32 = 2;
 
-/// The pauses before a lost slot is made again.
+/// The pauses before a lost slot is opened again.
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
-/// Rows handed out before other tasks get a turn.
+/// The real server's message where it has no connection.
+const UNABLE_TO_CONNECT: &str = "Realtime was unable to connect to the project database";
+
+/// Rows that are processed before other tasks get a turn.
 const ROWS_PER_TURN: usize = 64;
 
-/// What a connection asks of the task.
-pub enum Request {
+/// A request of a connection.
+pub enum ReaderRequest {
     /// Subscribe a channel, or again after its token has changed.
-    Subscribe(Wanted, Outbox),
-    /// Ask whether the policies on `realtime.messages` let a role read a private topic.
+    Subscribe(SubscriptionRequest, PushSender),
+    /// Whether the policies on `realtime.messages` let a role read a private topic.
     Authorize {
         topic: String,
         role: String,
-        answer: oneshot::Sender<Verdict>,
+        answer: oneshot::Sender<ReadPermission>,
     },
-    /// Let a channel hear a topic, and say when it does.
-    Listen(Listening, Outbox, oneshot::Sender<()>),
+    /// Let a channel receive the messages of a topic, and answer once it does.
+    Listen(Listening, PushSender, oneshot::Sender<()>),
     /// Forget a channel.
     Unsubscribe(u64),
 }
 
 struct Subscription {
-    wanted: Wanted,
-    outbox: Outbox,
-    /// The targets that were found, as they were asked for.
-    matches: Vec<(Target, Match)>,
+    request: SubscriptionRequest,
+    sender: PushSender,
+    matches: Vec<(Target, TableMatch)>,
 }
 
-struct Listener {
+struct TopicListener {
     listening: Listening,
-    outbox: Outbox,
+    sender: PushSender,
 }
 
-/// An event that is ready, before faults.
+/// An event that is ready for a client, before faults.
 #[derive(Clone)]
-struct Event {
+struct PendingEvent {
     table: Arc<str>,
-    outbox: Outbox,
-    push: Push,
+    sender: PushSender,
+    generation: u64,
+    event: PushEvent,
 }
 
-/// Why a slot had to be given up.
+/// Why a slot was lost.
 #[derive(Debug, Error)]
-enum Lost {
+enum SlotLost {
     #[error(transparent)]
     Slot(#[from] SlotError),
     #[error(transparent)]
     Decode(#[from] DecodeError),
-    #[error("pgoutput sent {0} before what it belongs to; the slot is made anew")]
-    OutOfOrder(&'static str),
+    #[error("pgoutput sent a row before its transaction or its table")]
+    OutOfOrder,
 }
 
-/// The task's state; [`Changes::run`] is the task.
-pub struct Changes {
-    options: Arc<Options>,
+/// The task's state; [`ChangeReader::run`] is the task.
+pub struct ChangeReader {
+    options: Arc<RealtimeOptions>,
     faults: Faults,
-    requests: Receiver<Request>,
+    requests: Receiver<ReaderRequest>,
     subscriptions: Vec<Subscription>,
-    listeners: Vec<Listener>,
-    disorder: Disorder<Event>,
+    listeners: Vec<TopicListener>,
+    disorder: Disorder<PendingEvent>,
 }
 
-/// What was learnt of the tables since the slot was made.
+/// The tables that the slot has described so far.
 #[derive(Default)]
-struct Tables {
-    known: HashMap<u32, (Relation, Arc<Table>)>,
-}
+struct KnownTables(HashMap<u32, (Relation, PublishedTable)>);
 
-impl Changes {
+impl ChangeReader {
     /// A task that answers `requests`.
-    pub fn new(options: Arc<Options>, faults: Faults, requests: Receiver<Request>) -> Self {
-        let disorder = Disorder::new();
+    pub fn new(
+        options: Arc<RealtimeOptions>,
+        faults: Faults,
+        requests: Receiver<ReaderRequest>,
+    ) -> Self {
         Self {
             options,
             faults,
             requests,
             subscriptions: Vec::new(),
             listeners: Vec::new(),
-            disorder,
+            disorder: Disorder::new(),
         }
     }
 
-    /// Reads and hands out changes until nobody can ask any more.
+    /// Reads and delivers changes until the server stops.
     pub async fn run(mut self) {
         let mut pause = RETRY_MIN;
         loop {
             let name = format!("demo_realtime_{:016x}", rand::random::<u64>());
-            let url = &self.options.database_url;
-            let lost = match Slot::open(url.expose(), &self.options.publication, name).await {
-                Err(error) => Lost::from(error),
+            let lost = match Slot::open(self.options.database_url.expose(), name).await {
+                Err(error) => SlotLost::from(error),
                 Ok(slot) => {
                     pause = RETRY_MIN;
                     let Err(lost) = self.follow(slot).await else {
@@ -140,11 +142,11 @@ impl Changes {
                     lost
                 }
             };
-            // Once an outage; a publication that comes later is no outage.
-            if pause == RETRY_MIN && !matches!(lost, Lost::Slot(SlotError::NoPublication(_))) {
-                tracing::warn!(%lost, "realtime stand-in: changes are lost until Postgres is back");
+            // Once per outage; a publication that does not exist yet is no outage.
+            if pause == RETRY_MIN && !matches!(lost, SlotLost::Slot(SlotError::NoPublication)) {
+                tracing::warn!(%lost, "no replication slot, retrying; changes are lost until then");
             } else {
-                tracing::debug!(%lost, ?pause, "realtime stand-in: no slot");
+                tracing::debug!(%lost, ?pause, "no replication slot, retrying");
             }
             if !self.wait(pause, &lost).await {
                 return;
@@ -153,9 +155,8 @@ impl Changes {
         }
     }
 
-    /// Waits, and tells whoever asks meanwhile why it cannot be. False when nobody can ask any
-    /// more.
-    async fn wait(&mut self, pause: Duration, lost: &Lost) -> bool {
+    /// Waits, and answers requests without a slot. False when the server stops.
+    async fn wait(&mut self, pause: Duration, lost: &SlotLost) -> bool {
         let until = sleep(pause);
         tokio::pin!(until);
         loop {
@@ -163,38 +164,34 @@ impl Changes {
                 () = &mut until => return true,
                 request = self.requests.recv() => request,
             };
+            // Whoever waits for an answer may be gone.
             match request {
                 None => return false,
-                Some(Request::Unsubscribe(generation)) => self.forget(generation),
-                // Who asked may be gone.
-                Some(Request::Authorize { answer, .. }) => {
-                    let _hears = answer.send(Verdict::Unknown).is_ok();
+                Some(ReaderRequest::Unsubscribe(generation)) => self.forget(generation),
+                Some(ReaderRequest::Authorize { answer, .. }) => {
+                    let _is_waiting = answer.send(ReadPermission::Unknown).is_ok();
                 }
-                Some(Request::Listen(listening, outbox, heard)) => {
-                    self.listeners.push(Listener { listening, outbox });
-                    let _hears = heard.send(()).is_ok();
+                Some(ReaderRequest::Listen(listening, sender, listens)) => {
+                    self.listeners.push(TopicListener { listening, sender });
+                    let _is_waiting = listens.send(()).is_ok();
                 }
-                Some(Request::Subscribe(wanted, outbox)) => {
-                    self.forget(wanted.generation);
-                    let message = match (lost, wanted.targets.first()) {
-                        (Lost::Slot(SlotError::NoPublication(_)), Some(target)) => {
+                Some(ReaderRequest::Subscribe(request, sender)) => {
+                    self.forget(request.generation);
+                    let message = match (lost, request.targets.first()) {
+                        (SlotLost::Slot(SlotError::NoPublication), Some(target)) => {
                             not_enabled(target).to_string()
                         }
-                        _ => "Realtime was unable to connect to the project database".to_owned(),
+                        _ => UNABLE_TO_CONNECT.to_owned(),
                     };
-                    let generation = wanted.generation;
-                    outbox.put(Push {
-                        generation,
-                        news: News::Failed(message),
-                    });
+                    sender.put(request.generation, PushEvent::Failed(message));
                 }
             }
         }
     }
 
-    /// Hands out changes while the slot lasts; ends well when nobody can ask any more.
-    async fn follow(&mut self, mut slot: Slot) -> Result<(), Lost> {
-        let mut tables = Tables::default();
+    /// Delivers changes while the slot lasts; returns `Ok` when the server stops.
+    async fn follow(&mut self, mut slot: Slot) -> Result<(), SlotLost> {
+        let mut tables = KnownTables::default();
         let mut published = slot.published().await?;
         let mut next_check = Instant::now() + self.options.limits.publication_check;
         let mut next_cleaning = Instant::now();
@@ -225,32 +222,34 @@ impl Changes {
             } else {
                 took
             };
-            self.hand_out(&messages, &mut tables, &mut slot).await?;
+            self.process(&messages, &mut tables, &mut slot).await?;
             for event in self.disorder.due(Instant::now()) {
                 self.deliver(event);
             }
             self.subscriptions
-                .retain(|subscription| !subscription.outbox.is_closed());
+                .retain(|subscription| !subscription.sender.is_closed());
             self.listeners
-                .retain(|listener| !listener.outbox.is_closed());
+                .retain(|listener| !listener.sender.is_closed());
             self.faults.count_subscribers(self.subscriptions.len());
         }
     }
 
-    async fn answer(&mut self, request: Request, slot: &mut Slot) -> Result<(), Lost> {
+    async fn answer(&mut self, request: ReaderRequest, slot: &mut Slot) -> Result<(), SlotError> {
         match request {
-            Request::Unsubscribe(generation) => self.forget(generation),
-            Request::Subscribe(wanted, outbox) => self.subscribe(wanted, outbox, slot).await?,
-            Request::Authorize {
+            ReaderRequest::Unsubscribe(generation) => self.forget(generation),
+            ReaderRequest::Subscribe(request, sender) => {
+                self.subscribe(request, sender, slot).await?;
+            }
+            ReaderRequest::Authorize {
                 topic,
                 role,
                 answer,
             } => {
-                let _hears = answer.send(slot.may_read(&topic, &role).await).is_ok();
+                let _is_waiting = answer.send(slot.may_read(&topic, &role).await).is_ok();
             }
-            Request::Listen(listening, outbox, heard) => {
-                self.listen(listening, outbox, slot).await?;
-                let _hears = heard.send(()).is_ok();
+            ReaderRequest::Listen(listening, sender, listens) => {
+                self.listen(listening, sender, slot).await?;
+                let _is_waiting = listens.send(()).is_ok();
             }
         }
         Ok(())
@@ -259,176 +258,141 @@ impl Changes {
     async fn listen(
         &mut self,
         listening: Listening,
-        outbox: Outbox,
+        sender: PushSender,
         slot: &mut Slot,
     ) -> Result<(), SlotError> {
-        let stored = match listening.replay {
-            Some(replay) => slot.stored(&listening.topic.name, replay).await?,
-            None => Vec::new(),
-        };
-        let told = stored.into_iter().map(News::Broadcast);
-        let ready = slot.reads_messages() && listening.readiness;
-        for news in told.chain(ready.then_some(News::BroadcastsAreRead)) {
-            outbox.put(Push {
-                generation: listening.generation,
-                news,
-            });
+        let generation = listening.generation;
+        if let Some(replay) = listening.replay {
+            for message in slot.stored(&listening.topic.name, replay).await? {
+                sender.put(generation, PushEvent::Broadcast(message));
+            }
         }
-        self.listeners.push(Listener { listening, outbox });
+        if listening.announce_ready && slot.reads_messages() {
+            sender.put(generation, PushEvent::BroadcastsReady);
+        }
+        self.listeners.push(TopicListener { listening, sender });
         Ok(())
     }
 
     async fn subscribe(
         &mut self,
-        wanted: Wanted,
-        outbox: Outbox,
+        request: SubscriptionRequest,
+        sender: PushSender,
         slot: &mut Slot,
     ) -> Result<(), SlotError> {
-        let generation = wanted.generation;
+        let generation = request.generation;
         self.forget(generation);
         let mut matches = Vec::new();
-        for target in &wanted.targets {
-            match slot.resolve(target, &wanted.role).await {
+        for target in &request.targets {
+            match slot.resolve(target, &request.role).await {
                 Ok(found) => matches.extend(found.into_iter().map(|found| (target.clone(), found))),
-                Err(Refused::Target(message)) => {
-                    outbox.put(Push {
-                        generation,
-                        news: News::Failed(message),
-                    });
+                Err(ResolveError::Target(message)) => {
+                    sender.put(generation, PushEvent::Failed(message));
                     return Ok(());
                 }
-                Err(Refused::Slot(error)) => {
-                    let message = "Realtime was unable to connect to the project database";
-                    outbox.put(Push {
-                        generation,
-                        news: News::Failed(message.to_owned()),
-                    });
+                Err(ResolveError::Slot(error)) => {
+                    sender.put(generation, PushEvent::Failed(UNABLE_TO_CONNECT.to_owned()));
                     return Err(error);
                 }
             }
         }
-        outbox.put(Push {
-            generation,
-            news: News::Subscribed,
-        });
+        sender.put(generation, PushEvent::Subscribed);
         self.subscriptions.push(Subscription {
-            wanted,
-            outbox,
+            request,
+            sender,
             matches,
         });
         self.faults.count_subscribers(self.subscriptions.len());
         Ok(())
     }
 
-    /// The published tables have changed: each subscription is made again, and its client told.
+    /// After the published tables have changed: each subscription is made again, and its client gets the outcome.
     async fn subscribe_all_again(&mut self, slot: &mut Slot) -> Result<(), SlotError> {
-        for Subscription { wanted, outbox, .. } in std::mem::take(&mut self.subscriptions) {
-            self.subscribe(wanted, outbox, slot).await?;
+        for subscription in std::mem::take(&mut self.subscriptions) {
+            self.subscribe(subscription.request, subscription.sender, slot)
+                .await?;
         }
         Ok(())
     }
 
     fn forget(&mut self, generation: u64) {
         self.subscriptions
-            .retain(|subscription| subscription.wanted.generation != generation);
+            .retain(|subscription| subscription.request.generation != generation);
         self.listeners
             .retain(|listener| listener.listening.generation != generation);
         self.faults.count_subscribers(self.subscriptions.len());
     }
 
-    async fn hand_out(
+    async fn process(
         &mut self,
         messages: &[Vec<u8>],
-        tables: &mut Tables,
+        tables: &mut KnownTables,
         slot: &mut Slot,
-    ) -> Result<(), Lost> {
-        let mut committed_at = None;
+    ) -> Result<(), SlotLost> {
+        let mut transaction = None;
         for (index, message) in messages.iter().enumerate() {
             if index % ROWS_PER_TURN == ROWS_PER_TURN - 1 {
                 yield_now().await;
             }
-            let (relation, kind, new, old) = match pgoutput::decode(message)? {
-                Logged::Begin {
-                    committed_at: at, ..
-                } => {
-                    committed_at = Some(at);
-                    continue;
+            match pgoutput::decode(message)? {
+                WalMessage::Begin { committed_at } => transaction = Some(committed_at),
+                WalMessage::Relation(relation) => tables.learn(relation, slot).await?,
+                WalMessage::Ignored => {}
+                WalMessage::Row(row) => {
+                    let committed_at = transaction.ok_or(SlotLost::OutOfOrder)?;
+                    let (_, table) = tables.0.get(&row.relation).ok_or(SlotLost::OutOfOrder)?;
+                    self.faults.count_read(&table.name);
+                    self.route(&RowChange {
+                        table,
+                        row: &row,
+                        committed_at,
+                    });
                 }
-                Logged::Relation(relation) => {
-                    tables.learn(relation, slot).await?;
-                    continue;
-                }
-                Logged::Insert { relation, new } => (relation, ChangeKind::Insert, Some(new), None),
-                Logged::Update { relation, old, new } => {
-                    (relation, ChangeKind::Update, Some(new), old)
-                }
-                Logged::Delete { relation, old } => (relation, ChangeKind::Delete, None, Some(old)),
-                Logged::Commit { .. }
-                | Logged::Origin { .. }
-                | Logged::Type { .. }
-                | Logged::Truncate { .. } => continue,
-            };
-            let committed_at = committed_at.ok_or(Lost::OutOfOrder("a row"))?;
-            let table = tables.table(relation).ok_or(Lost::OutOfOrder("a row"))?;
-            self.faults.count_read(&table.name);
-            let (table, new, old) = (&*table, new.as_ref(), old.as_ref());
-            self.route(
-                relation,
-                &RowChange {
-                    table,
-                    kind,
-                    new,
-                    old,
-                    committed_at,
-                },
-            );
+            }
         }
         Ok(())
     }
 
-    /// Makes the events of one change, one for each subscriber and each view of the row.
-    fn route(&mut self, relation: u32, change: &RowChange<'_>) {
-        let mut rendered: Vec<(View<'_>, Arc<str>)> = Vec::new();
-        let mut events = self.broadcasts(change);
-        for subscription in &self.subscriptions {
-            let mut views: Vec<(View<'_>, Vec<u32>)> = Vec::new();
-            for (target, found) in &subscription.matches {
-                if found.relation == relation && wants(target, found, change) {
-                    let select = target.select.as_deref();
-                    let view = View {
-                        authorized: found.authorized,
-                        select,
-                    };
-                    match views.iter_mut().find(|(known, _)| *known == view) {
-                        Some((_, ids)) => ids.push(target.id),
-                        None => views.push((view, vec![target.id])),
-                    }
+    /// Creates the events of one change, one for each listener and subscriber.
+    fn route(&mut self, change: &RowChange<'_>) {
+        let table: Arc<str> = change.table.name.as_str().into();
+        let mut events = Vec::new();
+        let mut add = |sender: &PushSender, generation, event| {
+            events.push(PendingEvent {
+                table: Arc::clone(&table),
+                sender: sender.clone(),
+                generation,
+                event,
+            });
+        };
+        if let Some((topic, message)) = BroadcastMessage::of_row(change) {
+            for TopicListener { listening, sender } in &self.listeners {
+                if listening.topic == topic {
+                    let event = PushEvent::Broadcast(message.clone());
+                    add(sender, listening.generation, event);
                 }
             }
-            for (view, mut ids) in views {
-                ids.sort_unstable();
-                ids.dedup();
-                let known = rendered.iter().find(|(known, _)| *known == view);
-                let data = if let Some((_, data)) = known {
-                    Arc::clone(data)
-                } else {
-                    let data: Arc<str> = change.data(view).into();
-                    rendered.push((view, Arc::clone(&data)));
-                    data
-                };
-                let generation = subscription.wanted.generation;
-                events.push(Event {
-                    table: change.table.name.as_str().into(),
-                    outbox: subscription.outbox.clone(),
-                    push: Push {
-                        generation,
-                        news: News::Changed {
-                            data,
-                            ids: ids.into(),
-                        },
-                    },
-                });
-            }
+        }
+        // The event's data for roles that may read the table, and for others; each is rendered once.
+        let mut rendered: [Option<Arc<str>>; 2] = [None, None];
+        for subscription in &self.subscriptions {
+            let matches = subscription.matches.iter();
+            let matching = matches.filter(|(target, found)| wants(target, *found, change));
+            let matching: Vec<_> = matching.collect();
+            let Some((_, TableMatch { authorized, .. })) = matching.first() else {
+                continue;
+            };
+            let mut ids: Vec<u32> = matching.iter().map(|(target, _)| target.id).collect();
+            ids.sort_unstable();
+            ids.dedup();
+            let [hidden, shown] = &mut rendered;
+            let data = if *authorized { shown } else { hidden }
+                .get_or_insert_with(|| change.data(*authorized).into());
+            let event = PushEvent::Changed {
+                data: Arc::clone(data),
+                ids: ids.into(),
+            };
+            add(&subscription.sender, subscription.request.generation, event);
         }
         let (fault, now) = (self.faults.event_fault(), Instant::now());
         for event in events {
@@ -438,64 +402,37 @@ impl Changes {
         }
     }
 
-    /// Makes the events of a message, one for each who listens to its topic.
-    fn broadcasts(&self, change: &RowChange<'_>) -> Vec<Event> {
-        let Some((topic, message)) = Message::of_row(change) else {
-            return Vec::new();
+    fn deliver(&self, pending: PendingEvent) {
+        let transport = if matches!(pending.event, PushEvent::Broadcast(_)) {
+            Transport::Broadcast
+        } else {
+            Transport::Changes
         };
-        let table: Arc<str> = change.table.name.as_str().into();
-        let listens = |listener: &&Listener| listener.listening.topic == topic;
-        let event = |listener: &Listener| Event {
-            table: Arc::clone(&table),
-            outbox: listener.outbox.clone(),
-            push: Push {
-                generation: listener.listening.generation,
-                news: News::Broadcast(message.clone()),
-            },
-        };
-        self.listeners.iter().filter(listens).map(event).collect()
-    }
-
-    fn deliver(&self, event: Event) {
-        let transport = match event.push.news {
-            News::Broadcast(_) => Transport::Broadcast,
-            News::Changed { .. } | News::Subscribed | News::BroadcastsAreRead | News::Failed(_) => {
-                Transport::Changes
-            }
-        };
-        if !self.faults.is_withheld(transport) && !self.faults.is_deaf(event.push.generation) {
-            self.faults.count_delivered(&event.table);
-            event.outbox.put(event.push);
+        if !self.faults.is_withheld(transport) && !self.faults.is_deaf(pending.generation) {
+            self.faults.count_delivered(&pending.table);
+            pending.sender.put(pending.generation, pending.event);
         }
     }
 }
 
-impl Tables {
-    /// Takes a relation message; the catalogue is asked only when the table has changed.
+impl KnownTables {
+    /// Takes a relation message; the catalogue is queried only when the table has changed.
     async fn learn(&mut self, relation: Relation, slot: &mut Slot) -> Result<(), SlotError> {
-        let known = self
-            .known
+        let is_known = self
+            .0
             .get(&relation.oid)
             .is_some_and(|(known, _)| *known == relation);
-        if !known {
-            let table = Arc::new(slot.describe(&relation).await?);
-            self.known.insert(relation.oid, (relation, table));
+        if !is_known {
+            let table = slot.describe(&relation).await?;
+            self.0.insert(relation.oid, (relation, table));
         }
         Ok(())
     }
-
-    fn table(&self, relation: u32) -> Option<Arc<Table>> {
-        self.known
-            .get(&relation)
-            .map(|(_, table)| Arc::clone(table))
-    }
 }
 
-fn wants(target: &Target, found: &Match, change: &RowChange<'_>) -> bool {
-    target.kind.is_none_or(|kind| kind == change.kind)
-        && (change.kind == ChangeKind::Delete || !found.deletes_only || !found.authorized)
-        && found
-            .tests
-            .iter()
-            .all(|test| test.passes(change.value(&test.filter.column)))
+fn wants(target: &Target, found: TableMatch, change: &RowChange<'_>) -> bool {
+    let operation = change.row.operation;
+    found.relation == change.row.relation
+        && target.operation.is_none_or(|wanted| wanted == operation)
+        && (operation == RowOperation::Delete || !found.deletes_only || !found.authorized)
 }

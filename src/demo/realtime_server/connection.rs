@@ -1,10 +1,9 @@
 //! One client's socket, from the TCP connection to its end.
 //!
-//! Owns the socket and its timers: idle time, send time, token expiry. What frames mean is
-//! `session.rs`'s; which rows have changed is `changes.rs`'s.
+//! Owns the socket and its timers: idle time, send time, token expiry. Frames are interpreted in `session.rs`.
 //!
-//! Invariants: steps are carried out in order; nothing waits for a client longer than the send
-//! timeout; however a connection ends, its task ends.
+//! Invariants: steps are carried out in order; nothing waits for a client longer than the send timeout; however a connection
+//! ends, its task ends.
 
 use std::{collections::VecDeque, future::pending, sync::Arc, time::Duration};
 
@@ -25,13 +24,13 @@ use tokio_tungstenite::{
 };
 
 use super::{
-    Options,
     broadcast::Listening,
-    changes::Request,
+    changes::ReaderRequest,
     faults::{Faults, Refusal, Severance},
     handshake::{self, Accepted},
-    outbox::{Inbox, Outbox, outbox},
-    session::{Authorization, Session, Step},
+    options::RealtimeOptions,
+    push::{PushReceiver, PushSender, push_queue},
+    session::{Authorization, ConnectionStep, ServerSession},
 };
 
 /// How long a request's head may take.
@@ -40,19 +39,19 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long the end of a connection may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A closed client that sends nothing for this long has no more to say.
+/// A closed client that sends nothing for this long has nothing left to send.
 const CLOSE_QUIET: Duration = Duration::from_millis(100);
 
 /// What a connection needs of the server.
 #[derive(Clone)]
-pub struct Context {
-    pub options: Arc<Options>,
+pub struct ServerContext {
+    pub options: Arc<RealtimeOptions>,
     pub faults: Faults,
-    pub requests: mpsc::Sender<Request>,
+    pub requests: mpsc::Sender<ReaderRequest>,
 }
 
 /// How a connection ends.
-enum End {
+enum ConnectionEnd {
     /// The client closed it, or it broke.
     Gone,
     /// It is closed with this code.
@@ -64,11 +63,11 @@ enum End {
 /// Serves one client until it or the server ends the connection. No seat means too many clients.
 pub async fn serve(
     stream: TcpStream,
-    context: Context,
+    context: ServerContext,
     seat: Option<OwnedSemaphorePermit>,
     mut severed: watch::Receiver<Option<Severance>>,
 ) {
-    // Frames are small and due at once.
+    // Frames are small and sent at once.
     if stream.set_nodelay(true).is_err() {
         return;
     }
@@ -80,9 +79,8 @@ pub async fn serve(
     });
     let now = Utc::now().timestamp();
     let accepting = handshake::accept(stream, &context.options, refusal, now);
-    let patience = HANDSHAKE_TIMEOUT + context.options.refusal_delay;
     let accepted = tokio::select! {
-        accepted = timeout(patience, accepting) => accepted,
+        accepted = timeout(HANDSHAKE_TIMEOUT, accepting) => accepted,
         _ = severed.changed() => return,
     };
     let Ok(Some(Accepted {
@@ -93,39 +91,39 @@ pub async fn serve(
     else {
         return;
     };
-    let (outbox, inbox) = outbox();
-    let overflow = inbox.overflow.clone();
-    let mut client = Client {
-        session: Session::new(
+    let (sender, pushes) = push_queue();
+    let overflow = pushes.overflow.clone();
+    let mut client = ClientConnection {
+        session: ServerSession::new(
             version,
             context.options.jwt_secret.clone(),
             grant,
             context.options.limits.channels,
         ),
         socket: &mut socket,
-        outbox,
-        inbox,
+        sender,
+        pushes,
         context: &context,
     };
     let end = tokio::select! {
         end = client.run() => end,
-        () = overflow.cancelled() => End::Abrupt,
+        () = overflow.cancelled() => ConnectionEnd::Abrupt,
         changed = severed.changed() => {
             let severance = *severed.borrow_and_update();
             match severance {
-                Some(Severance::Restart) if changed.is_ok() => End::Close(CloseCode::Restart),
-                _ => End::Abrupt,
+                Some(Severance::Restart) if changed.is_ok() => ConnectionEnd::Close(CloseCode::Restart),
+                _ => ConnectionEnd::Abrupt,
             }
         }
     };
     finish(socket, end).await;
 }
 
-async fn finish(mut socket: WebSocketStream<TcpStream>, end: End) {
+async fn finish(mut socket: WebSocketStream<TcpStream>, end: ConnectionEnd) {
     match end {
-        End::Gone => {}
-        End::Abrupt => drop(socket.get_ref().set_zero_linger()),
-        End::Close(code) => {
+        ConnectionEnd::Gone => {}
+        ConnectionEnd::Abrupt => drop(socket.get_ref().set_zero_linger()),
+        ConnectionEnd::Close(code) => {
             let frame = CloseFrame {
                 code,
                 reason: "".into(),
@@ -143,16 +141,16 @@ async fn finish(mut socket: WebSocketStream<TcpStream>, end: End) {
     }
 }
 
-struct Client<'a> {
-    session: Session,
+struct ClientConnection<'a> {
+    session: ServerSession,
     socket: &'a mut WebSocketStream<TcpStream>,
-    outbox: Outbox,
-    inbox: Inbox,
-    context: &'a Context,
+    sender: PushSender,
+    pushes: PushReceiver,
+    context: &'a ServerContext,
 }
 
-impl Client<'_> {
-    async fn run(&mut self) -> End {
+impl ClientConnection<'_> {
+    async fn run(&mut self) -> ConnectionEnd {
         let idle_timeout = self.context.options.limits.idle_timeout;
         let mut idle_at = Instant::now() + idle_timeout;
         loop {
@@ -163,7 +161,7 @@ impl Client<'_> {
                         Some(Ok(Message::Text(text))) => self.session.receive(
                             &text,
                             Utc::now().timestamp(),
-                            || self.context.faults.next_generation(),
+                            self.context.faults.next_generation(),
                         ),
                         // A ping is answered by the socket itself as soon as it is flushed.
                         Some(Ok(Message::Ping(_))) => match self.flush().await {
@@ -172,20 +170,20 @@ impl Client<'_> {
                         },
                         Some(Ok(Message::Close(_))) => {
                             let _ = self.flush().await;
-                            return End::Gone;
+                            return ConnectionEnd::Gone;
                         }
                         Some(Ok(_)) => continue,
-                        Some(Err(SocketError::Capacity(_))) => return End::Close(CloseCode::Size),
-                        Some(Err(_)) | None => return End::Gone,
+                        Some(Err(SocketError::Capacity(_))) => return ConnectionEnd::Close(CloseCode::Size),
+                        Some(Err(_)) | None => return ConnectionEnd::Gone,
                     }
                 }
-                push = self.inbox.next() => {
+                push = self.pushes.next() => {
                     push.and_then(|push| self.session.push(&push)).into_iter().collect()
                 }
                 () = expiry(self.session.next_expiry()) => {
                     self.session.expire(Utc::now().timestamp())
                 }
-                () = sleep_until(idle_at) => return End::Close(CloseCode::Normal),
+                () = sleep_until(idle_at) => return ConnectionEnd::Close(CloseCode::Normal),
             };
             let mut steps = VecDeque::from(steps);
             while let Some(step) = steps.pop_front() {
@@ -197,88 +195,85 @@ impl Client<'_> {
         }
     }
 
-    /// Carries a step out; gives the steps that follow from it.
-    async fn carry_out(&mut self, step: Step) -> Result<Vec<Step>, End> {
-        let request = match step {
-            Step::Send(text) => {
-                self.send(Message::text(text)).await?;
-                return Ok(Vec::new());
+    /// Carries out a step; returns the steps that follow from it.
+    async fn carry_out(
+        &mut self,
+        step: ConnectionStep,
+    ) -> Result<Vec<ConnectionStep>, ConnectionEnd> {
+        match step {
+            ConnectionStep::Send(message) => self.send(message).await?,
+            ConnectionStep::Authorize(join) => return self.authorize(join).await,
+            ConnectionStep::Listen(listening) => self.listen(listening).await?,
+            ConnectionStep::Subscribe(subscription) => {
+                let request = ReaderRequest::Subscribe(subscription, self.sender.clone());
+                self.request(request).await?;
             }
-            Step::SendBinary(bytes) => {
-                self.send(Message::binary(bytes)).await?;
-                return Ok(Vec::new());
+            ConnectionStep::Unsubscribe(generation) => {
+                self.request(ReaderRequest::Unsubscribe(generation)).await?;
             }
-            Step::SendDelayed(text) => {
-                sleep(self.context.options.limits.join_refusal_delay).await;
-                self.send(Message::text(text)).await?;
-                return Ok(Vec::new());
-            }
-            Step::Authorize(asked) => return self.authorize(asked).await,
-            Step::Listen(listening) => return self.listen(listening).await,
-            Step::Subscribe(wanted) => Request::Subscribe(wanted, self.outbox.clone()),
-            Step::Unsubscribe(generation) => Request::Unsubscribe(generation),
-        };
-        self.request(request).await?;
+        }
         Ok(Vec::new())
     }
 
-    /// Holds the whole socket until the database has answered, as the real server does.
-    async fn authorize(&mut self, asked: Authorization) -> Result<Vec<Step>, End> {
-        let (answer, verdict) = oneshot::channel();
-        let (topic, role) = (asked.topic.clone(), asked.role.clone());
-        self.request(Request::Authorize {
+    /// Blocks the whole socket until the database has answered, as the real server does.
+    async fn authorize(
+        &mut self,
+        join: Authorization,
+    ) -> Result<Vec<ConnectionStep>, ConnectionEnd> {
+        let (answer, permission) = oneshot::channel();
+        let (topic, role) = (join.topic.clone(), join.role.clone());
+        self.request(ReaderRequest::Authorize {
             topic,
             role,
             answer,
         })
         .await?;
-        let verdict = verdict.await.map_err(|_| End::Abrupt)?;
-        let now = Utc::now().timestamp();
-        let next_generation = || self.context.faults.next_generation();
-        Ok(self
-            .session
-            .authorized(&asked, verdict, now, next_generation))
+        let permission = permission.await.map_err(|_| ConnectionEnd::Abrupt)?;
+        let (now, generation) = (
+            Utc::now().timestamp(),
+            self.context.faults.next_generation(),
+        );
+        Ok(self.session.authorized(&join, permission, now, generation))
     }
 
-    /// Who listens to a private topic is let in once it is heard. A public join waits for nothing: it may well be one for
-    /// changes, which are confirmed by themselves.
-    async fn listen(&mut self, listening: Listening) -> Result<Vec<Step>, End> {
+    /// A private join continues once the reader listens. A public join does not wait: it may be one for changes, which have
+    /// a confirmation of their own.
+    async fn listen(&mut self, listening: Listening) -> Result<(), ConnectionEnd> {
         let private = listening.topic.private;
-        let (heard, hears) = oneshot::channel();
-        let request = Request::Listen(listening, self.outbox.clone(), heard);
+        let (listens, listening_now) = oneshot::channel();
+        let request = ReaderRequest::Listen(listening, self.sender.clone(), listens);
         self.request(request).await?;
         if private {
-            hears.await.map_err(|_| End::Abrupt)?;
+            listening_now.await.map_err(|_| ConnectionEnd::Abrupt)?;
         }
-        Ok(Vec::new())
+        Ok(())
     }
 
-    async fn request(&mut self, request: Request) -> Result<(), End> {
+    async fn request(&mut self, request: ReaderRequest) -> Result<(), ConnectionEnd> {
         let sent = self.context.requests.send(request).await;
-        sent.map_err(|_| End::Abrupt)
+        sent.map_err(|_| ConnectionEnd::Abrupt)
     }
 
-    /// A client that does not read is dropped without a word, as the real server drops it.
-    async fn send(&mut self, message: Message) -> Result<(), End> {
-        let sending = self.socket.send(message);
-        match timeout(self.context.options.limits.send_timeout, sending).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(End::Gone),
-            Err(_) => Err(End::Abrupt),
-        }
+    async fn send(&mut self, message: Message) -> Result<(), ConnectionEnd> {
+        let limit = self.context.options.limits.send_timeout;
+        within(limit, self.socket.send(message)).await
     }
 
-    async fn flush(&mut self) -> Result<(), End> {
-        match timeout(
-            self.context.options.limits.send_timeout,
-            self.socket.flush(),
-        )
-        .await
-        {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(End::Gone),
-            Err(_) => Err(End::Abrupt),
-        }
+    async fn flush(&mut self) -> Result<(), ConnectionEnd> {
+        let limit = self.context.options.limits.send_timeout;
+        within(limit, self.socket.flush()).await
+    }
+}
+
+/// A client that does not read is dropped without a close frame, as the real server does.
+async fn within(
+    limit: Duration,
+    sending: impl Future<Output = Result<(), SocketError>>,
+) -> Result<(), ConnectionEnd> {
+    match timeout(limit, sending).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(ConnectionEnd::Gone),
+        Err(_) => Err(ConnectionEnd::Abrupt),
     }
 }
 

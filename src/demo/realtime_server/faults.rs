@@ -1,9 +1,8 @@
-//! Faults on purpose, for tests: the switches, and the disorder that they bring to events.
+//! Fault injection for tests: the switches, and what they do to events.
 //!
-//! Owns no task: the server's tasks look at the switches. All are off at first and outlive a stop
-//! and start of the server.
+//! Owns no task: the server's tasks read the switches. All are off at first and outlive a stop and start of the server.
 //!
-//! Invariant: events that are held back are bounded by [`MAX_HELD`]; beyond it the oldest goes out.
+//! Invariant: at most [`MAX_HELD`] events are held back; beyond that the oldest is delivered.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -18,7 +17,7 @@ use crate::domain::transport::{PerTransport, Transport};
 /// Events held back at most.
 const MAX_HELD: usize = 100_000;
 
-/// How long an event waits for a later one to overtake it.
+/// How long an event waits to be overtaken by a later one.
 const REORDER_PATIENCE: Duration = Duration::from_millis(200);
 
 /// What happens to events on their way to clients.
@@ -37,19 +36,19 @@ pub enum EventFault {
     Reorder,
 }
 
-/// Who hears nothing, though joins and heartbeats are answered.
+/// Which channels receive nothing, though joins and heartbeats are answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Deafness {
-    /// Nobody.
+    /// None.
     #[default]
     None,
-    /// The channels that were joined before now; a rejoin hears again.
+    /// Those that were joined before now; a rejoin receives events again.
     UntilRejoin,
-    /// Everybody.
+    /// All.
     All,
 }
 
-/// What a client that connects meets.
+/// How a connecting client is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// The connection is reset.
@@ -72,9 +71,9 @@ pub enum Severance {
     Abrupt,
 }
 
-/// What the server did, counted since it was made.
+/// What the server did since it was created.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Counts {
+pub struct ServerCounts {
     /// Row changes read from the database, by table name.
     pub read: BTreeMap<String, u64>,
     /// Events queued for clients, by table name: one for each subscriber of each change.
@@ -83,11 +82,11 @@ pub struct Counts {
     pub subscribers: usize,
 }
 
-/// The switches. Cheap to clone; all clones are the same switches.
+/// The switches. Clones share the same switches.
 #[derive(Clone)]
 pub struct Faults {
     switches: Arc<Mutex<Switches>>,
-    counts: watch::Sender<Counts>,
+    counts: watch::Sender<ServerCounts>,
     severed: watch::Sender<Option<Severance>>,
 }
 
@@ -105,7 +104,7 @@ impl Faults {
     pub(super) fn new() -> Self {
         Self {
             switches: Arc::default(),
-            counts: watch::Sender::new(Counts::default()),
+            counts: watch::Sender::new(ServerCounts::default()),
             severed: watch::Sender::new(None),
         }
     }
@@ -115,7 +114,7 @@ impl Faults {
         self.switches().events = fault;
     }
 
-    /// Who is deaf from now on.
+    /// Which channels are deaf from now on.
     pub fn set_deafness(&self, deafness: Deafness) {
         let mut switches = self.switches();
         switches.all_deaf = deafness == Deafness::All;
@@ -125,23 +124,23 @@ impl Faults {
         };
     }
 
-    /// Whether what comes by one way reaches nobody from now on, though joins are answered.
+    /// Whether events of one transport are dropped from now on, though joins are answered.
     pub fn withhold(&self, transport: Transport, withheld: bool) {
         *self.switches().withheld.of_mut(transport) = withheld;
     }
 
-    /// What clients that connect from now on meet; none is a welcome.
+    /// Whether and how clients are refused from now on.
     pub fn refuse_connects(&self, refusal: Option<Refusal>) {
         self.switches().refusal = refusal;
     }
 
-    /// Ends every open connection; new ones are welcome.
+    /// Ends every open connection; new ones are accepted.
     pub fn drop_connections(&self, severance: Severance) {
         self.severed.send_replace(Some(severance));
     }
 
     /// What the server did so far.
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> ServerCounts {
         self.counts.borrow().clone()
     }
 
@@ -160,8 +159,8 @@ impl Faults {
         self.counts.borrow().subscribers
     }
 
-    /// A view of the counts that can be awaited.
-    pub fn watch(&self) -> watch::Receiver<Counts> {
+    /// The counts, to wait for a change.
+    pub fn watch(&self) -> watch::Receiver<ServerCounts> {
         self.counts.subscribe()
     }
 
@@ -216,7 +215,7 @@ impl Faults {
     }
 }
 
-/// Where events wait that a fault holds back.
+/// Events that a fault holds back.
 pub(super) struct Disorder<T> {
     held: VecDeque<(Instant, T)>,
 }
@@ -228,7 +227,7 @@ impl<T: Clone> Disorder<T> {
         }
     }
 
-    /// Takes an event and gives those to deliver now, in order.
+    /// Takes an event and returns those to deliver now, in order.
     pub(super) fn pass(&mut self, event: T, fault: EventFault, now: Instant) -> Vec<T> {
         match fault {
             EventFault::Drop => Vec::new(),
@@ -250,7 +249,7 @@ impl<T: Clone> Disorder<T> {
         }
     }
 
-    /// Gives the events that have waited long enough at `now`.
+    /// The events that have waited long enough at `now`.
     pub(super) fn due(&mut self, now: Instant) -> Vec<T> {
         let due = self.held.iter().take_while(|(at, _)| *at <= now).count();
         self.held.drain(..due).map(|(_, event)| event).collect()

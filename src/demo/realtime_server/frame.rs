@@ -35,21 +35,6 @@ pub struct Incoming {
     pub payload: Value,
 }
 
-/// A frame for a client.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Outgoing {
-    /// The join that the frame belongs to; version 1.0.0 does not send it.
-    pub join_ref: Value,
-    /// The `ref` of the client's frame that this one answers, or null.
-    pub reference: Value,
-    /// The topic.
-    pub topic: String,
-    /// The event.
-    pub event: &'static str,
-    /// The payload, as JSON text.
-    pub payload: String,
-}
-
 impl Version {
     /// The version that the value of `vsn` asks for; none is 1.0.0.
     pub fn negotiate(vsn: Option<&str>) -> Option<Self> {
@@ -79,16 +64,16 @@ impl Version {
         }
     }
 
-    /// Writes a frame as text.
-    pub fn write(self, frame: &Outgoing) -> String {
-        let Outgoing {
-            join_ref,
-            reference,
-            event,
-            payload,
-            ..
-        } = frame;
-        let topic = Value::from(frame.topic.as_str());
+    /// Writes a frame as text: `join_ref` (which version 1.0.0 does not send), the `ref` of the client's frame that this one
+    /// answers, topic, event, and the payload as JSON text.
+    pub fn write(
+        self,
+        (join_ref, reference): (&Value, &Value),
+        topic: &str,
+        event: &str,
+        payload: &str,
+    ) -> String {
+        let topic = Value::from(topic);
         match self {
             Self::V1 => format!(
                 r#"{{"ref":{reference},"event":"{event}","topic":{topic},"payload":{payload}}}"#
@@ -141,19 +126,21 @@ mod tests {
 
     #[test]
     fn a_frame_is_written_as_the_real_server_writes_it() {
-        let frame = Outgoing {
-            join_ref: json!("1"),
-            reference: json!("5"),
-            topic: "realtime:\"a\"".to_owned(),
-            event: "phx_reply",
-            payload: r#"{"status":"ok","response":{}}"#.to_owned(),
+        let written = |version: Version| {
+            let payload = r#"{"status":"ok","response":{}}"#;
+            version.write(
+                (&json!("1"), &json!("5")),
+                "realtime:\"a\"",
+                "phx_reply",
+                payload,
+            )
         };
         assert_eq!(
-            Version::V1.write(&frame),
+            written(Version::V1),
             r#"{"ref":"5","event":"phx_reply","topic":"realtime:\"a\"","payload":{"status":"ok","response":{}}}"#
         );
         assert_eq!(
-            Version::V2.write(&frame),
+            written(Version::V2),
             r#"["1","5","realtime:\"a\"","phx_reply",{"status":"ok","response":{}}]"#
         );
     }

@@ -1,15 +1,14 @@
 //! The HTTP side of a connection: path, version, key, and the upgrade to WebSocket.
 //!
-//! Owns the answers that a client gets before there is a socket, in the real server's words and
-//! with its delay. It owns no limit on time: the caller bounds the whole handshake.
+//! Owns the answers that a client gets before there is a socket, in the real server's words. The caller bounds the time of the
+//! whole handshake.
 //!
-//! Invariant: a key is compared and dropped; it is in no answer and no log.
+//! Invariant: a key is compared and dropped; it appears in no answer and no log.
 
 use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::sleep,
 };
 use tokio_tungstenite::{
     WebSocketStream,
@@ -20,7 +19,7 @@ use tokio_tungstenite::{
 };
 use url::form_urlencoded;
 
-use super::{Options, faults::Refusal, frame::Version, session::Grant};
+use super::{faults::Refusal, frame::Version, options::RealtimeOptions, session::Grant};
 use crate::demo::jwt::{self, JwtError};
 
 /// The paths that are served: the one behind Supabase's gateway and a bare server's own.
@@ -32,7 +31,7 @@ const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// Bytes of a frame or message of a client at most, as the real server's `max_frame_size`.
 const MAX_FRAME_BYTES: usize = 5_000_000;
 
-/// A client that has been let in.
+/// An accepted client.
 pub struct Accepted {
     /// Its socket.
     pub socket: WebSocketStream<TcpStream>,
@@ -43,24 +42,23 @@ pub struct Accepted {
 }
 
 /// An answer that ends the connection.
-struct Answer {
+struct HttpAnswer {
     status: StatusCode,
     body: String,
     json: bool,
-    delayed: bool,
 }
 
-/// What a request is let in with.
-struct Admission {
+/// An accepted upgrade request.
+struct AcceptedUpgrade {
     version: Version,
     grant: Grant,
     upgrade: Response<()>,
 }
 
-/// Reads a request and upgrades it, or answers why not. None when the connection has ended here.
+/// Reads a request and upgrades it, or refuses it with an HTTP answer. None when the connection has ended.
 pub async fn accept(
     mut stream: TcpStream,
-    options: &Options,
+    options: &RealtimeOptions,
     refusal: Option<Refusal>,
     now: i64,
 ) -> Option<Accepted> {
@@ -70,19 +68,16 @@ pub async fn accept(
         Some(Refusal::Reset) => return None,
         Some(Refusal::Http { status, message }) => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-            Err(Answer::json(status, &message))
+            Err(HttpAnswer::json(status, &message))
         }
     };
-    let Admission {
+    let AcceptedUpgrade {
         version,
         grant,
         upgrade,
     } = match admission {
         Ok(admission) => admission,
         Err(answer) => {
-            if answer.delayed {
-                sleep(options.refusal_delay).await;
-            }
             let mut response = Response::new(());
             *response.status_mut() = answer.status;
             let headers = response.headers_mut();
@@ -110,7 +105,7 @@ pub async fn accept(
     })
 }
 
-/// The request, and what has been read beyond its head.
+/// The request, and the bytes after its head.
 async fn read_head(stream: &mut TcpStream) -> Option<(Request<()>, Vec<u8>)> {
     let mut bytes = Vec::with_capacity(1_024);
     while bytes.len() < MAX_HEAD_BYTES {
@@ -124,30 +119,34 @@ async fn read_head(stream: &mut TcpStream) -> Option<(Request<()>, Vec<u8>)> {
     None
 }
 
-fn admit(request: &Request<()>, options: &Options, now: i64) -> Result<Admission, Answer> {
+fn admit(
+    request: &Request<()>,
+    options: &RealtimeOptions,
+    now: i64,
+) -> Result<AcceptedUpgrade, HttpAnswer> {
     let path = request.uri().path();
     if !PATHS.contains(&path.strip_suffix('/').unwrap_or(path)) {
-        return Err(Answer::text(StatusCode::NOT_FOUND, "Not Found"));
+        return Err(HttpAnswer::text(StatusCode::NOT_FOUND, "Not Found"));
     }
     let upgrade = server::create_response(request)
-        .map_err(|_| Answer::text(StatusCode::BAD_REQUEST, "expected a WebSocket upgrade"))?;
+        .map_err(|_| HttpAnswer::text(StatusCode::BAD_REQUEST, "expected a WebSocket upgrade"))?;
     let query = request.uri().query().unwrap_or_default();
     let version = Version::negotiate(parameter(query, "vsn").as_deref())
-        .ok_or_else(|| Answer::text(StatusCode::FORBIDDEN, ""))?;
+        .ok_or_else(|| HttpAnswer::text(StatusCode::FORBIDDEN, ""))?;
     let key = key_of(request.headers()).or_else(|| parameter(query, "apikey"));
     let grant = match key {
         None => Err("API key is missing".to_owned()),
         Some(key) => grant_of(&key, options, now),
     };
-    let grant = grant.map_err(|message| Answer::json(StatusCode::UNAUTHORIZED, &message))?;
-    Ok(Admission {
+    let grant = grant.map_err(|message| HttpAnswer::json(StatusCode::UNAUTHORIZED, &message))?;
+    Ok(AcceptedUpgrade {
         version,
         grant,
         upgrade,
     })
 }
 
-fn grant_of(key: &str, options: &Options, now: i64) -> Result<Grant, String> {
+fn grant_of(key: &str, options: &RealtimeOptions, now: i64) -> Result<Grant, String> {
     if options.extra_keys.iter().any(|known| known.expose() == key) {
         return Ok(Grant {
             role: "service_role".to_owned(),
@@ -184,13 +183,12 @@ fn head(response: &Response<()>) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-impl Answer {
+impl HttpAnswer {
     fn text(status: StatusCode, body: &str) -> Self {
         Self {
             status,
             body: body.to_owned(),
             json: false,
-            delayed: false,
         }
     }
 
@@ -200,7 +198,6 @@ impl Answer {
             status,
             body,
             json: true,
-            delayed: true,
         }
     }
 

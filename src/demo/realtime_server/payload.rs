@@ -1,8 +1,7 @@
 //! The payload of a `postgres_changes` event, shaped as the real server shapes it.
 //!
-//! Owns the way from Postgres' text values to JSON: numbers keep their digits, timestamps become
-//! ISO 8601, JSON is embedded, arrays are read. It owns no routing: who gets an event is
-//! `changes.rs`'s.
+//! Owns the conversion of Postgres' text values to JSON: numbers keep their digits, timestamps become ISO 8601, JSON is
+//! embedded, arrays are parsed. Who receives an event is decided in `changes.rs`.
 //!
 //! Invariant: the output is valid JSON whatever text a value holds.
 
@@ -10,8 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::binding::ChangeKind;
-use crate::demo::pgoutput::{OldTuple, Tuple, Value};
+use crate::demo::pgoutput::{OldTuple, RowOperation, TupleValue, WalRow};
 
 /// Rows with more text than this arrive without their large values.
 const MAX_ROW_BYTES: usize = 1_048_576;
@@ -24,24 +22,24 @@ const MAX_ARRAY_DEPTH: usize = 6;
 
 /// A published table, as the catalogue describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Table {
+pub struct PublishedTable {
     /// Its schema.
     pub schema: String,
     /// Its name.
     pub name: String,
     /// Its published columns, in order.
-    pub columns: Vec<TableColumn>,
+    pub columns: Vec<PublishedColumn>,
 }
 
-/// A column of a [`Table`].
+/// A column of a [`PublishedTable`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TableColumn {
+pub struct PublishedColumn {
     /// Its name.
     pub name: String,
     /// The name of its type in `pg_type`.
     pub type_name: String,
     /// How its values look in JSON.
-    pub form: Form,
+    pub form: JsonForm,
     /// Whether it is part of the primary key.
     pub in_primary_key: bool,
     /// Whether it is part of the replica identity.
@@ -50,7 +48,7 @@ pub struct TableColumn {
 
 /// How the values of a type look in JSON.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Form {
+pub enum JsonForm {
     /// A bare number; NaN and the infinities become null.
     Number,
     /// `true` or `false`.
@@ -68,31 +66,18 @@ pub enum Form {
     /// A string.
     Text,
     /// A JSON array of these.
-    Array(Box<Form>),
+    Array(Box<JsonForm>),
 }
 
-/// The change of one row.
+/// A committed change of one row.
 #[derive(Debug, Clone, Copy)]
 pub struct RowChange<'a> {
     /// The table.
-    pub table: &'a Table,
-    /// What happened.
-    pub kind: ChangeKind,
-    /// The row after the change.
-    pub new: Option<&'a Tuple<'a>>,
-    /// What is known of the row before it.
-    pub old: Option<&'a OldTuple<'a>>,
+    pub table: &'a PublishedTable,
+    /// The change.
+    pub row: &'a WalRow<'a>,
     /// When the transaction was committed.
     pub committed_at: DateTime<Utc>,
-}
-
-/// What a subscriber may and wants to see of a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct View<'a> {
-    /// Whether its role may read the table.
-    pub authorized: bool,
-    /// The columns that it asked for beside the key; none is all of them.
-    pub select: Option<&'a [String]>,
 }
 
 #[derive(Serialize)]
@@ -119,38 +104,24 @@ struct ColumnName<'a> {
 
 /// The present values of a row; a value of none is null.
 #[derive(Default)]
-struct Record<'a>(Vec<(&'a TableColumn, Option<&'a str>)>);
-
-impl Table {
-    fn has_primary_key(&self) -> bool {
-        self.columns.iter().any(|column| column.in_primary_key)
-    }
-}
+struct Record<'a>(Vec<(&'a PublishedColumn, Option<&'a str>)>);
 
 impl<'a> RowChange<'a> {
-    /// The value of `column` that filters are tested on: the new row's, or of a delete the old
-    /// one's. None when it is absent or null.
+    /// The value of `column` in the new row. None when it is absent or null.
     pub fn value(&self, column: &str) -> Option<&'a str> {
-        let record = if self.kind == ChangeKind::Delete {
-            self.old_record()
-        } else {
-            self.record()
-        };
-        record?
-            .0
-            .into_iter()
-            .find(|(known, _)| known.name == column)?
-            .1
+        let mut values = self.record()?.0.into_iter();
+        values.find(|(known, _)| known.name == column)?.1
     }
 
-    /// The `data` of the event, as JSON text.
-    pub fn data(&self, view: View<'_>) -> String {
-        let data = if !self.table.has_primary_key() {
+    /// The `data` of the event, as JSON text, for a role that may or may not read the table.
+    pub fn data(&self, authorized: bool) -> String {
+        let is_delete = self.row.operation == RowOperation::Delete;
+        let data = if !self.table.columns.iter().any(|c| c.in_primary_key) {
             self.refused("Error 400: Bad Request, no primary key")
-        } else if !view.authorized && self.kind != ChangeKind::Delete {
+        } else if !authorized && !is_delete {
             self.refused("Error 401: Unauthorized")
         } else {
-            self.shown(view)
+            self.shown(authorized)
         };
         serde_json::to_string(&data).expect("strings and raw JSON always serialise")
     }
@@ -158,7 +129,7 @@ impl<'a> RowChange<'a> {
     fn refused(&self, error: &'static str) -> Data<'a> {
         Data {
             table: &self.table.name,
-            kind: self.kind.name(),
+            kind: self.row.operation.name(),
             record: Some(Record::default()),
             columns: Vec::new(),
             errors: Some([error]),
@@ -168,60 +139,47 @@ impl<'a> RowChange<'a> {
         }
     }
 
-    fn shown(&self, view: View<'_>) -> Data<'a> {
-        let selected = |column: &TableColumn| {
-            view.select
-                .is_none_or(|names| column.in_primary_key || names.contains(&column.name))
-        };
+    fn shown(&self, authorized: bool) -> Data<'a> {
         let mut records = [self.record(), self.old_record()];
-        if !view.authorized {
-            records = records.map(|record| record.map(|_| Record::default()));
-        }
-        let bytes: usize = records.iter().flatten().map(Record::bytes).sum();
-        let too_large = bytes > MAX_ROW_BYTES;
+        let values = records.iter().flatten().flat_map(|record| &record.0);
+        let bytes: usize = values.filter_map(|(_, value)| *value).map(str::len).sum();
+        let too_large = authorized && bytes > MAX_ROW_BYTES;
         for record in records.iter_mut().flatten() {
-            record.0.retain(|(column, value)| {
-                selected(column) && !(too_large && value.is_some_and(|v| v.len() > MAX_KEPT_BYTES))
+            record.0.retain(|(_, value)| {
+                authorized && !(too_large && value.is_some_and(|v| v.len() > MAX_KEPT_BYTES))
             });
         }
         let [record, old_record] = records;
-        let columns = self
-            .table
-            .columns
-            .iter()
-            .filter(|column| selected(column) && view.authorized);
+        let columns = self.table.columns.iter().filter(|_| authorized);
         Data {
-            table: &self.table.name,
-            kind: self.kind.name(),
-            record,
             columns: columns
                 .map(|column| ColumnName {
                     name: &column.name,
                     type_name: &column.type_name,
                 })
                 .collect(),
-            errors: too_large.then_some(["Error 413: Payload Too Large"]),
-            schema: &self.table.schema,
-            commit_timestamp: Some(to_milliseconds(self.committed_at)),
+            record,
             old_record,
+            errors: too_large.then_some(["Error 413: Payload Too Large"]),
+            commit_timestamp: Some(to_milliseconds(self.committed_at)),
+            ..self.refused("")
         }
     }
 
     /// The row after the change. An out-of-line value that was not touched is taken from the old
     /// row where that is known, else absent.
     fn record(&self) -> Option<Record<'a>> {
-        let whole_old = match self.old {
+        let whole_old = match &self.row.old {
             Some(OldTuple::Full(old)) => Some(old),
             _ => None,
         };
-        let present = self.table.columns.iter().zip(self.new?).enumerate();
-        let values = present.filter_map(|(index, (column, value))| match value {
-            Value::Null => Some((column, None)),
-            Value::Text(text) => Some((column, Some(*text))),
-            Value::UnchangedToast => match whole_old?.get(index)? {
-                Value::Text(text) => Some((column, Some(*text))),
-                Value::Null | Value::UnchangedToast => None,
-            },
+        let present = self.table.columns.iter().zip(self.row.new.as_ref()?);
+        let values = present.enumerate().filter_map(|(index, (column, value))| {
+            let value = match value {
+                TupleValue::UnchangedToast => whole_old?.get(index)?,
+                value => value,
+            };
+            known(column, value)
         });
         Some(Record(values.collect()))
     }
@@ -229,37 +187,31 @@ impl<'a> RowChange<'a> {
     /// The row before the change: whole under full replica identity, else its key, which an update
     /// that did not change it takes from the new row.
     fn old_record(&self) -> Option<Record<'a>> {
-        let columns = self.table.columns.iter();
-        let values: Vec<_> = match (self.old, self.new) {
-            (Some(OldTuple::Full(old)), _) => columns.zip(old).collect(),
-            (Some(OldTuple::Key(old)), _) => columns
-                .zip(old)
-                .filter(|(column, _)| column.in_identity)
-                .collect(),
-            (None, Some(new)) if self.kind == ChangeKind::Update => columns
-                .zip(new)
-                .filter(|(column, _)| column.in_primary_key)
-                .collect(),
+        type Kept = fn(&PublishedColumn) -> bool;
+        let (tuple, is_kept): (_, Kept) = match (&self.row.old, &self.row.new) {
+            (Some(OldTuple::Full(old)), _) => (old, |_| true),
+            (Some(OldTuple::Key(old)), _) => (old, |column| column.in_identity),
+            (None, Some(new)) if self.row.operation == RowOperation::Update => {
+                (new, |column| column.in_primary_key)
+            }
             (None, _) => return None,
         };
-        let values = values
-            .into_iter()
-            .filter_map(|(column, value)| match value {
-                Value::Null => Some((column, None)),
-                Value::Text(text) => Some((column, Some(*text))),
-                Value::UnchangedToast => None,
-            });
+        let columns = self.table.columns.iter().zip(tuple);
+        let kept = columns.filter(|(column, _)| is_kept(column));
+        let values = kept.filter_map(|(column, value)| known(column, value));
         Some(Record(values.collect()))
     }
 }
 
-impl Record<'_> {
-    fn bytes(&self) -> usize {
-        self.0
-            .iter()
-            .filter_map(|(_, value)| *value)
-            .map(str::len)
-            .sum()
+/// A column with its value, unless the value was not sent.
+fn known<'a>(
+    column: &'a PublishedColumn,
+    value: &TupleValue<'a>,
+) -> Option<(&'a PublishedColumn, Option<&'a str>)> {
+    match value {
+        TupleValue::Null => Some((column, None)),
+        TupleValue::Text(text) => Some((column, Some(*text))),
+        TupleValue::UnchangedToast => None,
     }
 }
 
@@ -273,7 +225,7 @@ impl Serialize for Record<'_> {
     }
 }
 
-impl Form {
+impl JsonForm {
     /// The form of the values of a type, by its name in `pg_type`.
     pub fn of(type_name: &str) -> Self {
         match type_name {
@@ -345,7 +297,7 @@ struct ArrayReader<'a> {
 
 impl ArrayReader<'_> {
     /// The whole text as one array, or none when it is not of that form.
-    fn array(mut self, element: &Form, depth: usize) -> Option<Box<RawValue>> {
+    fn array(mut self, element: &JsonForm, depth: usize) -> Option<Box<RawValue>> {
         if self.rest.starts_with('[') {
             self.rest = self.rest.split_once('=')?.1; // bounds that do not start at 1
         }
@@ -353,7 +305,7 @@ impl ArrayReader<'_> {
         self.rest.is_empty().then_some(array)
     }
 
-    fn dimension(&mut self, element: &Form, depth: usize) -> Option<Box<RawValue>> {
+    fn dimension(&mut self, element: &JsonForm, depth: usize) -> Option<Box<RawValue>> {
         if depth == MAX_ARRAY_DEPTH || !self.skip('{') {
             return None;
         }

@@ -1,28 +1,31 @@
-//! The protocol of one client's socket: joins, leaves, tokens, heartbeats. No socket, no clock, no
-//! SQL.
+//! The protocol of one client's socket: joins, leaves, tokens, heartbeats. No I/O, no clock, no SQL.
 //!
-//! Owns the channels that the client has joined. A frame goes in with the time; steps for the
-//! connection come out, to be carried out in order. Subscriptions are only asked for here: whether
-//! a table exists is found out in `changes.rs`, which answers with a [`Push`].
+//! Owns the channels that the client has joined. A frame goes in with the time; steps for the connection come out, to be
+//! carried out in order. Whether a table exists is decided in `slot.rs`; the result arrives as a [`Push`].
 //!
-//! Invariants: every join has a generation of its own, and a push of an older generation is
-//! dropped; a channel whose token has expired is closed; what is not understood is ignored, never
-//! fatal.
+//! Invariants: every join has a generation of its own, and a push of an older generation is dropped; a channel whose token has
+//! expired is closed; what is not understood is ignored, never fatal.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
 
 use super::{
-    binding::{Binding, Target},
-    broadcast::{Listening, Message, Topic},
-    frame::{Incoming, Outgoing, Version},
+    binding::{Binding, Target, unsupported},
+    broadcast::{Listening, Topic},
+    frame::{Incoming, Version},
+    push::{Push, PushEvent},
 };
 use crate::demo::jwt::{self, Claims, JwtError};
 use crate::domain::secret::Secret;
 
-/// The role that may read every private topic; of others the database is asked.
+/// The role that may read every private topic; for others the policies decide.
 const SERVICE_ROLE: &str = "service_role";
+
+/// The extensions that `system` events name.
+const CHANGES: &str = "postgres_changes";
+const SYSTEM: &str = "system";
 
 /// What a client may do, and until when.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,94 +59,61 @@ impl From<Claims> for Grant {
 
 /// What the connection has to do next.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Step {
-    /// Send this text frame.
-    Send(String),
-    /// Hold the whole socket for the delay of a refused join, then send this text frame.
-    SendDelayed(String),
-    /// Send this binary frame.
-    SendBinary(Vec<u8>),
-    /// Ask whether the role may read the private topic; the answer goes to [`Session::authorized`].
+pub enum ConnectionStep {
+    /// Send this frame.
+    Send(Message),
+    /// Find out whether the role may read the private topic; the answer goes to [`ServerSession::authorized`].
     Authorize(Authorization),
-    /// Listen to a topic, and go on once it is.
+    /// Listen to a topic, and continue once the reader does.
     Listen(Listening),
-    /// Ask for the changes of these targets.
-    Subscribe(Wanted),
-    /// Stop the changes of this generation.
+    /// Subscribe to the changes of these targets.
+    Subscribe(SubscriptionRequest),
+    /// End the subscriptions of this generation.
     Unsubscribe(u64),
 }
 
-/// A join that waits for what the policies on `realtime.messages` say.
+/// A join that waits for the policies on `realtime.messages`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Authorization {
     /// The topic, without `realtime:`.
     pub topic: String,
-    /// Who wants to read it.
+    /// The role that joins.
     pub role: String,
     frame: Incoming,
 }
 
-/// What the database says to an [`Authorization`].
+/// Whether a role may read a private topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// A policy lets the role read.
-    MayRead,
-    /// None does.
-    MayNot,
-    /// The database cannot be asked.
+pub enum ReadPermission {
+    /// A policy allows it.
+    Granted,
+    /// No policy allows it.
+    Denied,
+    /// The database is unavailable.
     Unknown,
 }
 
-/// A subscription that a join asks for.
+/// A subscription that a join requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub struct SubscriptionRequest {
     /// The join.
     pub generation: u64,
     /// The role whose rights count.
     pub role: String,
-    /// What is asked for; never empty.
+    /// The targets; never empty.
     pub targets: Vec<Target>,
 }
 
-/// News of a subscription, for the client.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Push {
-    /// The join that it belongs to.
-    pub generation: u64,
-    /// What happened.
-    pub news: News,
-}
-
-/// See [`Push`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
-    /// The subscription works.
-    Subscribed,
-    /// Broadcasts from the database are read.
-    BroadcastsAreRead,
-    /// A broadcast from the database.
-    Broadcast(Message),
-    /// The subscription failed, with the real server's message.
-    Failed(String),
-    /// A row changed.
-    Changed {
-        /// The event's `data`, as JSON text.
-        data: Arc<str>,
-        /// The bindings that matched.
-        ids: Arc<[u32]>,
-    },
-}
-
 /// The protocol state of one socket.
-pub struct Session {
+pub struct ServerSession {
     version: Version,
     secret: Secret,
     grant: Grant,
     max_channels: usize,
-    channels: HashMap<String, Channel>,
+    channels: HashMap<String, ServerChannel>,
 }
 
-struct Channel {
+struct ServerChannel {
     generation: u64,
     private: bool,
     join_ref: Value,
@@ -152,8 +122,8 @@ struct Channel {
     targets: Vec<Target>,
 }
 
-/// What a join asks for.
-struct Admission {
+/// The parameters of an accepted join.
+struct JoinRequest {
     bindings: Vec<Binding>,
     presence: bool,
     topic: Topic,
@@ -161,11 +131,8 @@ struct Admission {
     token: Option<Secret>,
 }
 
-/// Why a join is refused, in the real server's words.
-struct Refusal(String);
-
-impl Session {
-    /// A socket that was opened with a key that grants `grant`, for so many channels.
+impl ServerSession {
+    /// A socket that was opened with a key that grants `grant`, for at most `max_channels` channels.
     pub fn new(version: Version, secret: Secret, grant: Grant, max_channels: usize) -> Self {
         Self {
             version,
@@ -176,219 +143,174 @@ impl Session {
         }
     }
 
-    /// Takes a text frame at `now` (seconds since the Unix epoch). `next_generation` is drawn from
-    /// once a join.
-    pub fn receive(
-        &mut self,
-        text: &str,
-        now: i64,
-        next_generation: impl FnOnce() -> u64,
-    ) -> Vec<Step> {
+    /// Takes a text frame at `now` (seconds since the Unix epoch). A join gets the generation `generation`.
+    pub fn receive(&mut self, text: &str, now: i64, generation: u64) -> Vec<ConnectionStep> {
         let Some(frame) = self.version.read(text) else {
             return Vec::new();
         };
         match (frame.topic.as_str(), frame.event.as_str()) {
-            ("phoenix", "heartbeat") => vec![self.reply(&frame, Ok(()))],
+            ("phoenix", "heartbeat") => vec![self.reply(&frame, Ok("{}".to_owned()))],
             (topic, "phx_join") if topic.starts_with("realtime:") => {
-                self.join(&frame, now, next_generation)
+                self.join(&frame, now, generation)
             }
             (_, "phx_leave") => self.leave(&frame),
-            (topic, event) if self.channels.contains_key(topic) => match event {
-                "access_token" => self.refresh(&frame, now),
+            (topic, event) => match self.channels.get(topic) {
+                Some(_) if event == "access_token" => self.refresh(&frame, now),
                 // As without a policy that lets the role write.
-                "broadcast" if self.is_private(topic) => Vec::new(),
-                _ => vec![self.reply(&frame, Err(unsupported(event)))],
+                Some(channel) if event == "broadcast" && channel.private => Vec::new(),
+                Some(_) => vec![self.reply(&frame, Err(unsupported(event)))],
+                None => vec![self.reply(&frame, Err("unmatched topic".to_owned()))],
             },
-            _ => vec![self.reply(&frame, Err("unmatched topic".to_owned()))],
         }
     }
 
-    /// The frame that tells the client of `push`, to be sent; none when its channel is gone.
-    pub fn push(&self, push: &Push) -> Option<Step> {
-        let (topic, channel) = self
-            .channels
-            .iter()
-            .find(|(_, channel)| channel.generation == push.generation)?;
-        let text = match &push.news {
-            News::Broadcast(message) => return message.frame(self.version, topic),
-            News::Subscribed => self.system(topic, channel, Ok("Subscribed to PostgreSQL")),
-            News::BroadcastsAreRead => {
-                let message = "Replication connection established";
-                self.system_of(topic, channel, "system", Ok(message))
+    /// The frame for the client about `push`; none when its channel is gone.
+    pub fn push(&self, push: &Push) -> Option<ConnectionStep> {
+        let mut channels = self.channels.iter();
+        let (topic, channel) =
+            channels.find(|(_, channel)| channel.generation == push.generation)?;
+        Some(match &push.event {
+            PushEvent::Broadcast(message) => {
+                ConnectionStep::Send(message.frame(self.version, topic)?)
             }
-            News::Failed(message) => self.system(topic, channel, Err(message)),
-            News::Changed { data, ids } => self.version.write(&Outgoing {
-                join_ref: Value::Null,
-                reference: Value::Null,
-                topic: topic.clone(),
-                event: "postgres_changes",
-                payload: format!(r#"{{"data":{data},"ids":{}}}"#, json!(**ids)),
-            }),
-        };
-        Some(Step::Send(text))
+            PushEvent::Subscribed => {
+                self.system(topic, channel, CHANGES, Ok("Subscribed to PostgreSQL"))
+            }
+            PushEvent::BroadcastsReady => {
+                let message = "Replication connection established";
+                self.system(topic, channel, SYSTEM, Ok(message))
+            }
+            PushEvent::Failed(message) => self.system(topic, channel, CHANGES, Err(message)),
+            PushEvent::Changed { data, ids } => {
+                let payload = format!(r#"{{"data":{data},"ids":{}}}"#, json!(**ids));
+                self.send((&Value::Null, &Value::Null), topic, CHANGES, &payload)
+            }
+        })
     }
 
     /// When the next token expires, in seconds since the Unix epoch.
     pub fn next_expiry(&self) -> Option<i64> {
-        self.channels
-            .values()
+        let channels = self.channels.values();
+        channels
             .filter_map(|channel| channel.grant.expires_at)
             .min()
     }
 
     /// Closes the channels whose token has expired at `now`.
-    pub fn expire(&mut self, now: i64) -> Vec<Step> {
-        let expired: Vec<(String, i64)> = self
+    pub fn expire(&mut self, now: i64) -> Vec<ConnectionStep> {
+        let expired: Vec<(String, JwtError)> = self
             .channels
             .iter()
-            .filter_map(|(topic, channel)| Some((topic.clone(), channel.grant.expires_at?)))
-            .filter(|(_, expires_at)| *expires_at <= now)
+            .filter_map(|(topic, channel)| {
+                Some((topic.clone(), channel.grant.still_valid(now).err()?))
+            })
             .collect();
         expired
             .into_iter()
-            .flat_map(|(topic, expires_at)| {
-                let seconds_ago = now.saturating_sub(expires_at);
-                self.fail(&topic, &JwtError::Expired { seconds_ago }.to_string())
-            })
+            .flat_map(|(topic, error)| self.fail(&topic, &error.to_string()))
             .collect()
     }
 
-    fn join(
-        &mut self,
-        frame: &Incoming,
-        now: i64,
-        next_generation: impl FnOnce() -> u64,
-    ) -> Vec<Step> {
+    fn join(&mut self, frame: &Incoming, now: i64, generation: u64) -> Vec<ConnectionStep> {
         match self.admit(frame, now) {
-            Err(refusal) => self.refuse(frame, refusal),
-            Ok(Admission { topic, grant, .. }) if topic.private && grant.role != SERVICE_ROLE => {
-                vec![Step::Authorize(Authorization {
+            Ok(JoinRequest { topic, grant, .. }) if topic.private && grant.role != SERVICE_ROLE => {
+                vec![ConnectionStep::Authorize(Authorization {
                     topic: topic.name,
                     role: grant.role,
                     frame: frame.clone(),
                 })]
             }
-            Ok(admission) => self.let_in(frame, admission, next_generation),
+            admitted => self.answer_join(frame, admitted, generation),
         }
     }
 
-    /// Goes on with a join that waited for this verdict.
+    /// Continues a join that waited for `permission`.
     pub fn authorized(
         &mut self,
-        asked: &Authorization,
-        verdict: Verdict,
+        join: &Authorization,
+        permission: ReadPermission,
         now: i64,
-        next_generation: impl FnOnce() -> u64,
-    ) -> Vec<Step> {
-        let admitted = match verdict {
-            Verdict::MayRead => self.admit(&asked.frame, now),
-            Verdict::MayNot => Err(Refusal(format!(
+        generation: u64,
+    ) -> Vec<ConnectionStep> {
+        let admitted = match permission {
+            ReadPermission::Granted => self.admit(&join.frame, now),
+            ReadPermission::Denied => Err(format!(
                 "Unauthorized: You do not have permissions to read from this Channel topic: {}",
-                asked.topic
-            ))),
-            Verdict::Unknown => Err(Refusal(
+                join.topic
+            )),
+            ReadPermission::Unknown => Err(
                 "UnableToConnectToProject: Realtime was unable to connect to the project database"
                     .to_owned(),
-            )),
+            ),
         };
-        match admitted {
-            Err(refusal) => self.refuse(&asked.frame, refusal),
-            Ok(admission) => self.let_in(&asked.frame, admission, next_generation),
-        }
+        self.answer_join(&join.frame, admitted, generation)
     }
 
-    fn refuse(&self, frame: &Incoming, Refusal(reason): Refusal) -> Vec<Step> {
-        match self.reply(frame, Err(reason)) {
-            Step::Send(text) => vec![Step::SendDelayed(text)],
-            _ => Vec::new(),
-        }
-    }
-
-    fn let_in(
+    fn answer_join(
         &mut self,
         frame: &Incoming,
-        admission: Admission,
-        next_generation: impl FnOnce() -> u64,
-    ) -> Vec<Step> {
-        let Admission {
+        admitted: Result<JoinRequest, String>,
+        generation: u64,
+    ) -> Vec<ConnectionStep> {
+        let JoinRequest {
             bindings,
             presence,
             topic,
             grant,
             token,
-        } = admission;
+        } = match admitted {
+            Ok(join) => join,
+            Err(reason) => return vec![self.reply(frame, Err(reason))],
+        };
         let listed: Vec<String> = bindings.iter().map(Binding::described).collect();
-        let payload = format!(
-            r#"{{"status":"ok","response":{{"postgres_changes":[{}]}}}}"#,
-            listed.join(",")
-        );
-        // Whoever has the reply hears all that is committed from then on.
-        let generation = next_generation();
-        let private = topic.private;
-        let listening = Listening::of(generation, topic, frame.payload.get("config"));
-        let reply = self.version.write(&Outgoing {
-            join_ref: frame.join_ref.clone(),
-            reference: frame.reference.clone(),
-            topic: frame.topic.clone(),
-            event: "phx_reply",
-            payload,
-        });
-        let mut steps = vec![Step::Listen(listening), Step::Send(reply)];
-        if let Some(old) = self.channels.remove(&frame.topic) {
-            steps.push(Step::Send(self.closed(&frame.topic, &old)));
-            steps.push(Step::Unsubscribe(old.generation));
-        }
+        let response = format!(r#"{{"postgres_changes":[{}]}}"#, listed.join(","));
         let targets: Result<Vec<Target>, String> = bindings.iter().map(Binding::target).collect();
-        let channel = Channel {
+        let old = self.channels.remove(&frame.topic);
+        let channel = ServerChannel {
             generation,
-            private,
+            private: topic.private,
             join_ref: frame.join_ref.clone(),
             grant,
             token,
             targets: targets.clone().unwrap_or_default(),
         };
+        // The listener comes before the reply: whoever has the reply receives all that is committed from then on.
+        let listening = Listening::of(generation, topic, frame.payload.get("config"));
+        let mut steps = vec![
+            ConnectionStep::Listen(listening),
+            self.reply(frame, Ok(response)),
+        ];
+        if let Some(old) = old {
+            steps.push(self.closed(&frame.topic, &old));
+            steps.push(ConnectionStep::Unsubscribe(old.generation));
+        }
         if presence {
-            steps.push(Step::Send(self.version.write(&Outgoing {
-                join_ref: channel.join_ref.clone(),
-                reference: Value::Null,
-                topic: frame.topic.clone(),
-                event: "presence_state",
-                payload: "{}".to_owned(),
-            })));
+            let refs = (&channel.join_ref, &Value::Null);
+            steps.push(self.send(refs, &frame.topic, "presence_state", "{}"));
         }
         if let Err(message) = targets {
-            steps.push(Step::Send(self.system(
-                &frame.topic,
-                &channel,
-                Err(&message),
-            )));
+            steps.push(self.system(&frame.topic, &channel, CHANGES, Err(&message)));
         }
-        steps.extend(channel.wanted().map(Step::Subscribe));
+        steps.extend(channel.subscription());
         self.channels.insert(frame.topic.clone(), channel);
         steps
     }
 
-    /// What a join asks for, if it may.
-    fn admit(&self, frame: &Incoming, now: i64) -> Result<Admission, Refusal> {
+    /// The parameters of a join, or the real server's reason to refuse it.
+    fn admit(&self, frame: &Incoming, now: i64) -> Result<JoinRequest, String> {
         let name = frame.topic.strip_prefix("realtime:").unwrap_or_default();
         if name.is_empty() {
-            return Err(Refusal(
-                "TopicNameRequired: You must provide a topic name".to_owned(),
-            ));
+            return Err("TopicNameRequired: You must provide a topic name".to_owned());
         }
         if !self.channels.contains_key(&frame.topic) && self.channels.len() >= self.max_channels {
-            return Err(Refusal(
-                "ChannelRateLimitReached: Too many channels".to_owned(),
-            ));
+            return Err("ChannelRateLimitReached: Too many channels".to_owned());
         }
         let payload = frame.payload.as_object().ok_or_else(|| {
             let payload = match &frame.payload {
                 Value::Null => "nil".to_owned(),
                 other => other.to_string(),
             };
-            Refusal(format!(
-                "UnknownErrorOnChannel: expected params to be a :map, got: `{payload}`"
-            ))
+            format!("UnknownErrorOnChannel: expected params to be a :map, got: `{payload}`")
         })?;
         let token = payload.get("access_token").and_then(Value::as_str);
         let token = token.filter(|token| !token.starts_with("sb_"));
@@ -398,8 +320,8 @@ impl Session {
         };
         let grant = grant.map_err(|error| refused_token(&error))?;
         let config = payload.get("config");
-        let (bindings, presence) = read_config(name, config)?;
-        Ok(Admission {
+        let (bindings, presence) = read_config(config)?;
+        Ok(JoinRequest {
             bindings,
             presence,
             topic: Topic::of(name, config),
@@ -408,89 +330,74 @@ impl Session {
         })
     }
 
-    fn is_private(&self, topic: &str) -> bool {
-        self.channels
-            .get(topic)
-            .is_some_and(|channel| channel.private)
-    }
-
-    fn leave(&mut self, frame: &Incoming) -> Vec<Step> {
-        let mut steps = vec![self.reply(frame, Ok(()))];
+    fn leave(&mut self, frame: &Incoming) -> Vec<ConnectionStep> {
+        let mut steps = vec![self.reply(frame, Ok("{}".to_owned()))];
         if let Some(channel) = self.channels.remove(&frame.topic) {
-            steps.push(Step::Send(self.closed(&frame.topic, &channel)));
-            steps.push(Step::Unsubscribe(channel.generation));
+            steps.push(self.closed(&frame.topic, &channel));
+            steps.push(ConnectionStep::Unsubscribe(channel.generation));
         }
         steps
     }
 
-    /// A new token for a channel: no reply; the subscription is made again under it.
-    fn refresh(&mut self, frame: &Incoming, now: i64) -> Vec<Step> {
+    /// A new token for a channel: no reply; the subscription is made again with it.
+    fn refresh(&mut self, frame: &Incoming, now: i64) -> Vec<ConnectionStep> {
         let token = frame.payload.get("access_token").and_then(Value::as_str);
-        let Some(token) = token.filter(|token| !token.starts_with("sb_")) else {
+        let token = token.filter(|token| !token.starts_with("sb_"));
+        let (Some(token), Some(channel)) = (token, self.channels.get_mut(&frame.topic)) else {
             return Vec::new();
         };
-        let Some(channel) = self.channels.get_mut(&frame.topic) else {
-            return Vec::new();
-        };
-        if channel
+        let is_known = channel
             .token
             .as_ref()
-            .is_some_and(|known| known.expose() == token)
-        {
+            .is_some_and(|known| known.expose() == token);
+        if is_known {
             return Vec::new();
         }
         match jwt::verify(&self.secret, token, now) {
             Ok(claims) => {
                 channel.grant = claims.into();
                 channel.token = Some(Secret::new(token));
-                channel.wanted().map(Step::Subscribe).into_iter().collect()
+                channel.subscription().into_iter().collect()
             }
             Err(JwtError::Signature) => self.fail(&frame.topic, ":signature_error"),
             Err(error) => self.fail(&frame.topic, &error.to_string()),
         }
     }
 
-    /// Ends a channel for a reason that concerns the channel, not its subscription.
-    fn fail(&mut self, topic: &str, message: &str) -> Vec<Step> {
+    /// Closes a channel for a reason that concerns the channel, not its subscription.
+    fn fail(&mut self, topic: &str, message: &str) -> Vec<ConnectionStep> {
         let Some(channel) = self.channels.remove(topic) else {
             return Vec::new();
         };
         vec![
-            Step::Send(self.system_of(topic, &channel, "system", Err(message))),
-            Step::Send(self.closed(topic, &channel)),
-            Step::Unsubscribe(channel.generation),
+            self.system(topic, &channel, SYSTEM, Err(message)),
+            self.closed(topic, &channel),
+            ConnectionStep::Unsubscribe(channel.generation),
         ]
     }
 
-    fn reply(&self, frame: &Incoming, outcome: Result<(), String>) -> Step {
+    /// Replies with a response, as JSON text, or with the reason of an error.
+    fn reply(&self, frame: &Incoming, outcome: Result<String, String>) -> ConnectionStep {
         let (status, response) = match outcome {
-            Ok(()) => ("ok", json!({})),
-            Err(reason) => ("error", json!({ "reason": reason })),
+            Ok(response) => ("ok", response),
+            Err(reason) => ("error", json!({ "reason": reason }).to_string()),
         };
         let join_ref = match self.channels.get(&frame.topic) {
-            Some(channel) => channel.join_ref.clone(),
-            None => frame.join_ref.clone(),
+            Some(channel) => &channel.join_ref,
+            None => &frame.join_ref,
         };
-        Step::Send(self.version.write(&Outgoing {
-            join_ref,
-            reference: frame.reference.clone(),
-            topic: frame.topic.clone(),
-            event: "phx_reply",
-            payload: format!(r#"{{"status":"{status}","response":{response}}}"#),
-        }))
+        let payload = format!(r#"{{"status":"{status}","response":{response}}}"#);
+        let refs = (join_ref, &frame.reference);
+        self.send(refs, &frame.topic, "phx_reply", &payload)
     }
 
-    fn system(&self, topic: &str, channel: &Channel, outcome: Result<&str, &str>) -> String {
-        self.system_of(topic, channel, "postgres_changes", outcome)
-    }
-
-    fn system_of(
+    fn system(
         &self,
         topic: &str,
-        channel: &Channel,
+        channel: &ServerChannel,
         extension: &str,
         outcome: Result<&str, &str>,
-    ) -> String {
+    ) -> ConnectionStep {
         let (status, message) = match outcome {
             Ok(message) => ("ok", message),
             Err(message) => ("error", message),
@@ -501,52 +408,55 @@ impl Session {
             Value::from(message),
             Value::from(name),
         );
-        self.version.write(&Outgoing {
-            join_ref: channel.join_ref.clone(),
-            reference: Value::Null,
-            topic: topic.to_owned(),
-            event: "system",
-            payload,
-        })
+        self.send((&channel.join_ref, &Value::Null), topic, SYSTEM, &payload)
     }
 
-    fn closed(&self, topic: &str, channel: &Channel) -> String {
-        self.version.write(&Outgoing {
-            join_ref: channel.join_ref.clone(),
-            reference: channel.join_ref.clone(),
-            topic: topic.to_owned(),
-            event: "phx_close",
-            payload: "{}".to_owned(),
+    fn closed(&self, topic: &str, channel: &ServerChannel) -> ConnectionStep {
+        let refs = (&channel.join_ref, &channel.join_ref);
+        self.send(refs, topic, "phx_close", "{}")
+    }
+
+    fn send(
+        &self,
+        refs: (&Value, &Value),
+        topic: &str,
+        event: &str,
+        payload: &str,
+    ) -> ConnectionStep {
+        let text = self.version.write(refs, topic, event, payload);
+        ConnectionStep::Send(Message::text(text))
+    }
+}
+
+impl ServerChannel {
+    fn subscription(&self) -> Option<ConnectionStep> {
+        (!self.targets.is_empty()).then(|| {
+            ConnectionStep::Subscribe(SubscriptionRequest {
+                generation: self.generation,
+                role: self.grant.role.clone(),
+                targets: self.targets.clone(),
+            })
         })
     }
 }
 
-impl Channel {
-    fn wanted(&self) -> Option<Wanted> {
-        (!self.targets.is_empty()).then(|| Wanted {
-            generation: self.generation,
-            role: self.grant.role.clone(),
-            targets: self.targets.clone(),
-        })
-    }
-}
-
-fn read_config(name: &str, config: Option<&Value>) -> Result<(Vec<Binding>, bool), Refusal> {
+/// The bindings of a join, and whether it wants presence.
+fn read_config(config: Option<&Value>) -> Result<(Vec<Binding>, bool), String> {
     let Some(config) = config else {
-        return Ok((vec![binding_of_topic(name)], false));
+        return Ok((Vec::new(), false));
     };
-    let config = config.as_object().ok_or_else(|| {
-        Refusal("UnknownErrorOnChannel: no function clause matching in Access.get/3".to_owned())
-    })?;
+    let config = config
+        .as_object()
+        .ok_or("UnknownErrorOnChannel: no function clause matching in Access.get/3")?;
     let presence = config
         .get("presence")
         .and_then(|presence| presence.get("enabled"));
     let listed = config.get("postgres_changes").and_then(Value::as_array);
     let bindings = listed.into_iter().flatten().map(|params| match params {
         Value::Object(params) => Ok(Binding::new(params.clone())),
-        other => Err(Refusal(format!(
+        other => Err(format!(
             "UnknownErrorOnChannel: expected a map, got:\n\n    {other}\n"
-        ))),
+        )),
     });
     Ok((
         bindings.collect::<Result<_, _>>()?,
@@ -554,29 +464,13 @@ fn read_config(name: &str, config: Option<&Value>) -> Result<(Vec<Binding>, bool
     ))
 }
 
-/// The protocol before there was a `config`: the topic says `schema[:table[:filter]]`.
-fn binding_of_topic(name: &str) -> Binding {
-    let keys = ["schema", "table", "filter"].map(ToOwned::to_owned);
-    let params: Map<String, Value> = keys
-        .into_iter()
-        .zip(name.splitn(3, ':').map(Value::from))
-        .collect();
-    Binding::new(params)
-}
-
-fn refused_token(error: &JwtError) -> Refusal {
+fn refused_token(error: &JwtError) -> String {
     let code = match error {
         JwtError::Malformed => "MalformedJWT",
         JwtError::Signature => "JwtSignatureError",
         JwtError::MissingClaims | JwtError::Expired { .. } => "InvalidJWTToken",
     };
-    Refusal(format!("{code}: {error}"))
-}
-
-fn unsupported(what: &str) -> String {
-    format!(
-        "NotSupported: this development server has changes and broadcasts from the database only, not `{what}`"
-    )
+    format!("{code}: {error}")
 }
 
 #[cfg(test)]

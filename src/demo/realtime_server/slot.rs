@@ -1,28 +1,31 @@
-//! The server's connection to Postgres: a temporary `pgoutput` slot, and questions to the catalogue.
+//! The server's connection to Postgres: a temporary `pgoutput` slot, and queries of the catalogue.
 //!
-//! Owns all SQL of the Realtime server. It keeps no subscriptions and decodes no rows. When the
-//! connection is lost the slot is gone with it, and whoever holds a [`Slot`] makes another.
+//! Owns all SQL of the Realtime server. It keeps no subscriptions and decodes no rows. When the connection is lost the slot is
+//! gone with it, and the owner of a [`Slot`] opens another.
 //!
-//! Invariants: the slot is temporary, so nothing is left in the database; the session prints values
-//! in the one form that `payload.rs` reads (UTC, ISO dates, hexadecimal bytes); what a client's words
-//! may make fail is asked on a connection of its own, since an error takes a temporary slot with it.
+//! Invariants: the slot is temporary, so nothing is left in the database; the session prints values in the one form that
+//! `payload.rs` reads (UTC, ISO dates, hexadecimal bytes); queries that may fail run on a connection of their own, since an
+//! error takes a temporary slot with it.
 
 use std::{str::FromStr, time::Duration};
 
 use sqlx::{
-    AssertSqlSafe, Connection, PgConnection,
+    Connection, PgConnection,
     postgres::{PgConnectOptions, types::Oid},
 };
 use thiserror::Error;
 use tokio::time::timeout;
 
 use super::{
-    binding::{Filter, Target, Test},
-    broadcast::{self, Replay},
-    payload::{Form, Table, TableColumn},
-    session::Verdict,
+    binding::Target,
+    broadcast::{self, BroadcastMessage, Replay},
+    payload::{JsonForm, PublishedColumn, PublishedTable},
+    session::ReadPermission,
 };
 use crate::demo::pgoutput::Relation;
+
+/// The publication whose tables can be subscribed to. It may be created after the server has started.
+const PUBLICATION: &str = "supabase_realtime";
 
 /// How long Postgres may take to accept the connection and to make the slot. A slot is made only
 /// once the transactions that are open at the time have ended.
@@ -37,29 +40,29 @@ const MAX_CHANGES: i32 = 1_000;
 /// Tables that one binding may match.
 const MAX_TABLES: i64 = 1_000;
 
-/// Messages are kept so long, as on the real server.
+/// How long messages are kept, as on the real server.
 const MESSAGES_KEPT_DAYS: i32 = 3;
 
-/// A role that Supabase has; its rights are taken for granted where the database does not know it.
+/// Supabase's role; it may read everything even where the database does not have it.
 const SERVICE_ROLE: &str = "service_role";
 
 /// Why there is no slot.
 #[derive(Debug, Error)]
 pub enum SlotError {
     /// The database could not be asked, or refused.
-    #[error("Postgres: {0}; the slot is made anew")]
+    #[error("Postgres: {0}")]
     Database(#[from] sqlx::Error),
     /// There is no answer.
-    #[error("Postgres did not answer within {} s; the slot is made anew", .0.as_secs())]
+    #[error("Postgres did not answer within {} s", .0.as_secs())]
     Timeout(Duration),
     /// The publication does not exist.
-    #[error("there is no publication {0}; create it, the server waits for it")]
-    NoPublication(String),
+    #[error("there is no publication {PUBLICATION}; create it")]
+    NoPublication,
 }
 
 /// Why a target cannot be subscribed to.
 #[derive(Debug, Error)]
-pub enum Refused {
+pub enum ResolveError {
     /// The target is at fault; the message is the real server's.
     #[error("{0}")]
     Target(String),
@@ -68,13 +71,11 @@ pub enum Refused {
     Slot(#[from] SlotError),
 }
 
-/// What a target turned out to mean for one table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Match {
+/// A table that a target names, as a role sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TableMatch {
     /// Oid of the table.
     pub relation: u32,
-    /// The target's filters.
-    pub tests: Vec<Test>,
     /// Whether the role may read the table.
     pub authorized: bool,
     /// Whether inserts and updates are hidden from a role that may read the table: it has row
@@ -87,17 +88,16 @@ pub struct Slot {
     connection: PgConnection,
     options: PgConnectOptions,
     name: String,
-    publication: String,
-    /// Whether there are messages to broadcast.
+    /// Whether the database has `realtime.messages`.
     messages: bool,
 }
 
 impl Slot {
-    /// Connects and makes a slot called `name`.
+    /// Connects and creates a slot called `name`.
     ///
     /// # Errors
     /// When Postgres cannot be reached, refuses, or has no such publication.
-    pub async fn open(url: &str, publication: &str, name: String) -> Result<Self, SlotError> {
+    pub async fn open(url: &str, name: String) -> Result<Self, SlotError> {
         let opening = async {
             let options = PgConnectOptions::from_str(url)?
                 .application_name("visit-pacer demo realtime")
@@ -108,26 +108,22 @@ impl Slot {
                     ("bytea_output", "hex"),
                 ]);
             let mut connection = PgConnection::connect_with(&options).await?;
-            let publications: i64 =
-                sqlx::query_scalar("select count(*) from pg_publication where pubname = $1")
-                    .bind(publication)
-                    .fetch_one(&mut connection)
-                    .await?;
-            if publications == 0 {
-                return Err(SlotError::NoPublication(publication.to_owned()));
+            let publications: Vec<String> = sqlx::query_scalar(
+                "select pubname::text from pg_publication where pubname = any ($1)",
+            )
+            .bind([PUBLICATION, broadcast::PUBLICATION])
+            .fetch_all(&mut connection)
+            .await?;
+            let has = |name: &str| publications.iter().any(|known| known == name);
+            if !has(PUBLICATION) {
+                return Err(SlotError::NoPublication);
             }
-            let messages: i64 =
-                sqlx::query_scalar("select count(*) from pg_publication where pubname = $1")
-                    .bind(broadcast::PUBLICATION)
-                    .fetch_one(&mut connection)
-                    .await?;
-            // Each read of a slot is several lines in the server's log otherwise. Only superusers
-            // may.
+            // Otherwise each read of a slot is several lines in the server's log. Only superusers may set it.
             let quiet = sqlx::query("set log_min_messages = fatal")
                 .execute(&mut connection)
                 .await;
             if let Err(error) = quiet {
-                tracing::debug!(%error, "reads of the slot stay in the log of Postgres");
+                tracing::debug!(%error, "reads of the slot appear in the log of Postgres");
             }
             sqlx::query("select pg_create_logical_replication_slot($1, 'pgoutput', true)")
                 .bind(&name)
@@ -137,8 +133,7 @@ impl Slot {
                 connection,
                 options,
                 name,
-                publication: publication.to_owned(),
-                messages: messages > 0,
+                messages: has(broadcast::PUBLICATION),
             })
         };
         timeout(OPEN_TIMEOUT, opening)
@@ -150,32 +145,33 @@ impl Slot {
     /// transactions only.
     ///
     /// # Errors
-    /// When Postgres does not answer or refuses; the slot is then of no more use.
+    /// When Postgres does not answer or refuses; the slot is lost then.
     pub async fn read(&mut self) -> Result<Vec<Vec<u8>>, SlotError> {
-        let mut quoted = format!("\"{}\"", self.publication.replace('"', "\"\""));
-        if self.messages {
-            quoted = format!("{quoted},\"{}\"", broadcast::PUBLICATION);
-        }
+        let publications = if self.messages {
+            format!("{PUBLICATION},{}", broadcast::PUBLICATION)
+        } else {
+            PUBLICATION.to_owned()
+        };
         let changes = sqlx::query_scalar(
             "select data from pg_logical_slot_get_binary_changes(
                  $1, null, $2, 'proto_version', '1', 'publication_names', $3)",
         )
         .bind(&self.name)
         .bind(MAX_CHANGES)
-        .bind(quoted)
+        .bind(publications)
         .fetch_all(&mut self.connection);
         answer(changes).await
     }
 
-    /// Whether there are messages to broadcast.
+    /// Whether broadcasts are read.
     pub fn reads_messages(&self) -> bool {
         self.messages
     }
 
-    /// Whether a policy lets the role read the private topic: it is shown a message of that topic which is never committed,
-    /// as the real server does it.
-    pub async fn may_read(&self, topic: &str, role: &str) -> Verdict {
-        let looking = async {
+    /// Whether a policy lets the role read the private topic: tested with a message of that topic that is never committed,
+    /// as on the real server.
+    pub async fn may_read(&self, topic: &str, role: &str) -> ReadPermission {
+        let test = async {
             let mut aside = PgConnection::connect_with(&self.options).await?;
             let mut transaction = aside.begin().await?;
             sqlx::query(
@@ -199,15 +195,17 @@ impl Slot {
             .await?;
             Ok(seen > 0)
         };
-        match answer(looking).await {
-            Ok(true) => Verdict::MayRead,
-            // A role that does not exist, or has no right in the schema: nothing lets it read.
-            Ok(false) | Err(SlotError::Database(sqlx::Error::Database(_))) => Verdict::MayNot,
-            Err(_) => Verdict::Unknown,
+        match answer(test).await {
+            Ok(true) => ReadPermission::Granted,
+            // The role does not exist, or has no right in the schema.
+            Ok(false) | Err(SlotError::Database(sqlx::Error::Database(_))) => {
+                ReadPermission::Denied
+            }
+            Err(_) => ReadPermission::Unknown,
         }
     }
 
-    /// Deletes the messages that are too old to be told again. Nobody waits for it: what fails is tried again.
+    /// Deletes messages that are too old to be replayed. A failure is only logged; the next cleaning tries again.
     pub async fn clean(&self) {
         if !self.messages {
             return;
@@ -223,7 +221,7 @@ impl Slot {
             .await
         };
         if let Err(error) = answer(deleting).await {
-            tracing::debug!(%error, "realtime stand-in: old messages stay for now");
+            tracing::debug!(%error, "cannot delete old messages");
         }
     }
 
@@ -235,7 +233,7 @@ impl Slot {
         &mut self,
         topic: &str,
         replay: Replay,
-    ) -> Result<Vec<broadcast::Message>, SlotError> {
+    ) -> Result<Vec<BroadcastMessage>, SlotError> {
         if !self.messages {
             return Ok(Vec::new());
         }
@@ -251,7 +249,7 @@ impl Slot {
         .fetch_all(&mut self.connection);
         let stored: Vec<(String, String, String)> = answer(stored).await?;
         let message = |(event, id, payload): &(String, String, String)| {
-            broadcast::Message::stored(event, id, payload)
+            BroadcastMessage::stored(event, id, payload)
         };
         Ok(stored.iter().rev().map(message).collect())
     }
@@ -266,7 +264,7 @@ impl Slot {
                         order by schemaname, tablename), '')
              from pg_publication_tables where pubname = $1",
         )
-        .bind(&self.publication)
+        .bind(PUBLICATION)
         .fetch_one(&mut self.connection);
         answer(tables).await
     }
@@ -276,7 +274,7 @@ impl Slot {
     ///
     /// # Errors
     /// When Postgres does not answer or refuses.
-    pub async fn describe(&mut self, relation: &Relation) -> Result<Table, SlotError> {
+    pub async fn describe(&mut self, relation: &Relation) -> Result<PublishedTable, SlotError> {
         let columns = sqlx::query_as(
             "select a.attname::text, t.typname::text, coalesce(b.typname, t.typname)::text,
                     e.typname::text, coalesce(a.attnum = any (i.indkey), false)
@@ -292,30 +290,33 @@ impl Slot {
         let known: Vec<(String, String, String, Option<String>, bool)> = answer(columns).await?;
         let columns = relation.columns.iter().map(|column| {
             let known = known.iter().find(|known| known.0 == column.name);
-            TableColumn {
+            PublishedColumn {
                 name: column.name.clone(),
                 type_name: known.map_or("text", |known| &known.1).to_owned(),
-                form: known.map_or(Form::Text, |(_, _, base, element, _)| match element {
-                    Some(element) => Form::Array(Box::new(Form::of(element))),
-                    None => Form::of(base),
+                form: known.map_or(JsonForm::Text, |(_, _, base, element, _)| match element {
+                    Some(element) => JsonForm::Array(Box::new(JsonForm::of(element))),
+                    None => JsonForm::of(base),
                 }),
                 in_primary_key: known.is_some_and(|known| known.4),
                 in_identity: column.in_identity,
             }
         });
-        Ok(Table {
+        Ok(PublishedTable {
             schema: relation.namespace.clone(),
             name: relation.name.clone(),
             columns: columns.collect(),
         })
     }
 
-    /// The published tables that `target` means, seen as `role`; never none.
+    /// The published tables that `target` names, as `role` sees them; never none.
     ///
     /// # Errors
-    /// With the real server's message when nothing is published under that name, a column does not
-    /// exist or a value is not of its type.
-    pub async fn resolve(&mut self, target: &Target, role: &str) -> Result<Vec<Match>, Refused> {
+    /// With the real server's message when nothing is published under that name, or the role does not exist.
+    pub async fn resolve(
+        &mut self,
+        target: &Target,
+        role: &str,
+    ) -> Result<Vec<TableMatch>, ResolveError> {
         let tables = sqlx::query_as(
             "select c.oid, r.oid is not null,
                     coalesce(has_table_privilege(r.oid, c.oid, 'select'), false),
@@ -328,7 +329,7 @@ impl Slot {
                and ($3 = '*' or p.tablename like $3)
              order by c.oid limit $5",
         )
-        .bind(&self.publication)
+        .bind(PUBLICATION)
         .bind(&target.schema)
         .bind(&target.table)
         .bind(role)
@@ -338,74 +339,23 @@ impl Slot {
         if tables.is_empty() {
             return Err(not_enabled(target));
         }
-        let mut matches = Vec::with_capacity(tables.len());
-        for (Oid(relation), role_exists, may_select, row_security) in tables {
-            let service = !role_exists && role == SERVICE_ROLE;
-            if !role_exists && !matches!(role, SERVICE_ROLE | "anon" | "authenticated") {
-                let error = format!("ERROR 42704 (undefined_object) role {role:?} does not exist");
-                return Err(exception(target, &error));
-            }
-            let mut tests = Vec::with_capacity(target.filters.len());
-            for filter in &target.filters {
-                tests.push(self.test(relation, filter, target).await?);
-            }
-            let authorized = may_select || service;
-            let deletes_only = row_security && !service;
-            matches.push(Match {
+        let role_exists = tables.iter().all(|(_, exists, ..)| *exists);
+        let service = !role_exists && role == SERVICE_ROLE;
+        if !role_exists && !matches!(role, SERVICE_ROLE | "anon" | "authenticated") {
+            return Err(ResolveError::Target(format!(
+                "Unable to subscribe to changes with given parameters. An exception happened so please \
+                 check your connect parameters: {target}. Exception: ERROR 42704 (undefined_object) \
+                 role {role:?} does not exist"
+            )));
+        }
+        let matches = tables
+            .into_iter()
+            .map(|(Oid(relation), _, may_select, row_security)| TableMatch {
                 relation,
-                tests,
-                authorized,
-                deletes_only,
+                authorized: may_select || service,
+                deletes_only: row_security && !service,
             });
-        }
-        Ok(matches)
-    }
-
-    /// Puts the operands of `filter` into the text form of the column's type.
-    async fn test(
-        &mut self,
-        relation: u32,
-        filter: &Filter,
-        target: &Target,
-    ) -> Result<Test, Refused> {
-        let column = sqlx::query_as(
-            "select format_type(a.atttypid, a.atttypmod), t.typname::text
-             from pg_attribute a join pg_type t on t.oid = a.atttypid
-             where a.attrelid = $1 and a.attname = $2 and a.attnum > 0 and not a.attisdropped",
-        )
-        .bind(Oid(relation))
-        .bind(&filter.column)
-        .fetch_optional(&mut self.connection);
-        let column: Option<(String, String)> = answer(column).await?;
-        let Some((sql_type, type_name)) = column else {
-            let column = &filter.column;
-            let error = format!("ERROR P0001 (raise_exception) invalid column for filter {column}");
-            return Err(exception(target, &error));
-        };
-        let mut operands = Vec::with_capacity(filter.operands.len());
-        let mut aside = answer(PgConnection::connect_with(&self.options)).await?;
-        for operand in &filter.operands {
-            // `format` prints with the type's output function, as pgoutput does; a cast to text
-            // would turn a boolean into `true`. `sql_type` comes from the catalogue and is quoted
-            // there.
-            let cast = format!("select format('%s', cast($1::text as {sql_type}))");
-            let canonical = sqlx::query_scalar(AssertSqlSafe(cast))
-                .bind(operand)
-                .fetch_one(&mut aside);
-            operands.push(
-                answer(canonical)
-                    .await
-                    .map_err(|error| wrong_value(target, error))?,
-            );
-        }
-        let filter = Filter {
-            operands,
-            ..filter.clone()
-        };
-        Ok(Test {
-            filter,
-            numeric: Form::of(&type_name) == Form::Number,
-        })
+        Ok(matches.collect())
     }
 }
 
@@ -416,38 +366,10 @@ async fn answer<T>(question: impl Future<Output = Result<T, sqlx::Error>>) -> Re
     }
 }
 
-/// The refusal of a target that nothing published answers to.
-pub fn not_enabled(target: &Target) -> Refused {
-    Refused::Target(format!(
+/// The error of a target that names no published table.
+pub fn not_enabled(target: &Target) -> ResolveError {
+    ResolveError::Target(format!(
         "Unable to subscribe to changes with given parameters. Please check Realtime is enabled \
          for the given connect parameters: {target}"
     ))
-}
-
-fn exception(target: &Target, error: &str) -> Refused {
-    Refused::Target(format!(
-        "Unable to subscribe to changes with given parameters. An exception happened so please \
-         check your connect parameters: {target}. Exception: {error}"
-    ))
-}
-
-/// An operand that its type refuses is the client's fault; anything else the connection's.
-fn wrong_value(target: &Target, error: SlotError) -> Refused {
-    let SlotError::Database(sqlx::Error::Database(database)) = &error else {
-        return error.into();
-    };
-    let Some(code) = database.code().filter(|code| code.starts_with("22")) else {
-        return error.into();
-    };
-    let name = match code.as_ref() {
-        "22P02" => "invalid_text_representation",
-        "22007" => "invalid_datetime_format",
-        "22008" => "datetime_field_overflow",
-        "22003" => "numeric_value_out_of_range",
-        _ => "data_exception",
-    };
-    exception(
-        target,
-        &format!("ERROR {code} ({name}) {}", database.message()),
-    )
 }

@@ -83,10 +83,10 @@ impl Account {
     /// The first directory on the way to and including `path` that this account may not enter, by
     /// its mode bits. Directories that do not exist yet are ours to create and block nobody.
     pub fn blocked_at(&self, path: &Path) -> Option<PathBuf> {
-        let mut transport: Vec<&Path> = path.ancestors().collect();
-        transport.reverse();
-        transport
+        let ancestors: Vec<&Path> = path.ancestors().collect();
+        ancestors
             .into_iter()
+            .rev()
             .find(|directory| {
                 directory
                     .metadata()

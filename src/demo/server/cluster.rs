@@ -26,6 +26,10 @@ use super::account::Account;
 use super::binaries::Binaries;
 use crate::domain::secret::Secret;
 
+/// Where the demo keeps its data when root starts it and root's own directories are closed to the
+/// account that PostgreSQL runs as.
+pub const DATA_DIR_OF_ROOT: &str = "/var/lib/visit-pacer/demo";
+
 /// The superuser of the demo's server.
 pub const SUPERUSER: &str = "postgres";
 
@@ -66,7 +70,7 @@ impl Cluster {
                  choose another data directory (such as {}) or open that one (chmod o+x {})",
                 account.name(),
                 blocked.display(),
-                super::DATA_DIR_OF_ROOT,
+                DATA_DIR_OF_ROOT,
                 blocked.display()
             );
         }

@@ -24,8 +24,8 @@ impl Scratch {
         Self(path.canonicalize().unwrap())
     }
 
-    fn options(&self) -> Options {
-        Options {
+    fn options(&self) -> PostgresOptions {
+        PostgresOptions {
             data_dir: self.0.join("demo"),
             port: 0,
             durable: false,
@@ -88,7 +88,7 @@ async fn tell(server: &PostgresServer, order: &'static str) {
     connection.close().await.unwrap();
 }
 
-async fn refusal(options: Options) -> String {
+async fn refusal(options: PostgresOptions) -> String {
     match PostgresServer::start(options).await {
         Ok(_) => panic!("the server must not start"),
         Err(error) => format!("{error:#}"),

@@ -4,13 +4,13 @@ use serde_json::Value as Json;
 
 use super::*;
 
-fn column(name: &str, type_name: &str) -> TableColumn {
+fn column(name: &str, type_name: &str) -> PublishedColumn {
     let form = match type_name.strip_prefix('_') {
-        Some(element) => Form::Array(Box::new(Form::of(element))),
-        None => Form::of(type_name),
+        Some(element) => JsonForm::Array(Box::new(JsonForm::of(element))),
+        None => JsonForm::of(type_name),
     };
     let key = name == "id";
-    TableColumn {
+    PublishedColumn {
         name: name.to_owned(),
         type_name: type_name.to_owned(),
         form,
@@ -19,8 +19,8 @@ fn column(name: &str, type_name: &str) -> TableColumn {
     }
 }
 
-fn table(columns: &[(&str, &str)]) -> Table {
-    Table {
+fn table(columns: &[(&str, &str)]) -> PublishedTable {
+    PublishedTable {
         schema: "public".to_owned(),
         name: "vd".to_owned(),
         columns: columns
@@ -34,23 +34,32 @@ fn time(text: &str) -> DateTime<Utc> {
     DateTime::parse_from_rfc3339(text).expect("a time").to_utc()
 }
 
-const EVERYTHING: View<'_> = View {
-    authorized: true,
-    select: None,
-};
+/// The data of a change, for a role that may read the table or not.
+fn data(
+    (table, authorized): (&PublishedTable, bool),
+    operation: RowOperation,
+    new: Option<&[TupleValue<'_>]>,
+    old: Option<OldTuple<'_>>,
+) -> String {
+    let row = WalRow {
+        relation: 1,
+        operation,
+        old,
+        new: new.map(<[_]>::to_vec),
+    };
+    let change = RowChange {
+        table,
+        row: &row,
+        committed_at: DateTime::UNIX_EPOCH,
+    };
+    change.data(authorized)
+}
 
 /// The JSON that a value of a type becomes.
 fn shown(type_name: &str, text: &str) -> String {
     let table = table(&[("id", "int8"), ("v", type_name)]);
-    let new = vec![Value::Text("1"), Value::Text(text)];
-    let change = RowChange {
-        table: &table,
-        kind: ChangeKind::Insert,
-        new: Some(&new),
-        old: None,
-        committed_at: DateTime::UNIX_EPOCH,
-    };
-    let data = change.data(EVERYTHING);
+    let new = [TupleValue::Text("1"), TupleValue::Text(text)];
+    let data = data((&table, true), RowOperation::Insert, Some(&new), None);
     let record = data.split_once(r#""v":"#).expect("the value").1;
     record
         .split_once(r#"},"columns""#)
@@ -144,62 +153,56 @@ fn an_insert_has_the_recorded_shape() {
         ("total_visits", "int8"),
         ("end_time", "timestamptz"),
     ]);
-    let new = vec![
-        Value::Text("11111111-1111-1111-1111-111111111111"),
-        Value::Text("5"),
-        Value::Null,
+    let new = [
+        TupleValue::Text("11111111-1111-1111-1111-111111111111"),
+        TupleValue::Text("5"),
+        TupleValue::Null,
     ];
+    let row = WalRow {
+        relation: 1,
+        operation: RowOperation::Insert,
+        old: None,
+        new: Some(new.to_vec()),
+    };
     let change = RowChange {
         table: &table,
-        kind: ChangeKind::Insert,
-        new: Some(&new),
-        old: None,
+        row: &row,
         committed_at: time("2026-11-22T14:59:31.768979Z"),
     };
     assert_eq!(
-        change.data(EVERYTHING),
+        change.data(true),
         r#"{"table":"vd","type":"INSERT","record":{"id":"11111111-1111-1111-1111-111111111111","total_visits":5,"end_time":null},"columns":[{"name":"id","type":"uuid"},{"name":"total_visits","type":"int8"},{"name":"end_time","type":"timestamptz"}],"errors":null,"schema":"public","commit_timestamp":"2026-11-22T14:59:31.769Z"}"#
     );
+    assert_eq!(change.value("total_visits"), Some("5"));
+    assert_eq!(change.value("end_time"), None);
 }
 
 #[test]
-fn an_update_tells_the_key_as_it_was_before() {
+fn an_update_has_the_key_as_it_was_before() {
     let table = table(&[("id", "int8"), ("n", "int4")]);
-    let new = vec![Value::Text("2"), Value::Text("0")];
-    let moved = OldTuple::Key(vec![Value::Text("1"), Value::Null]);
-    let mut change = RowChange {
-        table: &table,
-        kind: ChangeKind::Update,
-        new: Some(&new),
-        old: None,
-        committed_at: DateTime::UNIX_EPOCH,
-    };
-    assert!(
-        change
-            .data(EVERYTHING)
-            .ends_with(r#","old_record":{"id":2}}"#)
-    );
-    change.old = Some(&moved);
-    assert!(
-        change
-            .data(EVERYTHING)
-            .ends_with(r#","old_record":{"id":1}}"#)
-    );
+    let new = [TupleValue::Text("2"), TupleValue::Text("0")];
+    let moved = OldTuple::Key(vec![TupleValue::Text("1"), TupleValue::Null]);
+    for (old, key) in [(None, 2), (Some(moved), 1)] {
+        let data = data((&table, true), RowOperation::Update, Some(&new), old);
+        let end = format!(r#","old_record":{{"id":{key}}}}}"#);
+        assert!(data.ends_with(&end), "{data}");
+    }
 }
 
 #[test]
-fn full_replica_identity_tells_the_whole_old_row_and_fills_untouched_values() {
+fn full_replica_identity_has_the_whole_old_row_and_fills_untouched_values() {
     let table = table(&[("id", "int8"), ("body", "text"), ("n", "int4")]);
-    let new = vec![Value::Text("1"), Value::UnchangedToast, Value::Text("2")];
-    let old = OldTuple::Full(vec![Value::Text("1"), Value::Text("long"), Value::Null]);
-    let mut change = RowChange {
-        table: &table,
-        kind: ChangeKind::Update,
-        new: Some(&new),
-        old: Some(&old),
-        committed_at: DateTime::UNIX_EPOCH,
-    };
-    let full = change.data(EVERYTHING);
+    let new = [
+        TupleValue::Text("1"),
+        TupleValue::UnchangedToast,
+        TupleValue::Text("2"),
+    ];
+    let old = OldTuple::Full(vec![
+        TupleValue::Text("1"),
+        TupleValue::Text("long"),
+        TupleValue::Null,
+    ]);
+    let full = data((&table, true), RowOperation::Update, Some(&new), Some(old));
     assert!(
         full.contains(r#""record":{"id":1,"body":"long","n":2}"#),
         "{full}"
@@ -208,8 +211,7 @@ fn full_replica_identity_tells_the_whole_old_row_and_fills_untouched_values() {
         full.contains(r#""old_record":{"id":1,"body":"long","n":null}"#),
         "{full}"
     );
-    change.old = None;
-    let default = change.data(EVERYTHING);
+    let default = data((&table, true), RowOperation::Update, Some(&new), None);
     assert!(
         default.contains(r#""record":{"id":1,"n":2},"columns":[{"name":"id""#),
         "{default}"
@@ -223,34 +225,20 @@ fn full_replica_identity_tells_the_whole_old_row_and_fills_untouched_values() {
 #[test]
 fn a_delete_has_no_record() {
     let table = table(&[("id", "int8"), ("n", "int4")]);
-    let old = OldTuple::Key(vec![Value::Text("1"), Value::Null]);
-    let change = RowChange {
-        table: &table,
-        kind: ChangeKind::Delete,
-        new: None,
-        old: Some(&old),
-        committed_at: DateTime::UNIX_EPOCH,
-    };
-    let data: Json = serde_json::from_str(&change.data(EVERYTHING)).expect("JSON");
+    let old = OldTuple::Key(vec![TupleValue::Text("1"), TupleValue::Null]);
+    let data = data((&table, true), RowOperation::Delete, None, Some(old));
+    let data: Json = serde_json::from_str(&data).expect("JSON");
     assert_eq!(data.get("record"), None);
     assert_eq!(data["old_record"], serde_json::json!({ "id": 1 }));
-    assert_eq!(change.value("id"), Some("1"));
-    assert_eq!(change.value("n"), None);
 }
 
 #[test]
 fn a_row_that_is_too_large_keeps_its_small_values_only() {
     let table = table(&[("id", "int8"), ("body", "text")]);
     let body = "a".repeat(MAX_ROW_BYTES);
-    let new = vec![Value::Text("1"), Value::Text(&body)];
-    let change = RowChange {
-        table: &table,
-        kind: ChangeKind::Insert,
-        new: Some(&new),
-        old: None,
-        committed_at: DateTime::UNIX_EPOCH,
-    };
-    let data: Json = serde_json::from_str(&change.data(EVERYTHING)).expect("JSON");
+    let new = [TupleValue::Text("1"), TupleValue::Text(&body)];
+    let data = data((&table, true), RowOperation::Insert, Some(&new), None);
+    let data: Json = serde_json::from_str(&data).expect("JSON");
     assert_eq!(data["record"], serde_json::json!({ "id": 1 }));
     assert_eq!(
         data["errors"],
@@ -261,57 +249,20 @@ fn a_row_that_is_too_large_keeps_its_small_values_only() {
 
 #[test]
 fn without_key_or_right_the_row_is_hidden() {
-    let table = table(&[("id", "int8"), ("n", "int4")]);
-    let new = vec![Value::Text("1"), Value::Text("2")];
-    let old = OldTuple::Key(vec![Value::Text("1"), Value::Null]);
-    let unauthorized = View {
-        authorized: false,
-        select: None,
-    };
-    let change = |table, kind, new, old| {
-        let committed_at = DateTime::UNIX_EPOCH;
-        RowChange {
-            table,
-            kind,
-            new,
-            old,
-            committed_at,
-        }
-        .data(unauthorized)
-    };
+    let mut table = table(&[("id", "int8"), ("n", "int4")]);
+    let new = [TupleValue::Text("1"), TupleValue::Text("2")];
+    let old = OldTuple::Key(vec![TupleValue::Text("1"), TupleValue::Null]);
     assert_eq!(
-        change(&table, ChangeKind::Insert, Some(&new), None),
+        data((&table, false), RowOperation::Insert, Some(&new), None),
         r#"{"table":"vd","type":"INSERT","record":{},"columns":[],"errors":["Error 401: Unauthorized"],"schema":"public","commit_timestamp":null}"#
     );
     assert_eq!(
-        change(&table, ChangeKind::Delete, None, Some(&old)),
+        data((&table, false), RowOperation::Delete, None, Some(old)),
         r#"{"table":"vd","type":"DELETE","columns":[],"errors":null,"schema":"public","commit_timestamp":"1970-01-01T00:00:00.000Z","old_record":{}}"#
     );
-    let mut keyless = table.clone();
-    keyless.columns[0].in_primary_key = false;
+    table.columns[0].in_primary_key = false;
     assert_eq!(
-        change(&keyless, ChangeKind::Insert, Some(&new), None),
+        data((&table, false), RowOperation::Insert, Some(&new), None),
         r#"{"table":"vd","type":"INSERT","record":{},"columns":[],"errors":["Error 400: Bad Request, no primary key"],"schema":"public","commit_timestamp":null}"#
     );
-}
-
-#[test]
-fn a_selection_keeps_the_key() {
-    let table = table(&[("id", "int8"), ("a", "int4"), ("b", "int4")]);
-    let new = vec![Value::Text("1"), Value::Text("2"), Value::Text("3")];
-    let select = ["b".to_owned()];
-    let change = RowChange {
-        table: &table,
-        kind: ChangeKind::Insert,
-        new: Some(&new),
-        old: None,
-        committed_at: DateTime::UNIX_EPOCH,
-    };
-    let data = change.data(View {
-        authorized: true,
-        select: Some(&select),
-    });
-    let data: Json = serde_json::from_str(&data).expect("JSON");
-    assert_eq!(data["record"], serde_json::json!({ "id": 1, "b": 3 }));
-    assert_eq!(data["columns"].as_array().map(Vec::len), Some(2));
 }
