@@ -41,27 +41,34 @@ begin
 end $$;
 comment on function public.visit_pacer_require_read_committed is 'visit-pacer: refuses other isolation levels';
 
--- One batch, one statement: either a row's visits, its progress and its bucket move together, or nothing of it does.
--- A row is refused, and only that row, when somebody holds it or its partner, when it is not the version that the batch was
--- computed from, or when its progress has moved (compare-and-set). Returns the rows that were stored; a refused one is
--- read again in another statement, since this one has one snapshot.
---
--- Rows: parallel arrays, one element a row. Visits: parallel arrays, one element a visit.
-create or replace function public.visit_pacer_store(
-  row_ids uuid[], row_versions bigint[], row_last_numbers bigint[], row_distributed bigint[], row_bucket_at_before timestamptz[],
-  row_counts integer[], row_cuts timestamptz[], row_last_visited_at timestamptz[], row_bucket_units numeric[], row_bucket_at timestamptz[],
-  visit_rows uuid[], visit_partners uuid[], visit_numbers bigint[], visit_ids uuid[], visit_moments timestamptz[],
-  visit_durations integer[], visit_paths text[], visit_agents text[], visit_referrers text[], visit_devices text[])
+-- The arguments of visit_pacer_store(), which Rust encodes field by field in this order.
+do $$
+begin
+  if to_regtype('public.visit_pacer_batch_row') is null then
+    create type public.visit_pacer_batch_row as (
+      distribution_id uuid, version bigint, last_number bigint, distributed bigint, bucket_at_before timestamptz, visits integer,
+      cut timestamptz, last_visited_at timestamptz, bucket_units text, bucket_at timestamptz);
+    comment on type public.visit_pacer_batch_row is 'visit-pacer: a distribution of a batch, as it was read and as it is to be';
+  end if;
+  if to_regtype('public.visit_pacer_batch_visit') is null then
+    create type public.visit_pacer_batch_visit as (
+      distribution_id uuid, partner_id uuid, visit_number bigint, id uuid, visited_at timestamptz,
+      session_duration integer, page_path text, user_agent text, referrer text, device_type text);
+    comment on type public.visit_pacer_batch_visit is 'visit-pacer: a visit of a batch';
+  end if;
+end $$;
+
+-- Stores a batch in one statement: for each distribution, its visits, progress and bucket move together or not at all. A distribution is
+-- refused, and only that one, if another session holds it or its partner, if its version is not the one that the batch was
+-- computed from, or if its progress has moved (compare-and-set). Returns the distributions that were stored. The caller reads a
+-- refused one again in another statement, since this one has one snapshot.
+create or replace function public.visit_pacer_store(batch_rows public.visit_pacer_batch_row[], batch_visits public.visit_pacer_batch_visit[])
 returns setof uuid
-language sql set search_path = '' set timezone = 'UTC' as $$  -- for a visited_at without a zone
-  with batch as (
-    select * from unnest(row_ids, row_versions, row_last_numbers, row_distributed, row_bucket_at_before,
-                         row_counts, row_cuts, row_last_visited_at, row_bucket_units, row_bucket_at)
-      as r (id, version, last_number, distributed, bucket_at_before, visits, cut, last_visited_at, bucket_units, bucket_at)
-  ), locked as materialized (
-    -- The batch's columns are carried through, so that nothing below has to join unnest() again.
+language sql set search_path = '' set timezone = 'UTC' as $$  -- UTC: for a visited_at without a zone
+  with locked as materialized (
+    -- Carries the columns of the batch, so that nothing below has to join unnest() again.
     select v.partner_id, v.total_visits, batch.*
-      from batch join public.visit_distribution v on v.id = batch.id
+      from unnest(batch_rows) as batch join public.visit_distribution v on v.id = batch.distribution_id
      where v.is_active and v.config_version = batch.version and batch.cut <= clock_timestamp()
        and (select public.visit_pacer_may_store())
        for no key update of v skip locked
@@ -70,28 +77,27 @@ language sql set search_path = '' set timezone = 'UTC' as $$  -- for a visited_a
   ), advanced as (
     update public.visit_distribution_progress p
        set distributed = p.distributed + locked.visits, last_number = p.last_number + locked.visits,
-           last_visited_at = locked.last_visited_at, bucket_units = locked.bucket_units, bucket_at = locked.bucket_at,
+           last_visited_at = locked.last_visited_at, bucket_units = locked.bucket_units::numeric, bucket_at = locked.bucket_at,
            invalid_reason = null, invalid_at = null
       from locked
-     where p.distribution_id = locked.id
+     where p.distribution_id = locked.distribution_id
        and p.last_number = locked.last_number and p.distributed = locked.distributed
        and p.bucket_at is not distinct from locked.bucket_at_before
        and p.distributed + locked.visits <= locked.total_visits
        and (locked.partner_id in (select partners.p from partners)) is true
-    returning p.distribution_id as id
+    returning p.distribution_id
   ), stored as (
     insert into public.store_visits (distribution_id, partner_id, visit_number, id, visited_at,
                                      session_duration, page_path, user_agent, referrer, device_type)
-    select v.* from (
-      select unnest(visit_rows) as distribution_id, unnest(visit_partners), unnest(visit_numbers), unnest(visit_ids),
-             unnest(visit_moments), unnest(visit_durations), unnest(visit_paths), unnest(visit_agents),
-             unnest(visit_referrers), unnest(visit_devices)
-    ) v
-     where (v.distribution_id in (select advanced.id from advanced)) is true
+    select (v.visit).distribution_id, (v.visit).partner_id, (v.visit).visit_number, (v.visit).id, (v.visit).visited_at,
+           (v.visit).session_duration, (v.visit).page_path, (v.visit).user_agent, (v.visit).referrer, (v.visit).device_type
+      -- unnest() in the select list streams, in FROM it is kept first. OFFSET 0: else it is evaluated for each column.
+      from (select unnest(batch_visits) as visit offset 0) v
+     where ((v.visit).distribution_id in (select advanced.distribution_id from advanced)) is true
   )
-  select advanced.id from advanced
+  select advanced.distribution_id from advanced
 $$;
-comment on function public.visit_pacer_store is 'visit-pacer: the one write';
+comment on function public.visit_pacer_store is 'visit-pacer: stores a batch of visits';
 
 -- The database itself rejects a duplicate visit. Partial, so that organic visits cost nothing: it takes a tenth of a second on a
 -- table of two million of them, under a lock that blocks writers only.

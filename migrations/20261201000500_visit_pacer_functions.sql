@@ -276,27 +276,19 @@ begin
       from batch b cross join lateral public.visit_pacer_visit_times(b.slope, b.anchor_units, b.from_at, b.last_visited_at, b.cut,
                                                                  b.distributed + 1, b.visits, b.taken) m
   ), visits as (
-    select array_agg(g.distribution_id) as rows, array_agg(g.partner_id) as partners, array_agg(g.visit_number) as numbers,
-           array_agg(g.id) as ids, array_agg(g.visited_at) as moments, array_agg(g.session_duration) as durations,
-           array_agg(g.page_path) as paths, array_agg(g.user_agent) as agents, array_agg(g.referrer) as referrers,
-           array_agg(g.device_type) as devices
+    select array_agg(row(g.distribution_id, g.partner_id, g.visit_number, g.id, g.visited_at, g.session_duration, g.page_path,
+                         g.user_agent, g.referrer, g.device_type)::public.visit_pacer_batch_visit
+                     order by g.visited_at, g.visit_number) as records
       from (select array_agg(d.id) as ids, array_agg(d.partner_id) as partners, array_agg(d.number) as numbers,
                    array_agg(d.moment) as moments from dated d) a
-      cross join lateral (select * from public.visit_pacer_generate(a.ids, a.partners, a.numbers, a.moments) v
-                           order by v.visited_at, v.visit_number) g
+      cross join lateral public.visit_pacer_generate(a.ids, a.partners, a.numbers, a.moments) g
   ), advances as (
-    select array_agg(b.id) as ids, array_agg(b.config_version) as versions, array_agg(b.last_number) as last_numbers,
-           array_agg(b.distributed) as distributed, array_agg(b.bucket_at) as bucket_at_before, array_agg(b.taken::integer) as counts,
-           array_agg(b.cut) as cuts, array_agg(l.last_visited_at) as last_visited_at,
-           array_agg(case when by_hand then b.bucket_units else greatest(0, b.level - b.taken * 86400000000) end) as bucket_units,
-           array_agg(case when by_hand then b.bucket_at else greatest(b.bucket_at, cut_at) end) as bucket_at
+    select array_agg(row(b.id, b.config_version, b.last_number, b.distributed, b.bucket_at, b.taken, b.cut, l.last_visited_at,
+                         case when by_hand then b.bucket_units else greatest(0, b.level - b.taken * 86400000000) end,
+                         case when by_hand then b.bucket_at else greatest(b.bucket_at, cut_at) end)::public.visit_pacer_batch_row) as records
       from batch b join (select d.id, max(d.moment) as last_visited_at from dated d group by d.id) l on l.id = b.id
   ), stored as materialized (
-    select s.id
-      from advances a cross join visits v
-      cross join lateral public.visit_pacer_store(a.ids, a.versions, a.last_numbers, a.distributed, a.bucket_at_before, a.counts, a.cuts,
-        a.last_visited_at, a.bucket_units, a.bucket_at, v.rows, v.partners, v.numbers, v.ids, v.moments, v.durations, v.paths,
-        v.agents, v.referrers, v.devices) as s (id)
+    select s.id from advances a cross join visits v cross join lateral public.visit_pacer_store(a.records, v.records) as s (id)
   )
   select b.id, b.taken, case when b.id in (select stored.id from stored) then b.taken else 0 end from batch b;
 end $$;

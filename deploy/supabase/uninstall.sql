@@ -92,6 +92,10 @@ begin
   loop
     execute ours.statement;
   end loop;
+  for ours in select t.oid::regtype as name from pg_type t
+               where t.typnamespace = 'public'::regnamespace and obj_description(t.oid, 'pg_type') like 'visit-pacer:%' loop
+    execute format('drop type %s', ours.name);
+  end loop;
   if current_setting('visit_pacer.keep_visits') = 'no' then
     drop index if exists public.store_visits_distribution_visit_number;
   end if;

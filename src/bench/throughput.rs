@@ -15,7 +15,7 @@ use crate::domain::distribution::Distribution;
 use crate::domain::schedule::RowRead;
 use crate::domain::time::SECOND_US;
 use crate::domain::visit::Generator;
-use crate::postgres::batches::{Columns, store};
+use crate::postgres::batches::{BatchRecords, store};
 use crate::postgres::connection::Connection;
 use crate::postgres::reconnect::Database;
 use crate::postgres::rows;
@@ -244,8 +244,8 @@ impl Lane {
                 Who::Writer => {
                     let (connection, batch) = &mut self.storing;
                     turn(batch);
-                    let columns = Columns::of(batch, &self.generator);
-                    let (stored, _) = store(connection, &columns).await?;
+                    let records = BatchRecords::of(batch, &self.generator);
+                    let (stored, _) = store(connection, &records).await?;
                     ensure!(
                         stored.len() == batch.rows.len(),
                         "the writer stored {} rows of {}",

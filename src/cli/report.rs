@@ -19,7 +19,6 @@ use crate::domain::history::History;
 use crate::domain::time::{DbTime, SECOND_US};
 use crate::postgres::connection::Connection;
 use crate::postgres::failure::Failure;
-use crate::postgres::status;
 use crate::postgres::{rows, series};
 
 /// Steps that the time is cut into at the most.
@@ -117,14 +116,14 @@ async fn read(connection: &mut Connection, args: &Args) -> anyhow::Result<Report
     let partner = series::partners(connection).await.map_err(Failure::from)?;
     let partner = partner.into_iter().find(|(id, _)| *id == row.partner_id);
     let partner = partner.and_then(|(_, name)| name);
-    let at = status::clock(connection).await.map_err(Failure::from)?;
+    let at = rows::clock(connection).await.map_err(Failure::from)?;
     let before = series::before(connection, id, from)
         .await
         .map_err(Failure::from)?;
     Ok(Report::new(svg::Said {
         id,
         partner: partner.unwrap_or_else(|| row.partner_id.to_string()),
-        made_at: at.into(),
+        made_at: at,
         steps: steps(&history, &stored, (from, to), step),
         step_us: step,
         stored_before: before,

@@ -28,7 +28,7 @@ use super::{connect, database};
 use crate::postgres::connection::Connection;
 use crate::postgres::failure::Failure;
 use crate::postgres::reconnect::{ReconnectingConnection, with_timeout};
-use crate::postgres::status;
+use crate::postgres::{rows, status};
 use crate::runtime::serve::asked_to_stop;
 
 /// An agent that was not seen for so many seconds is none.
@@ -149,7 +149,10 @@ fn verdict(look: &Look, paused: bool) -> (u8, String) {
 /// One look at everything.
 pub async fn look(connection: &mut Connection) -> Result<Look, sqlx::Error> {
     Ok(Look {
-        at: status::clock(connection).await?,
+        at: rows::clock(connection)
+            .await?
+            .to_datetime()
+            .unwrap_or_default(),
         rows: status::status(connection).await?,
         agents: status::agents(connection).await?,
     })

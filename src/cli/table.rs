@@ -14,6 +14,7 @@ use ratatui::text::{Line, Span};
 use uuid::Uuid;
 
 use self::order::Sort;
+use crate::domain::time::DbTime;
 use crate::postgres::status::{AgentRow, StatusRow};
 
 pub mod order;
@@ -443,11 +444,8 @@ fn bar(row: &StatusRow) -> String {
 }
 
 fn completes(row: &StatusRow, now: DateTime<Utc>) -> String {
-    let at = row
-        .completes_at
-        .as_deref()
-        .and_then(|at| DateTime::parse_from_rfc3339(at).ok());
-    at.map_or_else(String::new, |at| format!("in {}", span(at.to_utc() - now)))
+    let at = row.completes_at.and_then(DbTime::to_datetime);
+    at.map_or_else(String::new, |at| format!("in {}", span(at - now)))
 }
 
 /// The two largest units of a time.

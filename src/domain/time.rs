@@ -7,7 +7,8 @@ use std::fmt;
 use std::num::NonZeroI64;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Serialize, Serializer};
 
 /// Microseconds in a second.
 pub const SECOND_US: i64 = 1_000_000;
@@ -43,7 +44,7 @@ impl DbTime {
         self.as_micros().saturating_sub(earlier.as_micros())
     }
 
-    /// For the driver of the database, which speaks chrono; `None` beyond chrono's range.
+    /// `None` beyond chrono's range.
     pub fn to_datetime(self) -> Option<DateTime<Utc>> {
         DateTime::from_timestamp_micros(self.as_micros())
     }
@@ -64,6 +65,15 @@ impl PartialOrd for DbTime {
 impl fmt::Debug for DbTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "DbTime({})", self.as_micros())
+    }
+}
+
+/// As RFC 3339 in UTC.
+impl Serialize for DbTime {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let at = self.to_datetime();
+        at.map(|at| at.to_rfc3339_opts(SecondsFormat::Micros, true))
+            .serialize(serializer)
     }
 }
 

@@ -67,6 +67,8 @@ impl From<Error> for Failure {
         }
         let kind = if matches!(error, Error::Tls(_)) {
             ErrorKind::Tls
+        } else if matches!(error, Error::TypeNotFound { .. }) {
+            ErrorKind::Schema // a composite type of ours
         } else {
             ErrorKind::Lost
         };

@@ -62,7 +62,7 @@ const BEAT: &str = "
   )
   select paused, catch_up::text as catch_up, echo_budget::text as echo_budget,
          least(extract(epoch from give_up_after) * 1000000, 9000000000000000)::bigint as give_up_after,
-         (extract(epoch from clock_timestamp()) * 1000000)::bigint as clock,
+         clock_timestamp() as clock,
          coalesce(serving, '{}') as serving, coalesce(idle, '{}') as idle
     from (select * from public.visit_pacer_control union all select * from control) control cross join others";
 
@@ -107,7 +107,7 @@ pub async fn beat(
     Ok(Seen {
         control,
         peers: [peers("serving", true)?, peers("idle", false)?].concat(),
-        db: DbTime::from_micros(row.try_get("clock")?),
+        db: row.try_get("clock")?,
     })
 }
 

@@ -12,7 +12,7 @@ use sqlx::{Postgres, Row as _, ValueRef as _};
 use uuid::Uuid;
 
 use super::connection::Connection;
-use super::moment::Moment;
+use super::time::from_wire;
 use crate::domain::agent::{ReadRequest, XidWatermark};
 use crate::domain::batch::Progress;
 use crate::domain::bucket::Bucket;
@@ -111,7 +111,7 @@ async fn rows(
             next: 0,
         };
         rows.push(row(&mut cells).map_err(sqlx::Error::Decode)?);
-        let clock = moment(&mut cells).map_err(sqlx::Error::Decode)?;
+        let clock = time(&mut cells).map_err(sqlx::Error::Decode)?;
         first = first.or(clock);
     }
     drop(found);
@@ -168,10 +168,9 @@ pub async fn watermark(connection: &mut Connection) -> Result<XidWatermark, sqlx
 
 /// What the database's clock says.
 pub async fn clock(connection: &mut Connection) -> Result<DbTime, sqlx::Error> {
-    sqlx::query_scalar("select (extract(epoch from clock_timestamp()) * 1000000)::bigint")
+    sqlx::query_scalar("select clock_timestamp()")
         .fetch_one(connection)
         .await
-        .map(DbTime::from_micros)
 }
 
 /// The catalogue that page paths are drawn from.
@@ -228,16 +227,16 @@ pub(super) fn row(cells: &mut impl Cells) -> Result<RowRead, BoxDynError> {
         total_visits: text(cells)?.map(CompactString::from),
         visits_per_unit: text(cells)?.map(CompactString::from),
         time_period: text(cells)?.map(CompactString::from),
-        start_time: moment(cells)?,
-        end_time: moment(cells)?,
+        start_time: time(cells)?,
+        end_time: time(cells)?,
         catch_up: text(cells)?.map(CompactString::from),
         anchor_units: text(cells)?.map(CompactString::from),
-        anchor_at: moment(cells)?,
+        anchor_at: time(cells)?,
     };
     let written = text(cells)?.and_then(|text| text.parse().ok());
     let counts = int8(cells)?.zip(int8(cells)?);
-    let last_visited_at = moment(cells)?;
-    let bucket_at = moment(cells)?;
+    let last_visited_at = time(cells)?;
+    let bucket_at = time(cells)?;
     let bucket = Bucket::from_columns(text(cells)?, bucket_at);
     let invalid = text(cells)?.map(str::to_owned);
     let progress = counts.map(|(distributed, last_number)| Progress {
@@ -271,6 +270,6 @@ fn text(cells: &mut impl Cells) -> Result<Option<&str>, BoxDynError> {
     Ok(cells.next()?.map(str::from_utf8).transpose()?)
 }
 
-fn moment(cells: &mut impl Cells) -> Result<Option<DbTime>, BoxDynError> {
-    Ok(int8(cells)?.map(Moment::from_wire))
+fn time(cells: &mut impl Cells) -> Result<Option<DbTime>, BoxDynError> {
+    Ok(int8(cells)?.map(from_wire))
 }

@@ -9,7 +9,6 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::connection::Connection;
-use super::moment::Moment;
 use crate::domain::distribution::RawRow;
 use crate::domain::history::{Edit, History};
 use crate::domain::time::DbTime;
@@ -35,7 +34,7 @@ pub async fn stored(
         select distinct f.visit_number + (p.last_number - f.visit_number) * k / ($2 - 1) as number
           from progress p cross join first f cross join generate_series(0, $2 - 1) k
       )
-      select distinct (extract(epoch from s.visited_at) * 1000000)::bigint as at, p.distributed - p.last_number + s.visit_number as count
+      select distinct s.visited_at::timestamptz as at, p.distributed - p.last_number + s.visit_number as count
         from progress p cross join probes
        cross join lateral (select visited_at, visit_number from public.store_visits
                             where distribution_id = $1 and visit_number >= probes.number order by visit_number limit 1) s
@@ -46,12 +45,7 @@ pub async fn stored(
         .fetch_all(connection)
         .await?;
     rows.iter()
-        .map(|row| {
-            Ok((
-                DbTime::from_micros(row.try_get("at")?),
-                row.try_get("count")?,
-            ))
-        })
+        .map(|row| Ok((row.try_get("at")?, row.try_get("count")?)))
         .collect()
 }
 
@@ -64,33 +58,25 @@ pub async fn seconds(
 ) -> Result<Vec<(DbTime, i64)>, sqlx::Error> {
     // No more numbers than the row's rate can have filled by twice the time, or by hand at once.
     const SECONDS: &str = "
-      with bounds as (
-        select to_timestamp($2::bigint / 1000000.0) as lower, to_timestamp($3::bigint / 1000000.0) as upper
-      ), reach as (
+      with reach as (
         select least($4, 10000 + 4 * coalesce(v.visits_per_unit::numeric / public.visit_pacer_unit_seconds(v.time_period::text), 0)
-                           * greatest(1, extract(epoch from clock_timestamp() - b.lower)))::bigint as visits
-          from public.visit_distribution v cross join bounds b where v.id = $1
+                           * greatest(1, extract(epoch from clock_timestamp() - $2)))::bigint as visits
+          from public.visit_distribution v where v.id = $1
       )
-      select (extract(epoch from date_trunc('second', s.visited_at)) * 1000000)::bigint as at, count(*) as visits
-        from bounds b
-       cross join lateral (select visited_at from public.store_visits where distribution_id = $1
-                            order by visit_number desc limit (select visits from reach)) s
-       where s.visited_at >= b.lower and s.visited_at < b.upper
+      select date_trunc('second', s.visited_at)::timestamptz as at, count(*) as visits
+        from (select visited_at from public.store_visits where distribution_id = $1
+               order by visit_number desc limit (select visits from reach)) s
+       where s.visited_at >= $2 and s.visited_at < $3
        group by 1 order by 1";
     let rows = sqlx::query(SECONDS)
         .bind(id)
-        .bind(from.as_micros())
-        .bind(to.as_micros())
+        .bind(from)
+        .bind(to)
         .bind(VISITS_MAX)
         .fetch_all(connection)
         .await?;
     rows.iter()
-        .map(|row| {
-            Ok((
-                DbTime::from_micros(row.try_get("at")?),
-                row.try_get("visits")?,
-            ))
-        })
+        .map(|row| Ok((row.try_get("at")?, row.try_get("visits")?)))
         .collect()
 }
 
@@ -128,17 +114,12 @@ pub async fn history(connection: &mut Connection, id: Uuid) -> Result<History, s
 }
 
 fn edit(id: Uuid, row: &PgRow) -> Result<Edit, sqlx::Error> {
-    let moment = |column| {
-        let moment: Option<Moment> = row.try_get(column)?;
-        Ok::<_, sqlx::Error>(moment.map(|Moment(at)| at))
-    };
     let text = |column| {
         let text: Option<&str> = row.try_get(column)?;
         Ok::<_, sqlx::Error>(text.map(CompactString::from))
     };
-    let Moment(at) = row.try_get("edited_at")?;
     Ok(Edit {
-        at,
+        at: row.try_get("edited_at")?,
         by: row.try_get("edited_by")?,
         row: RawRow {
             id,
@@ -148,11 +129,11 @@ fn edit(id: Uuid, row: &PgRow) -> Result<Edit, sqlx::Error> {
             total_visits: text("total_visits")?,
             visits_per_unit: text("visits_per_unit")?,
             time_period: text("time_period")?,
-            start_time: moment("start_time")?,
-            end_time: moment("end_time")?,
+            start_time: row.try_get("start_time")?,
+            end_time: row.try_get("end_time")?,
             catch_up: None,
             anchor_units: text("anchor_units")?,
-            anchor_at: moment("anchor_at")?,
+            anchor_at: row.try_get("anchor_at")?,
         },
     })
 }
@@ -166,14 +147,14 @@ pub async fn steps(
     step_us: i64,
 ) -> Result<Vec<(i64, i64)>, sqlx::Error> {
     const STEPS: &str = "
-      select ((extract(epoch from visited_at) * 1000000)::bigint - $2) / $4 as step, count(*) as visits
+      select (extract(epoch from visited_at::timestamptz - $2) * 1000000)::bigint / $4 as step, count(*) as visits
         from public.store_visits
-       where distribution_id = $1 and visited_at >= to_timestamp($2::bigint / 1000000.0) and visited_at < to_timestamp($3::bigint / 1000000.0)
+       where distribution_id = $1 and visited_at >= $2 and visited_at < $3
        group by 1 order by 1";
     let rows = sqlx::query(STEPS)
         .bind(id)
-        .bind(from.as_micros())
-        .bind(to.as_micros())
+        .bind(from)
+        .bind(to)
         .bind(step_us)
         .fetch_all(connection)
         .await?;
@@ -187,10 +168,10 @@ pub async fn before(connection: &mut Connection, id: Uuid, at: DbTime) -> Result
     sqlx::query_scalar(
         "select coalesce((select p.distributed from public.visit_distribution_progress p where p.distribution_id = $1), 0)
               - (select count(*) from public.store_visits
-                  where distribution_id = $1 and visited_at >= to_timestamp($2::bigint / 1000000.0))",
+                  where distribution_id = $1 and visited_at >= $2)",
     )
     .bind(id)
-    .bind(at.as_micros())
+    .bind(at)
     .fetch_one(connection)
     .await
 }

@@ -1,10 +1,10 @@
 //! What the command line asks: status, pause and resume, sync.
 
-use chrono::{DateTime, Utc};
 use sqlx::Row as _;
 use uuid::Uuid;
 
 use super::connection::Connection;
+use crate::domain::time::DbTime;
 
 /// One row of the view `visit_distribution_status`, with what helps a reader.
 #[derive(Clone, PartialEq, Debug, serde::Serialize)]
@@ -27,10 +27,10 @@ pub struct StatusRow {
     pub visits_per_unit: Option<String>,
     /// `time_period`
     pub time_period: Option<String>,
-    /// `start_time`, in UTC.
-    pub start_time: Option<String>,
-    /// `end_time`, in UTC.
-    pub end_time: Option<String>,
+    /// `start_time`
+    pub start_time: Option<DbTime>,
+    /// `end_time`
+    pub end_time: Option<DbTime>,
     /// `is_active`
     pub is_active: bool,
     /// `total_visits`
@@ -47,10 +47,10 @@ pub struct StatusRow {
     pub baseline: Option<i64>,
     /// `missing`
     pub missing: Option<i64>,
-    /// `last_visit_at`, in UTC.
-    pub last_visit_at: Option<String>,
-    /// `completes_at`, in UTC.
-    pub completes_at: Option<String>,
+    /// `last_visit_at`
+    pub last_visit_at: Option<DbTime>,
+    /// `completes_at`
+    pub completes_at: Option<DbTime>,
 }
 
 /// Rows that one look returns at the most.
@@ -66,26 +66,24 @@ pub async fn status_of(
     connection: &mut Connection,
     only: Option<&[Uuid]>,
 ) -> Result<Vec<StatusRow>, sqlx::Error> {
-    const STATUS: &str = r#"
+    const STATUS: &str = "
       select s.id, s.partner_id, to_jsonb(p) ->> 'name' as partner, s.status, s.reason,
              v.visits_per_unit::text || ' a ' || v.time_period::text as pace,
              case when v.visits_per_unit::numeric between 0 and 1000000000000 then
                (v.visits_per_unit::numeric / public.visit_pacer_unit_seconds(v.time_period::text))::float8 end as asked,
              v.visits_per_unit::text as visits_per_unit, v.time_period::text as time_period,
-             to_char(public.visit_pacer_utc(v.start_time) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as start_time,
-             to_char(public.visit_pacer_utc(v.end_time) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as end_time,
+             public.visit_pacer_utc(v.start_time) as start_time,
+             public.visit_pacer_utc(v.end_time) as end_time,
              coalesce(v.is_active, false) as is_active,
              case when s.total_visits between 0 and 1000000000000000 then trunc(s.total_visits)::bigint end as total_visits,
-             s.due, s.distributed, s.backlog, s.purged, s.baseline, s.missing,
-             to_char(s.last_visit_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as last_visit_at,
-             to_char(s.completes_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') as completes_at
+             s.due, s.distributed, s.backlog, s.purged, s.baseline, s.missing, s.last_visit_at, s.completes_at
         from public.visit_distribution_status s
         join public.visit_distribution v on v.id = s.id
         left join public.partners p on p.id = s.partner_id
        where $2::uuid[] is null or s.id = any ($2)
        order by array_position(array['behind','invalid','draining','active','scheduled','paused','ended','completed'], s.status),
                 v.created_at desc, s.id
-       limit $1"#;
+       limit $1";
     let rows = sqlx::query(STATUS)
         .bind(STATUS_ROWS_MAX)
         .bind(only)
@@ -118,13 +116,6 @@ pub async fn status_of(
             })
         })
         .collect()
-}
-
-/// The database's clock.
-pub async fn clock(connection: &mut Connection) -> Result<DateTime<Utc>, sqlx::Error> {
-    sqlx::query_scalar("select clock_timestamp()")
-        .fetch_one(connection)
-        .await
 }
 
 /// An agent as it was last seen.

@@ -16,7 +16,7 @@ use crate::domain::batch::Batch;
 use crate::domain::time::{DbTime, Mono};
 use crate::domain::transport::Transport;
 use crate::domain::visit::{Generator, PagePath};
-use crate::postgres::batches::{Columns, store};
+use crate::postgres::batches::{BatchRecords, store};
 use crate::postgres::connection::Connection;
 use crate::postgres::failure::Failure;
 use crate::postgres::maintenance::{self, Identity, SelfReport};
@@ -81,10 +81,10 @@ async fn write(
     if let Err(failure) = link.check(prepared) {
         return (Stored::Unsent(failure), None);
     }
-    let columns = Columns::of(batch, &catalogue.generator);
+    let records = BatchRecords::of(batch, &catalogue.generator);
     let sent = answers.clock.now();
     let outcome = match link.open().await {
-        Ok(connection) => with_timeout(store(connection, &columns)).await,
+        Ok(connection) => with_timeout(store(connection, &records)).await,
         Err(failure) => return (Stored::Unsent(failure), None),
     };
     match link.check(outcome) {

@@ -9,7 +9,6 @@ use uuid::Uuid;
 use visit_pacer::domain::curve::Curve;
 use visit_pacer::domain::distribution::{Distribution, RawRow};
 use visit_pacer::domain::time::DbTime;
-use visit_pacer::postgres::moment::Moment;
 
 use crate::harness::server;
 
@@ -230,7 +229,7 @@ const JUDGED: &str = "
     from rows";
 
 fn judged_row(found: &PgRow) -> RawRow {
-    let moment = |column| found.get::<Option<Moment>, _>(column).map(|Moment(at)| at);
+    let moment = |column| found.get::<Option<DbTime>, _>(column);
     let text = |column| found.get::<Option<&str>, _>(column).map(Into::into);
     RawRow {
         id: Uuid::from_u128(1),

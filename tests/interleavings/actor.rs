@@ -12,7 +12,7 @@ use visit_pacer::domain::schedule::RowRead;
 use visit_pacer::domain::time::DbTime;
 use visit_pacer::domain::visit::Generator;
 use visit_pacer::domain::visit_times::{Span, visited_at};
-use visit_pacer::postgres::batches::{Columns, store};
+use visit_pacer::postgres::batches::{BatchRecords, store};
 use visit_pacer::postgres::connection::Connection;
 use visit_pacer::postgres::{maintenance, rows};
 
@@ -221,8 +221,8 @@ impl Session {
             return Ok(Vec::new());
         }
         let generator = Generator::new(&[]);
-        let columns = Columns::of(&self.batch, &generator);
-        let (stored, _) = store(&mut self.connection, &columns).await?;
+        let records = BatchRecords::of(&self.batch, &generator);
+        let (stored, _) = store(&mut self.connection, &records).await?;
         let rows = self.batch.rows.iter();
         Ok(rows
             .filter(|row| stored.contains(&row.id))

@@ -96,9 +96,9 @@ async fn with_a_lock_that_is_taken_after_the_check_visits_after_a_pause_are_foun
             "for no key update of v skip locked
   )",
             "), held as materialized (
-    select v.id from public.visit_distribution v where v.id in (select checked.id from checked) for no key update skip locked
+    select v.id from public.visit_distribution v where v.id in (select checked.distribution_id from checked) for no key update skip locked
   ), locked as materialized (
-    select checked.* from checked where checked.id in (select held.id from held)
+    select checked.* from checked where checked.distribution_id in (select held.id from held)
   )",
         ),
     ]);
@@ -144,7 +144,7 @@ async fn without_the_lock_on_the_control_row_visits_after_everything_was_paused_
 #[tokio::test]
 async fn with_a_bucket_that_is_not_shared_a_burst_is_found() {
     let mutant = store(&[(
-        "bucket_units = locked.bucket_units, bucket_at = locked.bucket_at,",
+        "bucket_units = locked.bucket_units::numeric, bucket_at = locked.bucket_at,",
         "",
     )]);
     let agent = Script::agent("agent A", &[])

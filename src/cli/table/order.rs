@@ -106,7 +106,7 @@ impl Key {
                 (total > 0).then(|| Self::Whole(done * 1_000_000 / total))
             }
             Column::Backlog => row.backlog.map(whole),
-            Column::Completes => row.completes_at.clone().map(Self::Text),
+            Column::Completes => row.completes_at.map(|at| whole(at.as_micros())),
             Column::Id => Some(Self::Text(row.id.to_string())),
         }
     }

@@ -27,7 +27,7 @@ pub fn row(distributed: i64, total: i64) -> StatusRow {
         baseline: Some(0),
         missing: Some(0),
         last_visit_at: None,
-        completes_at: Some("2026-01-01T03:12:00Z".to_owned()),
+        completes_at: Some(DbTime::from_micros(1_767_237_120_000_000)), /* 2026-01-01T03:12:00Z */
     }
 }
 

@@ -14,7 +14,7 @@ use super::super::snapshot::{Snapshot, WayState};
 use super::super::status_reason;
 use crate::domain::rate_estimate::RateEstimator;
 use crate::domain::schedule::{DistributionStatus, DistributionTerms, Stall, Status};
-use crate::domain::time::{DbTime, Mono};
+use crate::domain::time::Mono;
 use crate::domain::transport::Transport;
 use crate::observe::Metrics;
 use crate::observe::recent::Recent;
@@ -375,10 +375,6 @@ fn float(number: i128) -> f64 {
 
 /// A row that another agent stores, as the view has it.
 fn others_row(row: &StatusRow) -> Row {
-    let time = |text: &Option<String>| {
-        let at = text.as_deref().and_then(|text| text.parse().ok());
-        at.map(|at: chrono::DateTime<chrono::Utc>| Time(DbTime::from(at)))
-    };
     Row {
         terms: Terms {
             id: row.id,
@@ -388,9 +384,9 @@ fn others_row(row: &StatusRow) -> Row {
             visits_per_unit: row.visits_per_unit.clone(),
             time_period: row.time_period.clone(),
             total: row.total_visits.unwrap_or(0),
-            start_time: time(&row.start_time),
-            end_time: time(&row.end_time),
-            completes_at: time(&row.completes_at),
+            start_time: row.start_time.map(Time),
+            end_time: row.end_time.map(Time),
+            completes_at: row.completes_at.map(Time),
             is_active: row.is_active,
             agent: None,
         },
