@@ -1,29 +1,28 @@
-// distribute-visits: the Edge Function that stands in for the cron job, called by a scheduler from
-// outside.
+// distribute-visits: an Edge Function that replaces the cron job, called by an external scheduler.
 //
 //   POST without a body                        select * from distribute_visits()
 //   POST {"partner_id": "…", "visits": 50}     select * from distribute_visits_for_partner('…', 50)
 //
-// The answer is the function's rows as a JSON array, or {"error": "…"}: 400 for a body that is not
-// understood, 401 without one of the project's secret keys, 405 for another method, 500 where a
-// setting is missing, 502 where PostgREST fails.
+// The response is the function's rows as a JSON array, or {"error": "…"}: 400 for an invalid body,
+// 401 without one of the project's secret keys, 405 for another method, 500 if a setting is missing,
+// 502 if PostgREST fails.
 //
-// All the work is the database's; here is only who may ask, and for what. It may be called at any
-// time, any number of times at once, and beside an agent: a call without a body stores what is due
-// and not stored yet, and beside a live agent no more than each row's token bucket holds. A call
-// for a partner adds so many visits each time.
+// The database does all the work; this function checks the caller and the arguments. It may be called
+// at any time, concurrently, and beside an agent: a call without a body stores what is due and not yet
+// stored, beside a live agent limited by each distribution's token bucket. A call for a partner adds
+// the visits each time.
 //
-// PostgREST is asked with the key that the caller has shown. No key is ever written to an answer
-// or a log; nor is any error of the runtime, which may quote what it was given. Imports nothing.
-// Answers no CORS preflight: a secret key has no business in a browser.
+// PostgREST is called with the caller's key. No key is written to a response or a log, and neither is
+// an error of the runtime, which may quote its input. There are no imports, and CORS preflights are not
+// answered: a secret key must not be used in a browser.
 
-/** The most that `distribute_visits_for_partner` adds at once. */
+/** Limit of `distribute_visits_for_partner`. */
 const MOST_VISITS = 10_000;
-/** A partner and a number need some 80. */
+/** A partner id and a number need about 80. */
 const MOST_BODY_BYTES = 1_024;
-/** Longer than a call's work and Supabase's statement timeout. */
+/** Longer than a call's time limit and Supabase's statement timeout. */
 const PATIENCE_MS = 20_000;
-/** Of what PostgREST says of an error. */
+/** Characters of a PostgREST error message. */
 const MOST_WORDS = 300;
 
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
@@ -34,7 +33,7 @@ interface Call {
   args: Record<string, string | number>;
 }
 
-/** An answer other than rows; the message is for the caller. */
+/** A response other than rows; the caller sees the message. */
 class Refusal extends Error {
   constructor(
     readonly status: number,
@@ -66,7 +65,7 @@ async function distribute(request: Request): Promise<unknown[]> {
   return await rows(asked(await text(request)), key);
 }
 
-/** The secret key that the caller has shown, as a Bearer token or as `apikey`. */
+/** The caller's secret key, from a Bearer token or `apikey`. */
 async function shownKey(headers: Headers): Promise<string> {
   const keys = secretKeys();
   if (keys.length === 0) {
@@ -122,18 +121,18 @@ function setting(name: string): string {
   return Deno.env.get(name)?.trim() ?? "";
 }
 
-/** SHA-256: of one length, whatever the key's. */
+/** SHA-256, so that keys of any length compare in constant time. */
 async function digest(key: string): Promise<Uint8Array> {
   const bytes = new TextEncoder().encode(key);
   return new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
 }
 
-/** Whether two digests are equal, in a time that does not depend on where they differ. */
+/** Compares two digests in constant time. */
 function same(left: Uint8Array, right: Uint8Array): boolean {
   return left.reduce((bits, byte, at) => bits | (byte ^ right[at]), 0) === 0;
 }
 
-/** The body, read no further than its bound. */
+/** The body, read up to its size limit. */
 async function text(request: Request): Promise<string> {
   const decoder = new TextDecoder("utf-8", { fatal: true });
   let read = 0;
@@ -156,7 +155,7 @@ async function text(request: Request): Promise<string> {
   }
 }
 
-/** What a body asks for. */
+/** Parses a request body. */
 function asked(body: string): Call {
   const expected = `expected no body or {"partner_id": uuid, "visits": ` +
     `integer from 1 to ${MOST_VISITS}}`;
@@ -191,7 +190,7 @@ function asked(body: string): Call {
   return { name: "distribute_visits_for_partner", args: { partner, visits } };
 }
 
-/** The value of a JSON text, or undefined, which none has. */
+/** Parses JSON; undefined if it is not valid. */
 function parsed(json: string): unknown {
   try {
     return JSON.parse(json);
@@ -200,7 +199,7 @@ function parsed(json: string): unknown {
   }
 }
 
-/** The rows that the function returns, of which PostgREST tells as many as its max-rows allows. */
+/** The rows that the function returns; PostgREST limits them to its max-rows. */
 async function rows(call: Call, key: string): Promise<unknown[]> {
   const base = setting("SUPABASE_URL").replace(/\/+$/, "");
   if (base === "") {
@@ -210,7 +209,7 @@ async function rows(call: Call, key: string): Promise<unknown[]> {
     "content-type": "application/json",
     apikey: key,
   });
-  // Keys of the form sb_secret_… are no tokens, and taken as `apikey` only.
+  // sb_secret_… keys are not JWTs; PostgREST accepts them as `apikey` only.
   if (!key.startsWith("sb_")) headers.set("authorization", `Bearer ${key}`);
 
   let status: number;
@@ -219,8 +218,8 @@ async function rows(call: Call, key: string): Promise<unknown[]> {
     const answer = await fetch(`${base}/rest/v1/rpc/${call.name}`, {
       method: "POST",
       headers,
-      // A stream, which Deno sends once. What it can send again it does when the connection breaks
-      // before the answer, and a partner's visits would be added twice.
+      // A stream, since Deno resends any other body when the connection breaks before the response,
+      // which would add a partner's visits twice.
       body: new Blob([JSON.stringify(call.args)]).stream(),
       redirect: "error",
       signal: AbortSignal.timeout(PATIENCE_MS),
@@ -241,7 +240,7 @@ async function rows(call: Call, key: string): Promise<unknown[]> {
   throw new Refusal(502, failure(call, status, body));
 }
 
-/** What PostgREST's answer means, in plain words. */
+/** The error message for a response of PostgREST. */
 function failure(call: Call, status: number, body: unknown): string {
   const { code, message } = (body ?? {}) as Record<string, unknown>;
   if (status === 401) {
