@@ -5,7 +5,7 @@
 -- A comment that begins with "visit-pacer:" marks an object or column as part of visit-pacer: uninstall.sql removes those.
 
 set local client_min_messages = warning;  -- no "already exists, skipping" for every object
-set local lock_timeout = '10s';           -- an ALTER TABLE that waits behind a long transaction blocks all other sessions
+set local lock_timeout = '800ms';  -- an ALTER TABLE that waits for a lock blocks all other sessions
 
 create table if not exists public.visit_pacer_migrations (
   version text primary key,

@@ -1,6 +1,6 @@
 -- visit-pacer 2 of 7: the curve, and the triggers through which edits of visit_distribution take effect.
 
-set local lock_timeout = '10s';
+set local lock_timeout = '800ms';  -- an ALTER TABLE that waits for a lock blocks all other sessions
 
 -- The user's times. One without a zone is UTC, whoever looks: functions say so with `set timezone`, which a view cannot.
 create or replace function public.visit_pacer_utc(at timestamptz) returns timestamptz language sql immutable parallel safe as $$ select at $$;
@@ -72,7 +72,7 @@ comment on function public.visit_pacer_invalid_window is 'visit-pacer: why a win
 comment on function public.visit_pacer_invalid_catch_up is 'visit-pacer: why a catch_up cannot be used, or null';
 comment on function public.visit_pacer_invalid is 'visit-pacer: why a row cannot be paced, or null';
 
--- The curve at a moment, in units of 1/86,400,000,000 visit: visits_per_unit × (86400 / unit) × microseconds are finite
+-- The curve at a moment, in units of 1/86,400,000,000 visit: visits_per_unit * (86400 / unit) * microseconds are finite
 -- decimals, so nothing is ever rounded and any number of edits loses nothing. Only for a valid row.
 create or replace function public.visit_pacer_curve(anchor_units numeric, anchor_at timestamptz, is_active boolean, total_visits numeric,
   visits_per_unit numeric, time_period text, start_time timestamptz, end_time timestamptz, at timestamptz) returns numeric
@@ -129,18 +129,27 @@ begin
 end $$;
 comment on function public.visit_pacer_create_progress is 'visit-pacer: makes the progress of a row that has none';
 
--- The one trigger through which every edit passes. It compares values, so that other triggers may have changed columns before it.
+-- The one trigger through which every edit passes. It compares values, so that other triggers may have changed columns before it, and
+-- it compares with the values that the version and the anchor were made from (visit_pacer_edits), so that an edit that was made while
+-- triggers were disabled is found at the next update.
 create or replace function public.visit_pacer_before_edit() returns trigger
 language plpgsql security definer set search_path = '' set timezone = 'UTC' as $$
 declare
   now_at constant timestamptz := clock_timestamp();
-  pace_edited boolean;
+  is_replica constant boolean := current_setting('session_replication_role') = 'replica';
+  was public.visit_pacer_edits;
+  rate_edited boolean;
   catch_up_edited boolean;
   backfill boolean;
 begin
   if tg_op = 'INSERT' then
-    perform public.visit_pacer_raise_invalid(public.visit_pacer_invalid(new.total_visits::numeric, new.visits_per_unit::numeric,
-      new.time_period::text, new.start_time::timestamptz, new.end_time::timestamptz, new.catch_up));
+    if is_replica and new.config_version is not null then
+      return new;  -- a restore: the row keeps what was dumped, also where it is invalid
+    end if;
+    if not is_replica then
+      perform public.visit_pacer_raise_invalid(public.visit_pacer_invalid(new.total_visits::numeric, new.visits_per_unit::numeric,
+        new.time_period::text, new.start_time::timestamptz, new.end_time::timestamptz, new.catch_up));
+    end if;
     new.anchor_units := 0;
     new.anchor_at := coalesce(new.start_time::timestamptz, now_at);
     new.config_version := public.visit_pacer_next_version(null, now_at);
@@ -156,11 +165,22 @@ begin
   new.anchor_at := old.anchor_at;
   new.config_version := old.config_version;
   new.changed_xid := old.changed_xid;
-  pace_edited := (new.is_active, new.total_visits, new.time_period, new.visits_per_unit, new.start_time, new.end_time, new.partner_id)
-    is distinct from (old.is_active, old.total_visits, old.time_period, old.visits_per_unit, old.start_time, old.end_time, old.partner_id);
+  select * into was from public.visit_pacer_edits e where e.distribution_id = old.id and e.config_version = old.config_version;
+  if not found then
+    was.partner_id := old.partner_id;
+    was.is_active := old.is_active;
+    was.total_visits := old.total_visits;
+    was.time_period := old.time_period;
+    was.visits_per_unit := old.visits_per_unit;
+    was.start_time := old.start_time;
+    was.end_time := old.end_time;
+  end if;
+  rate_edited := (new.is_active, new.total_visits::numeric, new.time_period::text, new.visits_per_unit::numeric,
+                  new.start_time::timestamptz, new.end_time::timestamptz, new.partner_id)
+    is distinct from (was.is_active, was.total_visits, was.time_period, was.visits_per_unit, was.start_time, was.end_time, was.partner_id);
   catch_up_edited := new.catch_up is distinct from old.catch_up;
   backfill := exists (select from public.visit_distribution_progress p where p.distribution_id = old.id and p.backfill);
-  if not (pace_edited or catch_up_edited or backfill or old.anchor_at is null) then
+  if not (rate_edited or catch_up_edited or backfill or old.anchor_at is null) then
     return new;
   end if;
 
@@ -179,29 +199,28 @@ begin
   end if;
 
   if old.anchor_at is null then
-    -- A row that was there before this trigger: the curve begins now, with what the row says is distributed.
+    -- A row that existed before this trigger: the curve begins now, with what the row says is distributed.
     new.anchor_units := 86400000000 * public.visit_pacer_create_progress(old.id, old.total_distributed::numeric, old.total_visits::numeric);
     new.anchor_at := now_at;
   elsif backfill then
-    -- As if this pace had held since start_time.
+    -- As if this rate had held since start_time.
     new.anchor_units := 0;
     new.anchor_at := coalesce(new.start_time::timestamptz, now_at);
     update public.visit_distribution_progress p set backfill = false where p.distribution_id = old.id;
-  elsif pace_edited then
-    -- The past stays as it was: the old row's curve, as it is at this moment, is where the new one begins.
-    if public.visit_pacer_invalid(old.total_visits::numeric, old.visits_per_unit::numeric, old.time_period::text,
-         old.start_time::timestamptz, old.end_time::timestamptz, null) is null then
-      new.anchor_units := public.visit_pacer_curve(old.anchor_units, old.anchor_at, old.is_active, old.total_visits::numeric,
-        old.visits_per_unit::numeric, old.time_period::text, old.start_time::timestamptz, old.end_time::timestamptz, now_at);
+  elsif rate_edited then
+    -- The past stays as it was: the old curve, as it is at this moment, is where the new one begins.
+    if public.visit_pacer_invalid(was.total_visits, was.visits_per_unit, was.time_period, was.start_time, was.end_time, null) is null then
+      new.anchor_units := public.visit_pacer_curve(old.anchor_units, old.anchor_at, was.is_active, was.total_visits,
+        was.visits_per_unit, was.time_period, was.start_time, was.end_time, now_at);
     end if;
     new.anchor_at := now_at;
   end if;
   new.config_version := public.visit_pacer_next_version(old.config_version, now_at);
   new.changed_xid := pg_current_xact_id();
-  if pace_edited and new.updated_at is not distinct from old.updated_at then
+  if rate_edited and new.updated_at is not distinct from old.updated_at then
     new.updated_at := now_at;
   end if;
-  if old.is_active and new.is_active is not true then
+  if was.is_active and new.is_active is not true then
     new.total_distributed := coalesce((select p.distributed from public.visit_distribution_progress p where p.distribution_id = new.id),
                                       new.total_distributed);
   end if;
@@ -212,19 +231,28 @@ comment on function public.visit_pacer_before_edit is 'visit-pacer: checks an ed
 create or replace function public.visit_pacer_after_insert() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
-  insert into public.visit_distribution_progress (distribution_id) values (new.id) on conflict do nothing;
+  -- A restore brings the progress, before or after its row; where it does not, the next sync makes it.
+  if current_setting('session_replication_role') <> 'replica' then
+    insert into public.visit_distribution_progress (distribution_id) values (new.id) on conflict do nothing;
+  end if;
   return null;
 end $$;
 comment on function public.visit_pacer_after_insert is 'visit-pacer: gives a new row its progress, or continues what is there';
 
 -- Of a statement, the rows whose version it moved. A write-back moves none.
+--
+-- Without nested loops: a plan for the rows of a small statement is kept for the session, and would be quadratic for a large one.
 create or replace function public.visit_pacer_after_edit() returns trigger
-language plpgsql security definer set search_path = '' set timezone = 'UTC' as $$
+language plpgsql security definer set search_path = '' set timezone = 'UTC' set enable_nestloop = off as $$
 declare
   kept constant integer := 200;
   editor constant text := session_user || coalesce(' (' || nullif(current_setting('application_name', true), '') || ')', '');
+  edited uuid;
 begin
   if tg_op = 'INSERT' then
+    if current_setting('session_replication_role') = 'replica' then
+      return null;  -- a restore brings the edits
+    end if;
     insert into public.visit_pacer_edits
     select n.id, n.config_version, clock_timestamp(), editor, n.partner_id, n.is_active, n.total_visits::numeric, n.visits_per_unit::numeric,
            n.time_period::text, public.visit_pacer_utc(n.start_time), public.visit_pacer_utc(n.end_time), n.anchor_units, n.anchor_at
@@ -235,19 +263,21 @@ begin
   insert into public.visit_pacer_edits
   select n.id, n.config_version, case when n.anchor_at is distinct from o.anchor_at then n.anchor_at else clock_timestamp() end,
          case when o.config_version is not null then editor end,  -- null: a row from before the triggers; nobody edited it
-        
          n.partner_id, n.is_active, n.total_visits::numeric, n.visits_per_unit::numeric, n.time_period::text,
          public.visit_pacer_utc(n.start_time), public.visit_pacer_utc(n.end_time), n.anchor_units, n.anchor_at
     from new_rows n join old_rows o on o.id = n.id
    where n.config_version is distinct from o.config_version and n.config_version is not null
   on conflict do nothing;
-  -- One edit in ten looks for those that are too many.
-  delete from public.visit_pacer_edits e
-   using new_rows n join old_rows o on o.id = n.id
-   where n.config_version is distinct from o.config_version and n.config_version % 10 = 0
-     and e.distribution_id = n.id
-     and e.config_version < (select l.config_version from public.visit_pacer_edits l where l.distribution_id = n.id
-                              order by l.config_version desc offset kept limit 1);
+  -- One edit in ten removes those that are too many.
+  for edited in
+    select n.id from new_rows n join old_rows o on o.id = n.id
+     where n.config_version is distinct from o.config_version and n.config_version % 10 = 0
+  loop
+    delete from public.visit_pacer_edits e
+     where e.distribution_id = edited
+       and e.config_version < (select l.config_version from public.visit_pacer_edits l where l.distribution_id = edited
+                                order by l.config_version desc offset kept limit 1);
+  end loop;
   return null;
 end $$;
 comment on function public.visit_pacer_after_edit is 'visit-pacer: keeps what a row asked for before and after an edit of its pace';
@@ -262,13 +292,17 @@ comment on function public.visit_pacer_mark_decrease is 'visit-pacer: marks a co
 
 create or replace function public.visit_pacer_after_delete() returns trigger
 language plpgsql security definer set search_path = '' as $$
+declare
+  gone uuid;
 begin
   if tg_op = 'TRUNCATE' then
     insert into public.visit_pacer_deletions (distribution_id) values (null);
     delete from public.visit_pacer_edits;
   else
     insert into public.visit_pacer_deletions (distribution_id) select d.id from deleted d;
-    delete from public.visit_pacer_edits e using deleted d where e.distribution_id = d.id;
+    for gone in select d.id from deleted d loop  -- by the index, however many the statement deletes
+      delete from public.visit_pacer_edits e where e.distribution_id = gone;
+    end loop;
   end if;
   -- Those that another transaction removes as well are left to it: nobody waits here.
   delete from public.visit_pacer_deletions g
@@ -278,18 +312,26 @@ begin
 end $$;
 comment on function public.visit_pacer_after_delete is 'visit-pacer: notes which rows are gone, for agents that were not told; their edits go with them';
 
--- Rows that no trigger has seen: called here for the rows that were there, and by every sync for what came in while triggers were
--- off. Rows that somebody holds are left for the next time.
+-- Rows that no trigger has seen, or that were edited while triggers were disabled: called by the last migration for the rows that existed,
+-- and by every sync. Rows that somebody holds are left for the next time. The user's triggers on visit_distribution run under it, so it
+-- changes no setting.
 create or replace function public.visit_pacer_initialise() returns bigint
-language plpgsql set search_path = '' as $$
+language plpgsql as $$
 declare
   touched bigint;
 begin
-  -- As each beat of an agent does: without its row nothing may be stored, and nobody would know why.
+  -- Without the control row nothing may be stored.
   insert into public.visit_pacer_control (id)
     select true where not exists (select from public.visit_pacer_control) on conflict do nothing;
   with unseen as (
-    select v.id from public.visit_distribution v where v.anchor_at is null order by v.id for no key update skip locked)
+    select v.id from public.visit_distribution v
+      left join public.visit_pacer_edits e on e.distribution_id = v.id and e.config_version = v.config_version
+     where v.anchor_at is null
+        or (e.distribution_id is not null
+            and (v.is_active, v.total_visits::numeric, v.time_period::text, v.visits_per_unit::numeric,
+                 public.visit_pacer_utc(v.start_time), public.visit_pacer_utc(v.end_time), v.partner_id)
+                is distinct from (e.is_active, e.total_visits, e.time_period, e.visits_per_unit, e.start_time, e.end_time, e.partner_id))
+     order by v.id for no key update of v skip locked)
   update public.visit_distribution v set total_distributed = v.total_distributed from unseen where v.id = unseen.id;  -- the trigger does the rest
   get diagnostics touched = row_count;
   with unseen as (
@@ -300,7 +342,7 @@ begin
     into touched from unseen u;
   return touched;
 end $$;
-comment on function public.visit_pacer_initialise is 'visit-pacer: anchors rows that no trigger has seen';
+comment on function public.visit_pacer_initialise is 'visit-pacer: anchors rows that no trigger has seen, or that were edited while triggers were disabled';
 
 -- Triggers fire in the order of their names: zzz_ makes these the last. ALWAYS: also under session_replication_role = replica.
 create or replace trigger zzz_visit_pacer_before_edit before insert or update on public.visit_distribution

@@ -1,7 +1,7 @@
 -- visit-pacer 3 of 7: the one write. The agent and the SQL functions store visits only through it.
 
 set local client_min_messages = warning;
-set local lock_timeout = '10s';
+set local lock_timeout = '800ms';  -- an ALTER TABLE that waits for a lock blocks all other sessions
 
 -- The partners that nobody holds exclusively, locked as the foreign key will lock them, so that the key's own check never
 -- waits. SECURITY DEFINER: the lock needs UPDATE on some column, which a writer of visits should not have.

@@ -164,7 +164,7 @@ create or replace function public.visit_pacer_ceil_div(dividend numeric, divisor
 language sql stable parallel safe as $$ select div(dividend, divisor) + sign(mod(dividend, divisor)) $$;
 comment on function public.visit_pacer_ceil_div is 'visit-pacer: an exact quotient, rounded up';
 
--- Level of a row's bucket at a moment, in curve units: it fills at catch_up × rate, and holds one second of that (rounded up
+-- Level of a row's bucket at a moment, in curve units: it fills at catch_up * rate, and holds one second of that (rounded up
 -- to whole visits) and one visit. Never filled yet: full. A moment before the last one fills nothing.
 create or replace function public.visit_pacer_bucket_level(bucket_units numeric, bucket_at timestamptz, slope numeric, catch_up numeric,
   at timestamptz) returns numeric

@@ -1,21 +1,34 @@
 -- visit-pacer 6 of 7: reconciling counts, purging and adopting visits.
 
--- Counts one row again and makes its progress agree. The distribution row is locked first, in a statement of its own, so
--- that no batch is under way; the count is a later statement, with a snapshot of its own.
-create or replace function public.visit_pacer_reconcile_row(distribution uuid, lower boolean)
+-- Of these distributions, those whose progress and stored visits differ, or did when they were compared last. One read-only statement has
+-- one snapshot, and a batch moves both together: so the difference holds, whatever is stored meanwhile, and no lock is kept while counting.
+create or replace function public.visit_pacer_count_mismatches(distributions uuid[])
+returns table (distribution_id uuid, difference bigint, highest bigint)
+language sql stable set search_path = '' as $$
+  select c.distribution_id, c.difference, c.highest from (
+    select p.distribution_id, p.missing, p.last_number, s.stored + p.purged + p.baseline - p.distributed as difference, s.highest
+      from public.visit_distribution_progress p
+      cross join lateral (select count(*) as stored, coalesce(max(v.visit_number), 0) as highest
+                            from public.store_visits v where v.distribution_id = p.distribution_id) s
+     where p.distribution_id = any (distributions)) c
+   where c.difference <> 0 or c.missing > 0 or c.last_number < c.highest
+   order by c.distribution_id
+$$;
+comment on function public.visit_pacer_count_mismatches is 'visit-pacer: the distributions whose progress and stored visits differ, and by how much';
+
+-- Makes the progress of one distribution agree with what is stored: `difference` is stored + purged + baseline - distributed, `highest` the
+-- highest number stored, both as visit_pacer_count_mismatches() found them.
+create or replace function public.visit_pacer_reconcile_row(distribution uuid, difference bigint, highest bigint, lower boolean)
 returns table (partner_id uuid, counted_before bigint, counted_now bigint, missing bigint, message text)
 language plpgsql set search_path = '' set timezone = 'UTC' as $$
 declare
   held record;
   p public.visit_distribution_progress;
-  counted bigint;
-  highest bigint;
-  gone bigint;
 begin
   select v.partner_id as partner, v.end_time::timestamptz as end_time into held
     from public.visit_distribution v where v.id = distribution for no key update skip locked;
   if not found and exists (select from public.visit_distribution v where v.id = distribution) then
-    select v.partner_id, q.distributed, q.distributed, q.missing, 'held by another transaction; looked at again by the next call'
+    select v.partner_id, q.distributed, q.distributed, q.missing, 'held by another transaction; the next call compares it again'
       into partner_id, counted_before, counted_now, missing, message
       from public.visit_distribution v join public.visit_distribution_progress q on q.distribution_id = v.id where v.id = distribution;
     return next;
@@ -25,44 +38,32 @@ begin
   if not found then
     return;
   end if;
-  select count(*), coalesce(max(s.visit_number), 0) into counted, highest
-    from public.store_visits s where s.distribution_id = distribution;
-  counted := counted + p.purged + p.baseline;
-  gone := greatest(p.distributed - counted, 0);
   partner_id := held.partner;
   counted_before := p.distributed;
   counted_now := p.distributed;
-  missing := gone;
-  if counted > p.distributed then
-    counted_now := counted;
-    message := format('%s visits were stored and not counted; they are counted now', counted - p.distributed);
-  elsif gone > 0 and lower and held.partner is not null and (held.end_time is null or held.end_time > clock_timestamp()) then
-    counted_now := counted;
+  missing := greatest(-difference, 0);
+  if difference > 0 then
+    counted_now := p.distributed + difference;
+    message := format('%s visits were stored and not counted; they are counted now', difference);
+  elsif missing > 0 and lower and held.partner is not null and (held.end_time is null or held.end_time > clock_timestamp()) then
+    counted_now := p.distributed - missing;
+    message := format('lowered: the %s missing visits are stored again at the rate of the distribution', missing);
     missing := 0;
-    message := format('lowered: the %s missing visits are stored again at the pace of the row', gone);
-  elsif gone > 0 then
-    message := format('%s visits are missing from store_visits; select * from sync_distribution_counts(lower => true) has those of open windows stored again', gone);
+  elsif missing > 0 then
+    message := format('%s visits are missing from store_visits; select * from sync_distribution_counts(lower => true) has those of open windows stored again', missing);
+  elsif p.last_number < highest then
+    message := format('the next visit number continues after %s, the highest stored', highest);
   end if;
   update public.visit_distribution_progress q
      set distributed = counted_now, missing = visit_pacer_reconcile_row.missing, last_number = greatest(q.last_number, highest)
-   where q.distribution_id = distribution;
+   where q.distribution_id = distribution
+     and (q.distributed, q.missing, q.last_number)
+         is distinct from (counted_now, visit_pacer_reconcile_row.missing, greatest(q.last_number, highest));
   if message is not null then
     return next;
   end if;
 end $$;
-comment on function public.visit_pacer_reconcile_row is 'visit-pacer: makes the progress of one row agree with what is stored';
-
--- Of these rows, those whose progress and stored visits differ, or did when they were looked at last. Read-only, one
--- snapshot: since batches are atomic, a difference here is one.
-create or replace function public.visit_pacer_count_mismatches(distributions uuid[]) returns setof uuid
-language sql stable set search_path = '' as $$
-  select p.distribution_id from public.visit_distribution_progress p
-   where p.distribution_id = any (distributions)
-     and (p.missing > 0 or p.distributed <> p.purged + p.baseline
-            + (select count(*) from public.store_visits s where s.distribution_id = p.distribution_id))
-   order by p.distribution_id
-$$;
-comment on function public.visit_pacer_count_mismatches is 'visit-pacer: the rows whose progress and stored visits differ';
+comment on function public.visit_pacer_reconcile_row is 'visit-pacer: makes the progress of one distribution agree with what is stored';
 
 select public.visit_pacer_replace_object('function', 'sync_distribution_counts', 'lower boolean',
   'TABLE(distribution_id uuid, partner_id uuid, counted_before bigint, counted_now bigint, missing bigint, message text)');
@@ -71,7 +72,7 @@ returns table (distribution_id uuid, partner_id uuid, counted_before bigint, cou
 language plpgsql security definer set search_path = '' set timezone = 'UTC' set jit = off as $$
 #variable_conflict use_column
 declare
-  differing uuid;
+  differing record;
   strangers uuid[];
 begin
   perform public.visit_pacer_initialise();
@@ -80,9 +81,10 @@ begin
    where exists (select from public.store_visits s where s.partner_id = v.partner_id and s.distribution_id is null
                     and s.visited_at >= v.start_time and s.visited_at < coalesce(v.end_time, 'infinity'));
   for differing in
-    select u from public.visit_pacer_count_mismatches((select array_agg(v.id) from public.visit_distribution v)) u
+    select * from public.visit_pacer_count_mismatches((select array_agg(v.id) from public.visit_distribution v))
   loop
-    return query select differing, r.* from public.visit_pacer_reconcile_row(differing, sync_distribution_counts.lower) r;
+    return query select differing.distribution_id, r.*
+      from public.visit_pacer_reconcile_row(differing.distribution_id, differing.difference, differing.highest, sync_distribution_counts.lower) r;
   end loop;
   -- What the user's own column says, where it is behind.
   with held as (

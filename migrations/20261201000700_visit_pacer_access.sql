@@ -21,7 +21,7 @@ begin
     end loop;
   end if;
 exception when insufficient_privilege then
-  raise warning 'visit-pacer: % — have the owner of the publication run: alter publication supabase_realtime add table public.visit_distribution, public.visit_pacer_canary;', sqlerrm;
+  raise warning 'visit-pacer: % - have the owner of the publication run: alter publication supabase_realtime add table public.visit_distribution, public.visit_pacer_canary;', sqlerrm;
 end $$;
 
 -- On a user table that existed before, service_role gets SELECT (Realtime checks it); nothing else changes.

@@ -9,6 +9,8 @@ mod cron;
 mod functions;
 mod own_tables;
 mod partitions;
+mod refusals;
+mod restore;
 mod retention;
 mod same_rules;
 mod statements;

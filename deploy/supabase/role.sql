@@ -79,7 +79,7 @@ grant select, update (touched_at, touched_by) on public.visit_pacer_canary to vi
 
 -- Of partners nothing at all: visit_pacer_lock_partners() locks them as its owner, and the foreign key is checked as theirs.
 grant execute on function public.visit_pacer_lock_partners(uuid[]), public.visit_pacer_may_store(), public.visit_pacer_count_mismatches(uuid[]),
-  public.visit_pacer_reconcile_row(uuid, boolean), public.visit_pacer_initialise(), public.visit_pacer_create_progress(uuid, numeric, numeric),
+  public.visit_pacer_reconcile_row(uuid, bigint, bigint, boolean), public.visit_pacer_initialise(), public.visit_pacer_create_progress(uuid, numeric, numeric),
   public.visit_pacer_store(public.visit_pacer_batch_row[], public.visit_pacer_batch_visit[])
   to visit_pacer;
 

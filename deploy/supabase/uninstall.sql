@@ -10,36 +10,60 @@ begin;
 select set_config('visit_pacer.keep_visits',
   case when coalesce(nullif(current_setting('visit_pacer.keep_visits', true), ''), 'yes')::boolean then 'yes' else 'no' end, true);
 
-set local lock_timeout = '10s';  -- nobody waits long behind this: run it again where it gives up
+set local lock_timeout = '800ms';  -- an ALTER TABLE that waits for a lock blocks all other sessions
 set local statement_timeout = 0;
 set local search_path = public, pg_catalog;
 
--- Nothing is stored from here on; what is being stored now is waited for.
+-- It works from any state, also a half-applied one: each object is looked for before it is used. Nothing is stored from here on; a batch
+-- that is being stored is waited for.
 do $$
+declare
+  live text;
 begin
-  if to_regclass('public.visit_pacer_control') is null then
-    raise exception 'visit-pacer is not in this database (there is no table visit_pacer_control); nothing was changed';
+  if not exists (select from pg_class c where c.relnamespace = 'public'::regnamespace and c.relname like 'visit\_pacer\_%')
+     and not exists (select from pg_proc p where p.pronamespace = 'public'::regnamespace
+                        and (p.proname like 'visit\_pacer\_%' or obj_description(p.oid, 'pg_proc') like 'visit-pacer:%'))
+     and not exists (select from pg_attribute a where a.attrelid in (to_regclass('public.visit_distribution'), to_regclass('public.store_visits'))
+                        and not a.attisdropped and col_description(a.attrelid, a.attnum) like 'visit-pacer:%') then
+    raise exception 'visit-pacer is not in this database (nothing of it was found in the schema public); nothing was changed';
   end if;
-  if public.visit_pacer_agent_alive() then
-    raise exception using message = 'an agent is running; nothing was changed',
-      hint = 'stop it, wait 20 seconds and run this again; who it is: select name, last_heartbeat_at from visit_pacer_agents';
+  if to_regclass('public.visit_pacer_agents') is not null then
+    execute $query$
+      select string_agg(name, ', ') from public.visit_pacer_agents
+       where last_heartbeat_at between clock_timestamp() - interval '20 seconds' and clock_timestamp() + interval '1 second'
+    $query$ into live;
+    if live is not null then
+      raise exception using message = format('an agent is running (%s); nothing was changed', live),
+        hint = 'stop it, wait 20 seconds and run this again; who it is: select name, last_heartbeat_at from visit_pacer_agents';
+    end if;
   end if;
-  update public.visit_pacer_control set paused = true;
-  if not exists (select from public.store_visits where distribution_id is not null) then
+  if to_regclass('public.visit_pacer_control') is not null then
+    execute 'update public.visit_pacer_control set paused = true';
+  end if;
+  if not exists (select from pg_attribute a where a.attrelid = to_regclass('public.store_visits') and a.attname = 'distribution_id'
+                    and not a.attisdropped) then
     perform set_config('visit_pacer.keep_visits', 'no', true);  -- none to keep
+  elsif not exists (select from public.store_visits where distribution_id is not null) then
+    perform set_config('visit_pacer.keep_visits', 'no', true);
   end if;
 end $$;
 
 do $$
 declare
-  removed bigint;
+  removed bigint := 0;
 begin
-  update public.visit_distribution v
-     set total_distributed = case current_setting('visit_pacer.keep_visits') when 'no' then p.baseline else p.distributed end
-    from public.visit_distribution_progress p where p.distribution_id = v.id and p.distributed <> p.baseline;
-  if current_setting('visit_pacer.keep_visits') = 'no' then
+  if to_regclass('public.visit_distribution_progress') is not null and to_regclass('public.visit_distribution') is not null then
+    update public.visit_distribution v
+       set total_distributed = case current_setting('visit_pacer.keep_visits') when 'no' then p.baseline else p.distributed end
+      from public.visit_distribution_progress p where p.distribution_id = v.id and p.distributed <> p.baseline;
+  end if;
+  if current_setting('visit_pacer.keep_visits') = 'no' and exists (
+       select from pg_attribute a where a.attrelid = to_regclass('public.store_visits') and a.attname = 'distribution_id'
+          and not a.attisdropped) then
     delete from public.store_visits where distribution_id is not null;
     get diagnostics removed = row_count;
+  end if;
+  if removed > 0 then
     raise notice 'visit-pacer: % generated visits removed', removed;
   end if;
 end $$;
@@ -59,7 +83,8 @@ begin
     execute format('drop policy visit_pacer_agent on %s', held.name);
   end loop;
   if exists (select from pg_roles where rolname = 'visit_pacer') then
-    for held in select t from unnest(array['partners', 'visit_distribution', 'store_visits']) t loop
+    for held in select t from unnest(array['partners', 'visit_distribution', 'store_visits']) t
+                 where to_regclass('public.' || t) is not null loop
       execute format('revoke all on table public.%I from visit_pacer', held.t);
     end loop;
     execute 'revoke all on schema public from visit_pacer';
@@ -75,7 +100,8 @@ begin
   end if;
 end $$;
 
--- What is ours says so in its comment; nothing is dropped with CASCADE, so a view of yours that stands on it is named in an error.
+-- An object of visit-pacer has a name that begins with visit_pacer_, or says so in its comment. Nothing is dropped with CASCADE, so a view
+-- of yours that depends on one is named in an error.
 do $$
 declare
   ours record;
@@ -85,10 +111,12 @@ begin
       from pg_trigger t where t.tgname like 'zzz\_visit\_pacer\_%' and not t.tgisinternal
     union all
     select * from (select format('drop view %s', c.oid::regclass) from pg_class c
-      where c.relnamespace = 'public'::regnamespace and c.relkind = 'v' and obj_description(c.oid, 'pg_class') like 'visit-pacer:%') v
+      where c.relnamespace = 'public'::regnamespace and c.relkind = 'v'
+        and (c.relname like 'visit\_pacer\_%' or obj_description(c.oid, 'pg_class') like 'visit-pacer:%')) v
     union all
     select * from (select format('drop function %s', p.oid::regprocedure) from pg_proc p
-      where p.pronamespace = 'public'::regnamespace and obj_description(p.oid, 'pg_proc') like 'visit-pacer:%') f
+      where p.pronamespace = 'public'::regnamespace
+        and (p.proname like 'visit\_pacer\_%' or obj_description(p.oid, 'pg_proc') like 'visit-pacer:%')) f
   loop
     execute ours.statement;
   end loop;
@@ -102,9 +130,9 @@ begin
   for ours in
     select a.attrelid::regclass as of_table, string_agg(format('drop column %I', a.attname), ', ') as statement
       from pg_attribute a
-     where a.attrelid in ('public.visit_distribution'::regclass, 'public.store_visits'::regclass) and not a.attisdropped
+     where a.attrelid in (to_regclass('public.visit_distribution'), to_regclass('public.store_visits')) and not a.attisdropped
        and col_description(a.attrelid, a.attnum) like 'visit-pacer:%'
-       and (a.attrelid = 'public.visit_distribution'::regclass or current_setting('visit_pacer.keep_visits') = 'no')
+       and (a.attrelid = to_regclass('public.visit_distribution') or current_setting('visit_pacer.keep_visits') = 'no')
      group by a.attrelid
   loop
     execute format('alter table %s %s', ours.of_table, ours.statement);
@@ -117,6 +145,9 @@ do $$
 declare
   was record;
 begin
+  if to_regclass('public.visit_pacer_replaced') is null then
+    return;
+  end if;
   for was in select r.name, r.definition from public.visit_pacer_replaced r order by r.replaced_at loop
     if was.name like 'policy %' then
       raise notice 'visit-pacer: not brought back: %', was.definition;
@@ -137,7 +168,8 @@ declare
 begin
   for ours in
     select format('drop table %s', c.oid::regclass) from pg_class c
-     where c.relnamespace = 'public'::regnamespace and c.relkind = 'r' and obj_description(c.oid, 'pg_class') like 'visit-pacer:%'
+     where c.relnamespace = 'public'::regnamespace and c.relkind = 'r'
+       and (c.relname like 'visit\_pacer\_%' or obj_description(c.oid, 'pg_class') like 'visit-pacer:%')
   loop
     execute ours;
   end loop;

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use super::log;
 use crate::postgres::failure::Failure;
-use crate::postgres::migrations::{self, MIGRATIONS};
+use crate::postgres::migrations::{self, MIGRATIONS, MigrateError};
 use crate::settings::Environment;
 
 /// Flags of `migrate`.
@@ -33,9 +33,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let database = Box::pin(Environment::load()?.database()?.recognised()).await?;
     database.keeps_sessions()?;
     let mut connection = database.connect().await?;
-    let applied = migrations::apply(connection.simple())
-        .await
-        .map_err(Failure::from)?;
+    let applied = match migrations::apply(connection.simple()).await {
+        Err(MigrateError::Database(error)) => return Err(Failure::from(error).into()),
+        applied => applied?,
+    };
     for name in &applied {
         println!("applied {name}");
     }

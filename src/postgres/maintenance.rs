@@ -179,34 +179,35 @@ pub async fn initialise(connection: &mut Connection) -> Result<u64, sqlx::Error>
     Ok(u64::try_from(rows).unwrap_or(0))
 }
 
-/// Compares these rows' counters with what is stored. Only a row that differs is locked, and counted again.
+/// Compares the counters of these distributions with what is stored. One that differs is locked only after it was counted.
 pub async fn reconcile(
     connection: &mut Connection,
     ids: &[Uuid],
 ) -> Result<Vec<CountDifference>, sqlx::Error> {
-    let differing: Vec<Uuid> =
-        sqlx::query_scalar("select * from public.visit_pacer_count_mismatches($1)")
+    let differing: Vec<(Uuid, i64, i64)> =
+        sqlx::query_as("select * from public.visit_pacer_count_mismatches($1)")
             .bind(ids)
             .fetch_all(&mut *connection)
             .await?;
-    let mut findings = Vec::new();
-    for id in differing {
-        let row = sqlx::query("select * from public.visit_pacer_reconcile_row($1, false)")
+    let mut differences = Vec::new();
+    for (id, difference, highest) in differing {
+        let row = sqlx::query("select * from public.visit_pacer_reconcile_row($1, $2, $3, false)")
             .bind(id)
+            .bind(difference)
+            .bind(highest)
             .fetch_optional(&mut *connection)
             .await?;
         if let Some(row) = row {
-            let (before, now): (i64, i64) =
-                (row.try_get("counted_before")?, row.try_get("counted_now")?);
-            findings.push(CountDifference {
+            let missing: i64 = row.try_get("missing")?;
+            differences.push(CountDifference {
                 id,
-                missing: row.try_get("missing")?,
-                changed: before != now,
+                missing,
+                changed: missing == 0, // a counter or a number was raised
                 message: row.try_get("message")?,
             });
         }
     }
-    Ok(findings)
+    Ok(differences)
 }
 
 /// Keeps the reason why a row's insert fails, for whoever looks; false where somebody holds the row. That may be the very

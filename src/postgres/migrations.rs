@@ -1,8 +1,11 @@
 //! The files of `migrations/`, and whether a database has them.
 //!
 //! A file records itself in `visit_pacer_migrations`, whoever applies it (`supabase db push`, psql, or this program), and
-//! that table alone is read here. Each file runs in one transaction.
+//! that table alone is read here. This program applies all pending files in one transaction: all of them or none.
 
+use std::time::Duration;
+
+use rand::RngExt as _;
 use sqlx::{Connection as _, Executor, PgConnection, Postgres};
 
 /// One file: its version (the digits of its name), its name, its text.
@@ -27,6 +30,7 @@ macro_rules! migration {
 
 /// All of them, in order.
 pub const MIGRATIONS: &[Migration] = &[
+    migration!("20261201000000", "visit_pacer_preflight"),
     migration!("20261201000100", "visit_pacer_tables"),
     migration!("20261201000200", "visit_pacer_curve"),
     migration!("20261201000300", "visit_pacer_write"),
@@ -61,8 +65,40 @@ where
 /// One run at a time in a database: others wait, and then find nothing to do.
 const ONE_AT_A_TIME: i64 = 4_702_394_921_427_289_964;
 
-/// Applies what is missing, each file in a transaction of its own. Returns the names of the files that were applied.
-pub async fn apply(connection: &mut PgConnection) -> Result<Vec<&'static str>, sqlx::Error> {
+/// How often the files are tried where another session holds a lock that they need. Each try waits for less than a second, so that
+/// the sessions that queue up behind it never wait longer than that.
+const LOCK_TRIES: u32 = 40;
+/// The pause between two tries: from this long to twice as long.
+const LOCK_PAUSE: Duration = Duration::from_millis(700);
+/// As `visit_pacer_preflight` raises it.
+const REFUSED: &str = "VP000";
+/// `lock_not_available`
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+
+/// Why the files were not applied. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    /// Another session held a lock for as long as it was tried.
+    #[error(
+        "another session holds a lock on a table that has to be altered, and still did after {LOCK_TRIES} tries; nothing was changed; \
+         end it, or run this again when it has ended: {blockers}"
+    )]
+    Locked {
+        /// The sessions that hold locks on the user's tables, where this role may see them.
+        blockers: String,
+        /// What PostgreSQL reported.
+        source: sqlx::Error,
+    },
+    /// The preflight refuses the schema: the table, the column, what was found and what to do.
+    #[error("{0}")]
+    Refused(String),
+    /// Anything else: a right is missing, the connection is lost.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+/// Applies the pending files in one transaction. Returns the names of the files that were applied.
+pub async fn apply(connection: &mut PgConnection) -> Result<Vec<&'static str>, MigrateError> {
     sqlx::raw_sql("set statement_timeout = 0; set lock_timeout = 0")
         .execute(&mut *connection)
         .await?;
@@ -70,7 +106,7 @@ pub async fn apply(connection: &mut PgConnection) -> Result<Vec<&'static str>, s
         .bind(ONE_AT_A_TIME)
         .execute(&mut *connection)
         .await?;
-    let applied = apply_missing(connection).await;
+    let applied = apply_with_retries(connection).await;
     sqlx::query("select pg_advisory_unlock($1)")
         .bind(ONE_AT_A_TIME)
         .execute(&mut *connection)
@@ -78,15 +114,61 @@ pub async fn apply(connection: &mut PgConnection) -> Result<Vec<&'static str>, s
     applied
 }
 
-async fn apply_missing(connection: &mut PgConnection) -> Result<Vec<&'static str>, sqlx::Error> {
-    let mut applied = Vec::new();
-    for file in missing(connection).await? {
-        let mut transaction = connection.begin().await?;
-        sqlx::raw_sql(file.sql).execute(&mut *transaction).await?;
-        transaction.commit().await?;
-        applied.push(file.name);
+async fn apply_with_retries(
+    connection: &mut PgConnection,
+) -> Result<Vec<&'static str>, MigrateError> {
+    let mut tries = 1;
+    loop {
+        let source = match apply_missing(connection).await {
+            Ok(applied) => return Ok(applied),
+            Err(error) if code(&error).as_deref() == Some(LOCK_NOT_AVAILABLE) => error,
+            Err(error) if code(&error).as_deref() == Some(REFUSED) => {
+                let message = error.as_database_error().map(|error| error.message());
+                return Err(MigrateError::Refused(
+                    message.unwrap_or_default().to_owned(),
+                ));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if tries == LOCK_TRIES {
+            let blockers = blockers(connection).await?;
+            return Err(MigrateError::Locked { blockers, source });
+        }
+        tries += 1;
+        let pause = rand::rng().random_range(LOCK_PAUSE..LOCK_PAUSE * 2);
+        tokio::time::sleep(pause).await;
     }
-    Ok(applied)
+}
+
+fn code(error: &sqlx::Error) -> Option<String> {
+    let error = error.as_database_error()?;
+    error.code().map(std::borrow::Cow::into_owned)
+}
+
+async fn apply_missing(connection: &mut PgConnection) -> Result<Vec<&'static str>, sqlx::Error> {
+    let files = missing(connection).await?;
+    let mut transaction = connection
+        .begin_with("begin transaction isolation level read committed, read write")
+        .await?;
+    for file in &files {
+        sqlx::raw_sql(file.sql).execute(&mut *transaction).await?;
+    }
+    transaction.commit().await?;
+    Ok(files.iter().map(|file| file.name).collect())
+}
+
+/// The other sessions that hold locks on the user's tables, the oldest transaction first.
+async fn blockers(connection: &mut PgConnection) -> Result<String, sqlx::Error> {
+    const BLOCKERS: &str = "
+      select coalesce(string_agg(format('pid %s, user %s, application %s, in a transaction since %s',
+                                        a.pid, a.usename, coalesce(nullif(a.application_name, ''), 'unnamed'), a.xact_start),
+                                 '; ' order by a.xact_start), 'none is visible to this role')
+        from pg_stat_activity a
+       where a.pid <> pg_backend_pid()
+         and a.pid in (select l.pid from pg_locks l
+                        where l.granted and l.relation in (to_regclass('public.partners'), to_regclass('public.visit_distribution'),
+                                                           to_regclass('public.store_visits')))";
+    sqlx::query_scalar(BLOCKERS).fetch_one(connection).await
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Out again: the users' tables, functions, views, rights and publication are as they were.
 
+use visit_pacer::postgres::migrations::MIGRATIONS;
+
 use super::{Database, GUIDES_PARTNER};
 use crate::harness::refusal;
 
@@ -128,10 +130,27 @@ async fn while_an_agent_lives_or_a_view_of_the_users_stands_on_ours_nothing_is_c
     db.run("rollback; drop view theirs").await;
     assert_eq!(differences(&before, &db.said(PICTURE).await), [""; 0]);
     db.run(UNINSTALL).await;
-    let again = db.try_run(UNINSTALL).await.expect_err("it is gone");
+    let again = db.try_run(UNINSTALL).await.expect_err("nothing is left");
     assert!(
         refusal(&again)
             .1
             .contains("visit-pacer is not in this database")
     );
+}
+
+#[tokio::test]
+async fn it_works_from_each_state_that_a_half_applied_migration_leaves() {
+    for applied in 0..MIGRATIONS.len() {
+        let mut db = guides().await;
+        let before = db.said(PICTURE).await;
+        for file in MIGRATIONS.iter().take(applied + 1) {
+            db.run(file.sql).await;
+        }
+        db.run(UNINSTALL).await;
+        assert_eq!(
+            differences(&before, &db.said(PICTURE).await),
+            [""; 0],
+            "{applied}"
+        );
+    }
 }
