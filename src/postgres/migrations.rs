@@ -123,7 +123,9 @@ async fn apply_with_retries(
             Ok(applied) => return Ok(applied),
             Err(error) if code(&error).as_deref() == Some(LOCK_NOT_AVAILABLE) => error,
             Err(error) if code(&error).as_deref() == Some(REFUSED) => {
-                let message = error.as_database_error().map(|error| error.message());
+                let message = error
+                    .as_database_error()
+                    .map(sqlx::error::DatabaseError::message);
                 return Err(MigrateError::Refused(
                     message.unwrap_or_default().to_owned(),
                 ));
