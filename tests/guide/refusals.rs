@@ -121,7 +121,8 @@ async fn while_a_session_reads_the_table_migrate_waits_in_short_tries_and_the_ap
     reader.run("begin; select count(*) from store_visits").await;
     let mut application = Database::at(db.url.clone()).await;
     application.run("set lock_timeout = '5s'").await;
-    let migrating = tokio::spawn(async move {
+    let mut migrating = tokio::task::JoinSet::new();
+    migrating.spawn(async move {
         let applied = migrations::apply(&mut db.connection).await;
         let applied = applied.expect("applied once the reader has ended");
         db.connection.close().await.expect("closed");
@@ -138,5 +139,6 @@ async fn while_a_session_reads_the_table_migrate_waits_in_short_tries_and_the_ap
             .await;
     }
     reader.run("commit").await;
-    assert_eq!(migrating.await.expect("no panic").len(), MIGRATIONS.len());
+    let applied = migrating.join_next().await.expect("one task");
+    assert_eq!(applied.expect("no panic").len(), MIGRATIONS.len());
 }

@@ -55,14 +55,12 @@ async fn a_data_only_restore_keeps_anchors_versions_progress_and_edits_in_any_or
         let before = db.said(KEPT).await;
         assert!(before.len() >= 6, "{before:?}");
         let mut sql = String::from("begin; set local session_replication_role = replica;");
-        for table in order {
-            sql += &format!("create temp table kept_{table} on commit drop as table {table};");
-        }
+        sql.extend(order.map(|table| {
+            format!("create temp table kept_{table} on commit drop as table {table};")
+        }));
         sql += "truncate partners, visit_distribution, visit_distribution_progress, visit_pacer_edits, store_visits;
                 delete from visit_pacer_edits;";
-        for table in order {
-            sql += &format!("insert into {table} select * from kept_{table};");
-        }
+        sql.extend(order.map(|table| format!("insert into {table} select * from kept_{table};")));
         db.run(sql + "commit").await;
         assert_eq!(db.said(KEPT).await, before, "{order:?}");
         assert_eq!(
