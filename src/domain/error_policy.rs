@@ -339,21 +339,51 @@ const PROJECT: &str = "Realtime does not serve this project: check that SUPABASE
     REALTIME_URL) is the project's own address, restore the project if it is paused, and enable \
     Realtime with public access to channels in its settings";
 
-/// A trouble of the database, with its words.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+/// An operation that failed: its kind decides what is done about it, the rest is for whoever reads of it.
+///
+/// No secret is in it: drivers and servers do not repeat a URL or a key, and `postgres::failure` drops what could.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Failure {
     /// What it is.
     pub kind: ErrorKind,
-    /// In the words of the server or the driver; no secret is in them.
-    pub words: String,
+    /// In the words of the server or the driver, without what [`ServerFields`] has.
+    pub message: String,
+    /// The other fields of a PostgreSQL error; none where no server answered. Boxed, since failures travel in results.
+    pub server: Option<Box<ServerFields>>,
 }
 
+/// The fields of a PostgreSQL error beside its message.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ServerFields {
+    /// SQLSTATE; a pooler's error may have none.
+    pub sqlstate: String,
+    /// DETAIL
+    pub detail: Option<String>,
+    /// HINT
+    pub hint: Option<String>,
+    /// CONTEXT: the functions and triggers in which it happened, the innermost first, one a line.
+    pub context: Option<String>,
+    /// The schema of the object that it concerns.
+    pub schema: Option<String>,
+    /// The table that it concerns.
+    pub table: Option<String>,
+    /// The column that it concerns.
+    pub column: Option<String>,
+    /// The constraint or unique index that was violated.
+    pub constraint: Option<String>,
+}
+
+/// Of a CONTEXT so many characters are shown: the innermost trigger comes first, and the text of the agent's own statements,
+/// which follows, is long.
+const CONTEXT_SHOWN: usize = 240;
+
 impl Failure {
-    /// See the fields.
-    pub fn new(kind: ErrorKind, words: impl Into<String>) -> Self {
+    /// Without fields of a server.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
             kind,
-            words: words.into(),
+            message: message.into(),
+            server: None,
         }
     }
 
@@ -361,21 +391,52 @@ impl Failure {
     pub const fn policy(&self) -> Policy {
         self.kind.policy()
     }
+
+    /// The SQLSTATE, if a PostgreSQL server (or a pooler) reported it.
+    pub fn sqlstate(&self) -> Option<&str> {
+        let server = self.server.as_ref()?;
+        (!server.sqlstate.is_empty()).then_some(server.sqlstate.as_str())
+    }
+
+    /// The server's message with SQLSTATE, DETAIL and CONTEXT where it sent them, in one line.
+    pub fn report(&self) -> String {
+        let sqlstate = self.sqlstate().map(|code| format!(" (SQLSTATE {code})"));
+        let mut parts = vec![format!("{}{}", self.message, sqlstate.unwrap_or_default())];
+        if let Some(server) = &self.server {
+            let detail = server.detail.as_ref();
+            parts.extend(detail.map(|text| format!("DETAIL: {}", one_line(text, usize::MAX))));
+            let context = server.context.as_ref();
+            parts.extend(context.map(|text| format!("CONTEXT: {}", one_line(text, CONTEXT_SHOWN))));
+        }
+        parts.join("; ")
+    }
 }
 
-/// What it is, in the server's words, and what to do.
+fn one_line(text: &str, longest: usize) -> String {
+    let line = text.trim().replace('\n', ", ");
+    let cut: String = line.chars().take(longest).collect();
+    if cut.len() < line.len() {
+        cut + "…"
+    } else {
+        cut
+    }
+}
+
+/// What failed, the server's report, and what to do.
 impl fmt::Display for Failure {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let policy = self.policy();
         if !policy.what.is_empty() {
             write!(formatter, "{}: ", policy.what)?;
         }
-        formatter.write_str(&self.words)?;
+        formatter.write_str(&self.report())?;
         policy
             .advice
             .map_or(Ok(()), |advice| write!(formatter, "; {advice}"))
     }
 }
+
+impl std::error::Error for Failure {}
 
 #[cfg(test)]
 mod tests {
@@ -435,12 +496,31 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_says_what_it_is_and_what_to_do() {
-        let full = Failure::new(ErrorKind::DiskFull, "could not extend file (53100)");
+    fn a_failure_says_what_it_is_and_what_to_do() {
+        let mut full = Failure::new(ErrorKind::DiskFull, "could not extend file");
         assert_eq!(
             full.to_string(),
-            "the database's disk is full: could not extend file (53100); enlarge the disk, or make \
+            "the database's disk is full: could not extend file; enlarge the disk, or make \
              room: visit-pacer purge, then vacuum"
+        );
+        assert_eq!(full.sqlstate(), None);
+        full.server = Some(Box::new(ServerFields {
+            sqlstate: "53100".to_owned(),
+            detail: Some("No space left on device.".to_owned()),
+            context: Some(format!(
+                "PL/pgSQL function audit() line 3\n{}",
+                "x".repeat(300)
+            )),
+            ..ServerFields::default()
+        }));
+        assert_eq!(full.sqlstate(), Some("53100"));
+        assert_eq!(
+            full.report(),
+            format!(
+                "could not extend file (SQLSTATE 53100); DETAIL: No space left on device.; \
+                 CONTEXT: PL/pgSQL function audit() line 3, {}…",
+                "x".repeat(CONTEXT_SHOWN - 34)
+            )
         );
     }
 }

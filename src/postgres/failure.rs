@@ -3,7 +3,9 @@
 //! What is done about it is the table's to say: [`ErrorKind::policy`].
 
 use sqlx::Error;
+use sqlx::postgres::PgDatabaseError;
 
+use crate::domain::error_policy::ServerFields;
 pub use crate::domain::error_policy::{ErrorKind, Failure};
 
 /// SQLSTATEs and classes of them (PostgreSQL documentation, appendix A); the first that fits counts.
@@ -59,7 +61,11 @@ const BY_TEXT_OF_PGBOUNCER: &[(&str, ErrorKind)] = &[
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         if let Error::Database(database) = &error {
-            return reported(&database.code().unwrap_or_default(), database.message());
+            let kind = reported(&database.code().unwrap_or_default(), database.message());
+            return Self {
+                server: (database.try_downcast_ref()).map(|error| Box::new(fields(error))),
+                ..Self::new(kind, database.message())
+            };
         }
         if matches!(error, Error::Configuration(_)) {
             // It could echo a URL, and so is not repeated.
@@ -79,15 +85,28 @@ impl From<Error> for Failure {
 const UNUSABLE_SETTINGS: &str = "the connection settings are not usable; expected \
     postgres://user:password@host:port/database";
 
-/// An error that the server, or a pooler before it, reports.
-fn reported(code: &str, message: &str) -> Failure {
+fn fields(error: &PgDatabaseError) -> ServerFields {
+    let owned = |field: Option<&str>| field.map(str::to_owned);
+    ServerFields {
+        sqlstate: error.code().to_owned(),
+        detail: owned(error.detail()),
+        hint: owned(error.hint()),
+        context: owned(error.r#where()),
+        schema: owned(error.schema()),
+        table: owned(error.table()),
+        column: owned(error.column()),
+        constraint: owned(error.constraint()),
+    }
+}
+
+/// What an error is that the server, or a pooler before it, reports.
+fn reported(code: &str, message: &str) -> ErrorKind {
     let texts = (BY_TEXT_OF_PGBOUNCER.iter().filter(|_| code == PGBOUNCER)).chain(BY_TEXT);
     let by_text = texts.into_iter().find(|(text, _)| message.contains(text));
     let by_code = || BY_CODE.iter().find(|(class, _)| code.starts_with(class));
-    let kind = by_text
+    by_text
         .or_else(by_code)
-        .map_or(ErrorKind::Server, |(_, kind)| *kind);
-    Failure::new(kind, format!("{message} ({code})"))
+        .map_or(ErrorKind::Server, |(_, kind)| *kind)
 }
 
 #[cfg(test)]
@@ -139,7 +158,7 @@ mod tests {
         ];
         for (codes, kind) in rules {
             for code in codes {
-                assert_eq!(reported(code, "as it says").kind, kind, "{code}");
+                assert_eq!(reported(code, "as it says"), kind, "{code}");
             }
         }
         for (class, _) in BY_CODE {
@@ -171,7 +190,7 @@ mod tests {
                 ErrorKind::Login,
             ),
         ] {
-            assert_eq!(reported("XX000", text).kind, kind, "{text}");
+            assert_eq!(reported("XX000", text), kind, "{text}");
         }
         for (text, kind) in [
             ("SASL authentication failed", ErrorKind::Login),
@@ -192,10 +211,10 @@ mod tests {
             ("server conn crashed?", ErrorKind::Lost),
             ("pgbouncer cannot connect to server", ErrorKind::Lost),
         ] {
-            assert_eq!(reported("08P01", text).kind, kind, "{text}");
+            assert_eq!(reported("08P01", text), kind, "{text}");
         }
         let of_the_users_own = reported("P0001", "no such user: of a trigger");
-        assert_eq!(of_the_users_own.kind, ErrorKind::Data);
+        assert_eq!(of_the_users_own, ErrorKind::Data);
     }
 
     #[test]

@@ -223,16 +223,17 @@ impl Database {
             .strip_prefix("db.")
             .and_then(|rest| rest.strip_suffix(".supabase.co"));
         match (advice, direct) {
-            (Some((_, Advice::Certificate(what))), _) => {
-                Failure::new(ErrorKind::Tls, format!("{}: {host}: {what}", failure.words))
-            }
+            (Some((_, Advice::Certificate(what))), _) => Failure::new(
+                ErrorKind::Tls,
+                format!("{}: {host}: {what}", failure.report()),
+            ),
             (Some((_, Advice::Address)), Some(project)) => Failure::new(
                 failure.kind,
                 format!(
                     "{}: {host} has an IPv6 address only, and this machine has no way there; use the session pooler: \
                      postgres://{}.{project}:PASSWORD@aws-0-REGION.pooler.supabase.com:5432/postgres \
                      (Connect > Session pooler has the exact host)",
-                    failure.words,
+                    failure.report(),
                     self.options.get_username()
                 ),
             ),

@@ -615,7 +615,7 @@ impl World {
                 ids.len()
             ),
             Stored::Failed(failure) | Stored::Unsent(failure) => {
-                format!("agent {host}: {}", failure.words)
+                format!("agent {host}: {}", failure.message)
             }
         });
         if let Stored::Rows(ids) = &stored {

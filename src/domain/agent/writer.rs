@@ -101,7 +101,7 @@ impl Agent {
             Recovery::Bisect => {
                 self.writer.succeeded();
                 if let Some(id) = self.schedule.halve(batch, db_now) {
-                    self.quarantine(id, failure.words, db_now, now);
+                    self.quarantine(id, failure.report(), db_now, now);
                 }
             }
             Recovery::BisectIfOthersPass => {
@@ -112,7 +112,7 @@ impl Agent {
                     None => self.writer.busy = false,
                     Some((id, Blame::ThisRow)) => {
                         self.writer.succeeded();
-                        self.quarantine(id, failure.words, db_now, now);
+                        self.quarantine(id, failure.report(), db_now, now);
                     }
                     Some((id, Blame::Nobody)) => {
                         self.writer.busy = false;

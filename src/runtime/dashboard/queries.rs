@@ -473,10 +473,10 @@ fn refused(failure: &Failure) -> Refused {
         );
     }
     if failure.kind == ErrorKind::Data {
-        return Refused::Value(format!("the database refuses this: {}", failure.words));
+        return Refused::Value(format!("the database refuses this: {}", failure.report()));
     }
     Refused::Database(format!(
         "the database did not take it: {}. Look at the row before you try again.",
-        failure.words
+        failure.report()
     ))
 }
