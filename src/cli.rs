@@ -1,14 +1,19 @@
 //! The command line: one file per subcommand, the exit codes, the log.
 //!
-//! Exit codes (those of `status --check` are a monitor's: see `status`): 0 done, 1 failed, 2 usage, 78 (`EX_CONFIG`) a setting missing or malformed, the schema missing or old, or
-//! the login or the database refused.
+//! Exit codes: 0 success, 1 failure, 2 usage, 78 (`EX_CONFIG`) a setting missing or malformed, the schema missing or old, or the
+//! login or the database refused. `status --check` has those of monitoring plugins.
 
+#[cfg(feature = "bench")]
 pub mod bench;
 pub mod browser;
 pub mod commands;
+pub mod connection;
+#[cfg(feature = "demo")]
 pub mod demo;
 pub mod distribute;
 pub mod doctor;
+pub mod duration;
+mod environment;
 pub mod health;
 pub mod lines;
 pub mod log;
@@ -24,18 +29,18 @@ pub mod table;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::postgres::connection::Connection;
 use crate::postgres::failure::Failure;
-use crate::postgres::reconnect::{Database, NeedsSession};
+use crate::postgres::reconnect::NeedsSession;
 use crate::runtime::serve::Unfit;
 use crate::settings::{Environment, SettingError};
 use crate::web::guard::Exposed;
 
-/// Stores planned visits at an exact pace, beside Supabase; edits of visit_distribution drive it.
+/// Store planned visits at an exact rate, beside Supabase
 ///
-/// The visits that it stores are synthetic and labelled with the distribution that they belong to.
+/// The agent follows every edit of the table visit_distribution. The visits that it stores are synthetic and labelled with the id
+/// of their distribution.
 #[derive(Parser)]
 #[command(name = "visit-pacer", version, max_term_width = 100)]
 pub struct Cli {
@@ -45,103 +50,130 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Start a local Postgres and Realtime with sample rows, and the agent beside them
+    /// Start Postgres, Realtime, sample data and the agent on this machine
+    #[cfg(feature = "demo")]
     Demo(demo::Args),
     /// Run the agent
     #[command(after_help = run::ENVIRONMENT)]
     Run(run::Args),
-    /// Bring the schema: the files of `migrations/` that the database does not have yet
+    /// Apply pending database migrations
     Migrate(migrate::Args),
-    /// Show where each distribution stands
+    /// Show the status of all distributions
     Status(status::Args),
-    /// Say what a row would do before it is made active: its pace, its end, the disk it takes
+    /// Show what a distribution would do before it is active: rate, end, disk space
     Plan(plan::Args),
-    /// Draw one distribution over time, asked for against stored, as a picture or a page
+    /// Draw one distribution over time, visits due against visits stored, as SVG or HTML
     Report(report::Args),
-    /// Compare the database, and Realtime, with what is needed; print what mends each finding
+    /// Check the database and Realtime; print SQL that fixes each finding
     Doctor(doctor::Args),
-    /// Ask the agent of this machine whether it is well: exit code 0 or 1, for health checks
+    /// Query the agent on this machine, for container health checks (exit code 0 or 1)
     Health(health::Args),
-    /// Make the counters agree with the visits that are stored
+    /// Make the counters agree with the stored visits
     Sync(commands::SyncArgs),
     /// Pause distributions, or everything
     Pause(commands::WhichArgs),
-    /// Let distributions go on, or everything
+    /// Resume distributions, or everything
     Resume(commands::WhichArgs),
-    /// Store visits now: what is due, or so many of a partner
+    /// Store visits now: those that are due, or a number for one partner
     Distribute(distribute::Args),
-    /// Count a partner's untagged visits into the distributions whose windows hold them
+    /// Tag a partner's untagged visits with the distributions whose windows contain them
     Adopt(distribute::AdoptArgs),
-    /// Have a distribution owe what time before the migration was due
+    /// Make a distribution store the visits of the time before the migration too
     Backfill(distribute::BackfillArgs),
-    /// Remove the generated visits of a distribution, for good
+    /// Delete the generated visits of a distribution permanently
     Purge(distribute::PurgeArgs),
-    /// Take everything of visit-pacer out of the database
+    /// Remove visit-pacer from the database
     Uninstall(distribute::UninstallArgs),
-    /// Measure how much, how exactly and how soon visits are stored, beside COPY, pgbench, cron and a Node script
+    /// Measure throughput, precision, reaction time and footprint, beside COPY, pgbench, cron and a Node.js script
+    #[cfg(feature = "bench")]
     Bench(bench::Args),
-    /// Print the completions of a shell: source them there
+    /// Print shell completions
     Completions(manual::CompletionsArgs),
     /// Print the manual page, or write one for each command into a folder
     Man(manual::ManArgs),
 }
 
-/// Runs what the command line asks for.
-pub async fn run(cli: Cli) -> ExitCode {
-    let outcome = match cli.command {
+/// Parses the command line, with the environment and `.env` behind its flags. Ends the process after `--help` and wrong usage.
+pub fn parse() -> Result<Cli, SettingError> {
+    let mut command = Cli::command();
+    // A `.env` that cannot be read is reported by the command that needs it; `--help` needs none.
+    if let Ok(environment) = Environment::load() {
+        command = environment::with_env_file(command, &environment);
+    }
+    let parsed = command.try_get_matches();
+    let parsed = parsed.and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.map_err(|error| environment::malformed_setting(&error).unwrap_or_else(|| error.exit()))
+}
+
+/// Runs the subcommand of this process.
+pub async fn run() -> ExitCode {
+    let outcome = match parse() {
+        Ok(cli) => dispatch(cli.command).await,
+        Err(error) => Err(error.into()),
+    };
+    let Err(error) = outcome else {
+        return ExitCode::SUCCESS;
+    };
+    if is_closed_pipe(&error) {
+        return ExitCode::SUCCESS;
+    }
+    if let Some(status::CheckFailed(code)) = error.downcast_ref() {
+        return ExitCode::from(*code);
+    }
+    let error = with_advice(error);
+    log::failure(&format!("{error:#}"));
+    ExitCode::from(exit_code(&error))
+}
+
+async fn dispatch(command: Command) -> anyhow::Result<()> {
+    match command {
+        #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(args).await,
         Command::Run(args) => run::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,
         Command::Status(args) => status::run(args).await,
-        Command::Sync(args) => commands::sync(args).await,
-        Command::Pause(args) => commands::pause(args).await,
-        Command::Resume(args) => commands::resume(args).await,
         Command::Plan(args) => plan::run(args).await,
         Command::Report(args) => report::run(args).await,
         Command::Doctor(args) => doctor::run(args).await,
         Command::Health(args) => health::run(args).await,
+        Command::Sync(args) => commands::sync(args).await,
+        Command::Pause(args) => commands::pause(args).await,
+        Command::Resume(args) => commands::resume(args).await,
         Command::Distribute(args) => distribute::distribute(args).await,
         Command::Adopt(args) => distribute::adopt(args).await,
         Command::Backfill(args) => distribute::backfill(args).await,
         Command::Purge(args) => distribute::purge(args).await,
         Command::Uninstall(args) => distribute::uninstall(args).await,
+        #[cfg(feature = "bench")]
         Command::Bench(args) => bench::run(args).await,
-        Command::Completions(args) => manual::completions(&args),
-        Command::Man(args) => manual::man(&args),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if nobody_reads(&error) => ExitCode::SUCCESS,
-        Err(error) if error.is::<status::Unwell>() => {
-            // Its line is on standard output already, where monitors read it.
-            let unwell = error.downcast_ref::<status::Unwell>();
-            ExitCode::from(unwell.map_or(status::UNKNOWN, |unwell| unwell.0))
-        }
-        Err(error) => {
-            log::failure(&format!("{error:#}"));
-            ExitCode::from(exit_code(&error))
-        }
+        Command::Completions(args) => manual::completions(&args, Cli::command()),
+        Command::Man(args) => manual::man(&args, Cli::command()),
     }
 }
 
-/// Whether it is the end of a pipe, such as into `head`.
-fn nobody_reads(error: &anyhow::Error) -> bool {
-    let pipe = error.downcast_ref::<std::io::Error>();
-    pipe.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+/// Whether standard output is a pipe whose reader ended, such as `head`.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<std::io::Error>();
+    error.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// Turns an error of the database into a [`Failure`], whose text has the server's message and what to do.
+fn with_advice(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast::<sqlx::Error>() {
+        Ok(error) => Failure::from(error).into(),
+        Err(error) => error,
+    }
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
     const FAILED: u8 = 1;
     const EX_CONFIG: u8 = 78;
-    let refused = error
-        .downcast_ref::<Failure>()
-        .is_some_and(|failure| failure.policy().halts);
-    let exposed = error.is::<Exposed>();
-    if error.is::<SettingError>()
+    let failure = error.downcast_ref::<Failure>();
+    if failure.is_some_and(|failure| failure.policy().halts)
+        || error.is::<SettingError>()
         || error.is::<Unfit>()
         || error.is::<NeedsSession>()
-        || refused
-        || exposed
+        || error.is::<Exposed>()
     {
         EX_CONFIG
     } else {
@@ -149,20 +181,8 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     }
 }
 
-/// The database of a command that asks now and then: not worth a look whether a transaction pooler stands in between.
-fn database() -> anyhow::Result<Database> {
-    Ok(Environment::load()?.database()?.in_transactions())
-}
-
-/// A connection for a command that asks once.
-async fn connect() -> anyhow::Result<Connection> {
-    Ok(database()?.connect().await?)
-}
-
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

@@ -1,18 +1,18 @@
-//! visit-pacer: an agent beside Supabase that stores planned visits at an exact pace, driven by edits of one table.
+//! visit-pacer: an agent beside Supabase that stores planned visits at an exact rate, driven by edits of one table.
 //!
-//! **Data flow.** Text arrives on the Realtime socket; [`realtime::frame`] decodes it, [`realtime::session`] decides what
-//! it means. News is only "row X changed, version v". The row is read from the database, parsed to a
-//! [`domain::distribution::Distribution`], and applied to the [`domain::schedule::Schedule`] if its version differs:
-//! one way in, whoever asked for the read (an event, a refused batch, the periodic sync). When the database's clock passes
-//! the next deadline, the timetable says what is due, the bucket how much of it may go, and the batch leaves the writer
-//! nothing to decide. Its answer comes back as an input, and moves progress forward. A crash anywhere costs nothing: the
-//! next start reads progress from the database, and compare-and-set and the unique visit number make repeats harmless.
+//! **Data flow.** [`realtime::frame`] decodes the text of the websocket, [`realtime::session`] speaks the protocol. An event only
+//! says that a row changed: the agent reads the row from the database, parses it to a [`domain::distribution::Distribution`] and
+//! applies it to the [`domain::schedule::Schedule`] if its version differs. This is the only way into the schedule, whether an
+//! event, a refused batch or the periodic sync asked for the read. When a distribution fires, the schedule computes how many
+//! visits are due, the token bucket how many of them may be stored, and a batch carries them to the writer. The result advances
+//! the schedule's progress. After a crash, the next start reads progress from the database; compare-and-set and the unique visit
+//! number make repeated batches harmless.
 //!
-//! **Layers**, arrows point down only: [`cli`] and [`demo`] → [`runtime`] → the adapters [`realtime`], [`postgres`], [`web`],
-//! [`observe`] → [`domain`]. Adapters never import one another. Everything is decided in [`domain::agent`]; only
-//! [`runtime`] and the tasks of adapters read clocks, sleep or spawn.
+//! **Layers.** Imports go to the right only: [`cli`], `demo`, `bench` → [`runtime`] → the adapters [`realtime`], [`postgres`],
+//! [`web`], [`observe`] → [`domain`]. Adapters never import one another. [`domain::agent`] decides everything; only [`runtime`]
+//! and the tasks of adapters read clocks, sleep or spawn. `deploy/ARCHITECTURE.md` has the map of the source.
 //!
-//! **Words** are those of the README: distribution, visit, curve, due, backlog, batch, DB time.
+//! **Features** (both default): `demo` and `bench`, the subcommands of these names. An agent alone needs neither.
 
 #![cfg_attr(
     test,
@@ -27,8 +27,10 @@
     )
 )]
 
+#[cfg(feature = "bench")]
 pub mod bench;
 pub mod cli;
+#[cfg(feature = "demo")]
 pub mod demo;
 pub mod domain;
 pub mod observe;
@@ -36,4 +38,5 @@ pub mod postgres;
 pub mod realtime;
 pub mod runtime;
 pub mod settings;
+pub mod svg;
 pub mod web;

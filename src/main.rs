@@ -1,25 +1,22 @@
-//! The binary: the command line, a runtime, an exit code.
+//! The binary: an async runtime, the command line, an exit code.
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-use visit_pacer::cli::{self, Cli};
+use visit_pacer::cli;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    // The one crypto provider of the process; installing it twice is the only way to fail.
+    // The one crypto provider of the process. It is already installed only if this runs twice.
     let _installed = rustls::crypto::ring::default_provider()
         .install_default()
         .is_ok();
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .build()
-    {
-        Ok(runtime) => runtime,
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(cli::run()),
         Err(error) => {
             cli::log::failure(&format!("cannot start the async runtime: {error}"));
-            return ExitCode::FAILURE;
+            ExitCode::FAILURE
         }
-    };
-    runtime.block_on(cli::run(cli))
+    }
 }

@@ -1,10 +1,9 @@
-//! What the agent is told by flags, the environment, files and `.env`, checked once.
+//! Connection settings and secrets from the environment, files and `.env`.
 //!
-//! A flag goes before the environment, the environment before a credential of systemd
-//! (`$CREDENTIALS_DIRECTORY/NAME`), that before `.env`; in each, `NAME_FILE` names a file that holds the value. The names of
-//! `supabase status -o env` come last of all.
+//! The environment takes precedence over systemd credentials (`$CREDENTIALS_DIRECTORY/NAME`), these over `.env`. In the
+//! environment and `.env`, `NAME_FILE` names a file that contains the value. The names of `supabase status -o env` come last.
 //!
-//! Invariant: a secret is read from these places only, never from the command line, and no error repeats one.
+//! Invariant: a secret is read from these sources only, never from the command line, and no error repeats one.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,61 +18,68 @@ use crate::realtime::{Endpoint, Minter, websocket_url};
 
 mod env_file;
 
-/// A setting that is missing, malformed, or said twice in two ways: exit code 78.
+/// A setting that is missing, malformed or contradictory: exit code 78.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct SettingError(String);
 
-/// The names under which one setting is looked for, Supabase's own among them.
-struct Names {
-    /// Two of these that differ are refused.
+impl SettingError {
+    /// With this text.
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+}
+
+/// The variables of one setting.
+struct SettingNames {
+    /// Different values are rejected.
     names: &'static [&'static str],
-    /// Names of `supabase status -o env`, each before the next. They are looked for last, since others may use them too.
+    /// Names of `supabase status -o env`, in order of precedence. They come last, since other programs may use them too.
     local: &'static [&'static str],
 }
 
-const DATABASE_URL: Names = Names {
+const DATABASE_URL: SettingNames = SettingNames {
     names: &["SUPABASE_DB_URL", "DATABASE_URL"],
     local: &["DB_URL"],
 };
-const API_KEY: Names = Names {
+const API_KEY: SettingNames = SettingNames {
     names: &["SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY"],
     local: &["SECRET_KEY", "SERVICE_ROLE_KEY"],
 };
-const SUPABASE_URL: Names = Names {
+const SUPABASE_URL: SettingNames = SettingNames {
     names: &["SUPABASE_URL"],
     local: &["API_URL"],
 };
-const REALTIME_URL: Names = Names {
+const REALTIME_URL: SettingNames = SettingNames {
     names: &["REALTIME_URL"],
     local: &[],
 };
-const JWT_SECRET: Names = Names {
+const JWT_SECRET: SettingNames = SettingNames {
     names: &["SUPABASE_JWT_SECRET"],
     local: &[],
 };
-const JWT_ROLE: Names = Names {
+const JWT_ROLE: SettingNames = SettingNames {
     names: &["SUPABASE_JWT_ROLE"],
     local: &[],
 };
-const JWT_SECONDS: Names = Names {
+const JWT_SECONDS: SettingNames = SettingNames {
     names: &["SUPABASE_JWT_SECONDS"],
     local: &[],
 };
 
-const TOKEN: Names = Names {
+const TOKEN: SettingNames = SettingNames {
     names: &["VISIT_PACER_TOKEN"],
     local: &[],
 };
 
-/// The shortest token of the pages: as long as 64 random bits in hex.
+/// The shortest token of the dashboard: 64 random bits in hex.
 const TOKEN_MIN: usize = 16;
-/// The shortest life of a token of our own, in seconds: renewed after half of it.
+/// The shortest lifetime of a signed token, in seconds: it is renewed after half of it.
 const JWT_SECONDS_MIN: u64 = 4;
-/// The longest file that is read as a secret.
+/// The longest file of a secret.
 const SECRET_BYTES_MAX: u64 = 16 * 1024;
 
-/// The environment, with the credentials of systemd and `.env` behind it.
+/// The environment, systemd credentials and `.env`.
 pub struct Environment {
     process: BTreeMap<String, String>,
     credentials: Option<PathBuf>,
@@ -81,7 +87,7 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// This process's environment, and the `.env` of the current folder where there is one.
+    /// The environment of this process, and the `.env` of the current folder, if any.
     pub fn load() -> Result<Self, SettingError> {
         let process: BTreeMap<String, String> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
@@ -117,38 +123,18 @@ impl Environment {
         })
     }
 
-    /// A flag's value where it was given, else that of its environment name, `VISIT_PACER_<FLAG>`.
-    pub fn flag<T: std::str::FromStr>(
-        &self,
-        given: Option<T>,
-        flag: &str,
-        otherwise: T,
-    ) -> Result<T, SettingError> {
-        if let Some(value) = given {
-            return Ok(value);
-        }
-        let name = format!("VISIT_PACER_{}", flag.to_uppercase().replace('-', "_"));
-        let found = self
-            .process
-            .get(&name)
-            .or_else(|| self.file.get(&name))
-            .filter(|text| !text.is_empty());
-        match found {
-            None => Ok(otherwise),
-            Some(text) => text.parse().map_err(|_| {
-                SettingError(format!(
-                    "{name} is '{text}', which cannot be read; see `visit-pacer help run`"
-                ))
-            }),
-        }
+    /// A variable as it is, in the process or else in `.env`.
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        let value = self.process.get(name).or_else(|| self.file.get(name));
+        value.map(String::as_str)
     }
 
-    /// The value of a setting that has several names. Two that differ are refused.
-    fn one_of(&self, setting: &Names) -> Result<Option<String>, SettingError> {
-        for place in [Place::Process, Place::Credentials, Place::File] {
+    /// The value of a setting. Different values under two of its names are rejected.
+    fn one_of(&self, setting: &SettingNames) -> Result<Option<String>, SettingError> {
+        for source in [Source::Process, Source::Credentials, Source::File] {
             let mut found: Option<(&str, String)> = None;
             for name in setting.names {
-                let Some(value) = self.value(place, name)? else {
+                let Some(value) = self.value(source, name)? else {
                     continue;
                 };
                 match &found {
@@ -165,9 +151,9 @@ impl Environment {
                 return Ok(Some(value));
             }
         }
-        for place in [Place::Process, Place::File] {
+        for source in [Source::Process, Source::File] {
             for name in setting.local {
-                if let Some(value) = self.value(place, name)? {
+                if let Some(value) = self.value(source, name)? {
                     return Ok(Some(value));
                 }
             }
@@ -175,12 +161,12 @@ impl Environment {
         Ok(None)
     }
 
-    /// What one place says under a name: the value itself, or the file that `NAME_FILE` names.
-    fn value(&self, place: Place, name: &str) -> Result<Option<String>, SettingError> {
-        let said = match place {
-            Place::Process => &self.process,
-            Place::File => &self.file,
-            Place::Credentials => {
+    /// The value of a name in one source: the value itself, or the content of the file that `NAME_FILE` names.
+    fn value(&self, source: Source, name: &str) -> Result<Option<String>, SettingError> {
+        let values = match source {
+            Source::Process => &self.process,
+            Source::File => &self.file,
+            Source::Credentials => {
                 let folder = self.credentials.as_ref();
                 let path = folder.map(|folder| folder.join(name));
                 return match path.filter(|path| path.exists()) {
@@ -191,7 +177,7 @@ impl Environment {
         };
         let file_name = format!("{name}_FILE");
         let text = |name: &str| {
-            let value = said.get(name).map(|value| value.trim());
+            let value = values.get(name).map(|value| value.trim());
             value.filter(|value| !value.is_empty())
         };
         match (text(name), text(&file_name)) {
@@ -204,13 +190,13 @@ impl Environment {
         }
     }
 
-    fn required(&self, setting: &Names, what: &str) -> Result<String, SettingError> {
+    fn required(&self, setting: &SettingNames, what: &str) -> Result<String, SettingError> {
         self.one_of(setting)?.ok_or_else(|| {
             SettingError(format!("{} is not set; {what}", setting.names.join(" or ")))
         })
     }
 
-    /// Where the database is.
+    /// The database.
     pub fn database(&self) -> Result<Database, SettingError> {
         Database::from_url(&self.database_url()?)
             .map_err(|error| SettingError(format!("{}: {error}", DATABASE_URL.names.join(" or "))))
@@ -225,7 +211,7 @@ impl Environment {
         Ok(Secret::new(url))
     }
 
-    /// Where Realtime is, and what opens it: a key, tokens of our own making, or a key and such tokens on top.
+    /// Realtime's address, and its credentials: a key, tokens signed here, or both.
     pub fn realtime(&self) -> Result<Endpoint, SettingError> {
         const WHAT: &str = "it is the project's secret key (Project Settings > API Keys), an sb_secret_… or a service_role key; \
                             or set SUPABASE_JWT_SECRET";
@@ -256,21 +242,21 @@ impl Environment {
         endpoint.map_err(|error| SettingError(format!("REALTIME_URL or SUPABASE_URL: {error}")))
     }
 
-    /// What the pages ask of who comes, where it was given.
+    /// The token of the dashboard, if any.
     pub fn token(&self) -> Result<Option<Secret>, SettingError> {
         let Some(token) = self.one_of(&TOKEN)? else {
             return Ok(None);
         };
         if token.len() < TOKEN_MIN {
             return Err(SettingError(format!(
-                "VISIT_PACER_TOKEN has {} characters; expected {TOKEN_MIN} or more, such as `openssl rand -hex 16` gives",
+                "VISIT_PACER_TOKEN has {} characters; expected {TOKEN_MIN} or more, such as the output of `openssl rand -hex 16`",
                 token.len()
             )));
         }
         Ok(Some(Secret::new(token)))
     }
 
-    /// Who makes tokens, where the project's JWT secret was given.
+    /// The signer of tokens, if the project's JWT secret is set.
     fn minter(&self) -> Result<Option<Minter>, SettingError> {
         let Some(secret) = self.one_of(&JWT_SECRET)? else {
             return Ok(None);
@@ -292,15 +278,15 @@ impl Environment {
     }
 }
 
-/// Where values are looked for.
+/// Where a value may be.
 #[derive(Clone, Copy)]
-enum Place {
+enum Source {
     Process,
     Credentials,
     File,
 }
 
-/// The text of a small file, without the line's end.
+/// The text of a small file, without the final newline.
 fn read_secret(name: &str, path: &Path) -> Result<String, SettingError> {
     use std::io::Read as _;
     let mut text = String::new();
@@ -352,7 +338,8 @@ fn is_ours(name: &str) -> bool {
         &JWT_SECONDS,
         &TOKEN,
     ];
-    let names = |setting: &&Names| setting.names.contains(&name) || setting.local.contains(&name);
+    let names =
+        |setting: &&SettingNames| setting.names.contains(&name) || setting.local.contains(&name);
     name.starts_with("VISIT_PACER_") || settings.iter().any(names)
 }
 
@@ -366,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn two_names_of_one_setting_with_different_values_are_refused_naming_both() {
+    fn different_values_under_two_names_are_rejected_and_the_error_has_both_names() {
         let environment = Environment::of(
             &[
                 ("DATABASE_URL", "postgres://a@h/d"),
@@ -389,30 +376,6 @@ mod tests {
             &[],
         );
         assert!(same.database().is_ok());
-    }
-
-    #[test]
-    fn a_flag_goes_before_the_environment_and_the_environment_before_the_file() {
-        let environment = Environment::of(
-            &[("VISIT_PACER_MAX_VISITS_PER_SECOND", "7")],
-            &[
-                ("VISIT_PACER_MAX_VISITS_PER_SECOND", "8"),
-                ("VISIT_PACER_LISTEN", "127.0.0.1:1"),
-            ],
-        );
-        assert_eq!(
-            environment.flag(Some(6_u32), "max-visits-per-second", 5),
-            Ok(6)
-        );
-        assert_eq!(
-            environment.flag(None, "max-visits-per-second", 5_u32),
-            Ok(7)
-        );
-        assert_eq!(
-            environment.flag(None, "listen", "x".to_owned()),
-            Ok("127.0.0.1:1".to_owned())
-        );
-        assert_eq!(environment.flag(None, "else", 5_u32), Ok(5));
     }
 
     fn user(environment: &Environment) -> String {
@@ -459,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn what_supabase_status_prints_is_understood_and_comes_last() {
+    fn the_names_of_supabase_status_are_used_last() {
         let printed = [
             ("API_URL", "http://127.0.0.1:54321"),
             ("DB_URL", "postgresql://local:pw@127.0.0.1:54322/postgres"),
@@ -504,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_malformed_is_named_and_no_secret_repeated() {
+    fn an_error_names_the_setting_and_repeats_no_secret() {
         let nothing = Environment::of(&[], &[]);
         assert!(error(nothing.database()).contains("SUPABASE_DB_URL or DATABASE_URL is not set"));
         assert!(

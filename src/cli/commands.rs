@@ -1,21 +1,20 @@
-//! `visit-pacer pause`, `resume` and `sync`: edits of the table and one call, for people and scripts.
+//! `visit-pacer pause`, `resume` and `sync`.
 
 use anyhow::ensure;
 use uuid::Uuid;
 
-use super::connect;
+use super::connection::connect;
 use crate::postgres::connection::Connection;
-use crate::postgres::failure::Failure;
 use crate::postgres::status;
 
 /// Flags of `pause` and `resume`.
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
 pub struct WhichArgs {
-    /// Distributions, by id
+    /// Ids of distributions
     #[arg(value_name = "ID")]
     ids: Vec<Uuid>,
-    /// Everything, by the control row: nothing is stored, the curves go on, and what is owed drains afterwards
+    /// Everything: while paused nothing is stored, the curves continue, and the backlog drains after the resume
     #[arg(long)]
     all: bool,
 }
@@ -23,34 +22,32 @@ pub struct WhichArgs {
 /// Flags of `sync`.
 #[derive(clap::Args)]
 pub struct SyncArgs {
-    /// Have the missing visits of open windows stored again, at the pace of their rows
+    /// Store the missing visits of open windows again, at the rate of their distributions
     #[arg(long)]
     lower: bool,
 }
 
-/// Pauses.
+/// Pauses distributions.
 #[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn pause(args: WhichArgs) -> anyhow::Result<()> {
     let mut connection = connect().await?;
     if args.all {
-        status::set_paused(&mut connection, true)
-            .await
-            .map_err(Failure::from)?;
-        println!("paused everything; `visit-pacer resume --all` goes on");
+        status::set_paused(&mut connection, true).await?;
+        println!("paused everything; `visit-pacer resume --all` resumes");
         return Ok(());
     }
     set_active(&mut connection, &args.ids, false).await
 }
 
-/// Lets go on.
+/// Resumes distributions.
 #[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn resume(args: WhichArgs) -> anyhow::Result<()> {
     let mut connection = connect().await?;
     if args.all {
-        let owed = status::set_paused(&mut connection, false)
-            .await
-            .map_err(Failure::from)?;
-        println!("everything goes on; {owed} visits are owed and drain at each row's catch_up");
+        let backlog = status::set_paused(&mut connection, false).await?;
+        println!(
+            "resumed everything; a backlog of {backlog} visits drains at each distribution's catch_up"
+        );
         return Ok(());
     }
     set_active(&mut connection, &args.ids, true).await
@@ -58,9 +55,7 @@ pub async fn resume(args: WhichArgs) -> anyhow::Result<()> {
 
 #[expect(clippy::print_stdout, reason = "the command's output")]
 async fn set_active(connection: &mut Connection, ids: &[Uuid], active: bool) -> anyhow::Result<()> {
-    let found = status::set_active(connection, ids, active)
-        .await
-        .map_err(Failure::from)?;
+    let found = status::set_active(connection, ids, active).await?;
     for id in &found {
         println!("{} {id}", if active { "resumed" } else { "paused" });
     }
@@ -77,13 +72,10 @@ async fn set_active(connection: &mut Connection, ids: &[Uuid], active: bool) -> 
     Ok(())
 }
 
-/// Makes the counters agree with what is stored.
+/// Makes the counters agree with the stored visits.
 #[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn sync(args: SyncArgs) -> anyhow::Result<()> {
-    let mut connection = connect().await?;
-    let rows = status::sync(&mut connection, args.lower)
-        .await
-        .map_err(Failure::from)?;
+    let rows = status::sync(&mut connect().await?, args.lower).await?;
     for row in &rows {
         println!(
             "{}  {} -> {}  {}",
@@ -94,7 +86,7 @@ pub async fn sync(args: SyncArgs) -> anyhow::Result<()> {
         );
     }
     if rows.is_empty() {
-        println!("in sync: every counter agrees with the visits that are stored");
+        println!("in sync: every counter agrees with the stored visits");
     }
     Ok(())
 }

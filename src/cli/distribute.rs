@@ -1,26 +1,26 @@
-//! `visit-pacer distribute`, `adopt`, `backfill`, `purge` and `uninstall`: the SQL functions, for people and scripts.
+//! `visit-pacer distribute`, `adopt`, `backfill`, `purge` and `uninstall`: the SQL functions as commands.
 
 use std::io::{IsTerminal as _, Write as _};
 
 use anyhow::{Context as _, ensure};
 use uuid::Uuid;
 
-use super::{connect, log};
-use crate::postgres::failure::Failure;
+use super::connection::connect;
+use super::log;
 use crate::postgres::sql_functions;
 
-/// Leaves the user's tables as they were.
+/// Restores the user's tables as they were.
 const UNINSTALL: &str = include_str!("../../deploy/supabase/uninstall.sql");
-/// Calls that one purge makes at the most; each removes up to 100,000 visits.
+/// The largest number of calls of one purge; each removes up to 100,000 visits.
 const PURGE_CALLS: u32 = 10_000;
 
 /// Flags of `distribute`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A partner, whose active distributions get visits at once [default: everybody gets what is due now]
+    /// Partner whose active distributions receive visits at once [default: store what is due now for all]
     #[arg(long, value_name = "ID", requires = "visits")]
     partner: Option<Uuid>,
-    /// How many, 1 to 10000
+    /// Number of visits, 1 to 10000
     #[arg(long, value_name = "N", requires = "partner", value_parser = clap::value_parser!(i32).range(1..=10_000))]
     visits: Option<i32>,
 }
@@ -28,7 +28,7 @@ pub struct Args {
 /// Flags of `adopt`.
 #[derive(clap::Args)]
 pub struct AdoptArgs {
-    /// The partner whose untagged visits are counted into the distributions that hold them
+    /// Partner
     #[arg(long, value_name = "ID")]
     partner: Uuid,
 }
@@ -36,7 +36,7 @@ pub struct AdoptArgs {
 /// Flags of `backfill`.
 #[derive(clap::Args)]
 pub struct BackfillArgs {
-    /// The distribution, which then owes what time before the migration was due
+    /// Distribution
     #[arg(long, value_name = "ID")]
     distribution: Uuid,
 }
@@ -44,10 +44,10 @@ pub struct BackfillArgs {
 /// Flags of `purge`.
 #[derive(clap::Args)]
 pub struct PurgeArgs {
-    /// The distribution, also one that is deleted
+    /// Distribution, also a deleted one
     #[arg(long, value_name = "ID")]
     distribution: Uuid,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     yes: bool,
 }
@@ -55,21 +55,19 @@ pub struct PurgeArgs {
 /// Flags of `uninstall`.
 #[derive(clap::Args)]
 pub struct UninstallArgs {
-    /// Keep the generated visits, and the columns that say what they are
+    /// Keep the generated visits, and the columns that label them
     #[arg(long)]
     keep_visits: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     yes: bool,
 }
 
-/// Stores visits by hand.
+/// Stores visits now.
 #[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn distribute(args: Args) -> anyhow::Result<()> {
     let mut connection = connect().await?;
-    let rows = sql_functions::distribute(&mut connection, args.partner.zip(args.visits))
-        .await
-        .map_err(Failure::from)?;
+    let rows = sql_functions::distribute(&mut connection, args.partner.zip(args.visits)).await?;
     for row in &rows {
         println!(
             "{}  {} visits added  {}",
@@ -84,13 +82,11 @@ pub async fn distribute(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Counts a partner's untagged visits in.
+/// Tags a partner's untagged visits.
 #[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn adopt(args: AdoptArgs) -> anyhow::Result<()> {
     let mut connection = connect().await?;
-    let rows = sql_functions::adopt(&mut connection, args.partner)
-        .await
-        .map_err(Failure::from)?;
+    let rows = sql_functions::adopt(&mut connection, args.partner).await?;
     for row in &rows {
         let distribution = row
             .distribution_id
@@ -108,13 +104,11 @@ pub async fn adopt(args: AdoptArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Has the time before the migration made up for.
+/// Adds the time before the migration to a distribution.
 #[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn backfill(args: BackfillArgs) -> anyhow::Result<()> {
     let mut connection = connect().await?;
-    let message = sql_functions::backfill(&mut connection, args.distribution)
-        .await
-        .map_err(Failure::from)?;
+    let message = sql_functions::backfill(&mut connection, args.distribution).await?;
     println!("{message}");
     Ok(())
 }
@@ -123,9 +117,7 @@ pub async fn backfill(args: BackfillArgs) -> anyhow::Result<()> {
 #[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn purge(args: PurgeArgs) -> anyhow::Result<()> {
     let mut connection = connect().await?;
-    let stored = sql_functions::generated(&mut connection, Some(args.distribution))
-        .await
-        .map_err(Failure::from)?;
+    let stored = sql_functions::generated(&mut connection, Some(args.distribution)).await?;
     if stored == 0 {
         println!(
             "nothing to do: distribution {} has no stored visits",
@@ -133,18 +125,16 @@ pub async fn purge(args: PurgeArgs) -> anyhow::Result<()> {
         );
         return Ok(());
     }
-    agreed(
+    confirm(
         args.yes,
         &format!(
-            "{stored} generated visits of distribution {} are removed; they are never stored again.",
+            "This removes {stored} generated visits of distribution {}. They are never stored again.",
             args.distribution
         ),
     )?;
     let mut removed = 0;
     for _ in 0..PURGE_CALLS {
-        let now = sql_functions::purge(&mut connection, args.distribution)
-            .await
-            .map_err(Failure::from)?;
+        let now = sql_functions::purge(&mut connection, args.distribution).await?;
         removed += now;
         if now == 0 {
             break;
@@ -154,50 +144,46 @@ pub async fn purge(args: PurgeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes everything of ours out of the database.
+/// Removes visit-pacer from the database.
 #[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn uninstall(args: UninstallArgs) -> anyhow::Result<()> {
-    log::init_stderr(log::LogFormat::Human); // the database's notices name what is restored
+    log::init_stderr(log::LogFormat::Human); // the notices of the database name what is restored
     let mut connection = connect().await?;
-    let stored = sql_functions::generated(&mut connection, None)
-        .await
-        .map_err(Failure::from)?;
+    let stored = sql_functions::generated(&mut connection, None).await?;
     let (keep, visits) = if args.keep_visits {
-        ("yes", "stay, and so do their labels")
+        ("yes", "stay, with their labels")
     } else {
-        ("no", "are removed")
+        ("no", "are removed too")
     };
-    agreed(
+    confirm(
         args.yes,
         &format!(
-            "Everything of visit-pacer is removed from this database; the {stored} generated visits {visits}."
+            "This removes visit-pacer from the database. The {stored} generated visits {visits}."
         ),
     )?;
     let sql = format!("set local visit_pacer.keep_visits = '{keep}';\n{UNINSTALL}");
-    sql_functions::script(&mut connection, sql)
-        .await
-        .map_err(Failure::from)?;
-    println!("done: your tables are as they were");
+    sql_functions::script(&mut connection, sql).await?;
+    println!("done: the tables are as they were before visit-pacer");
     Ok(())
 }
 
-/// Goes on where a person agrees; without a terminal only `--yes` does.
+/// Asks for confirmation; without a terminal only `--yes` gives it.
 #[expect(clippy::print_stdout, reason = "the command's question")]
-fn agreed(yes: bool, what: &str) -> anyhow::Result<()> {
+fn confirm(yes: bool, what: &str) -> anyhow::Result<()> {
     if yes {
         return Ok(());
     }
     ensure!(
         std::io::stdin().is_terminal(),
-        "{what} There is no terminal to ask on: add --yes"
+        "{what} There is no terminal to confirm on: add --yes"
     );
-    print!("{what} Go on? [y/N] ");
-    std::io::stdout().flush().context("ask")?;
+    print!("{what} Continue? [y/N] ");
+    std::io::stdout().flush()?;
     let mut answer = String::new();
     std::io::stdin()
         .read_line(&mut answer)
-        .context("read the answer")?;
-    let agrees = matches!(answer.trim(), "y" | "Y" | "yes");
-    ensure!(agrees, "nothing was changed");
+        .context("cannot read the answer")?;
+    let confirmed = matches!(answer.trim(), "y" | "Y" | "yes");
+    ensure!(confirmed, "nothing was changed");
     Ok(())
 }

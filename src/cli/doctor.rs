@@ -10,7 +10,7 @@ use crate::settings::Environment;
 /// Flags of `doctor`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }

@@ -1,6 +1,6 @@
-//! `visit-pacer health`: asks the agent of this machine, as a container's health check that has no shell and no curl.
+//! `visit-pacer health`: queries the agent on this machine, for health checks of containers without shell and curl.
 //!
-//! Knows only `/healthz` and `/readyz`, which need no token. Fails (exit code 1) with what the agent said, or why it said nothing.
+//! Uses only `/healthz` and `/readyz`, which need no token. Fails (exit code 1) with the agent's answer, or why there was none.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -10,45 +10,45 @@ use anyhow::Context as _;
 use super::run::LISTEN;
 use crate::settings::Environment;
 
-/// An agent that takes longer to answer is not well.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
+/// An agent that takes longer to answer is unhealthy.
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Flags of `health`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Where the agent listens, as told to `run` [default: 127.0.0.1:8787]
-    #[arg(long, value_name = "ADDR")]
-    listen: Option<SocketAddr>,
-    /// Ask whether it does all of its work, rather than whether its loop turns
+    /// Address of the agent, as given to `run`
+    #[arg(long, env = "VISIT_PACER_LISTEN", value_name = "ADDR", default_value = LISTEN)]
+    listen: SocketAddr,
+    /// Check that the agent is ready, rather than that its loop makes progress
     #[arg(long)]
     ready: bool,
 }
 
-/// Asks once.
+/// Queries once.
 #[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let environment = Environment::load()?;
-    let listen = environment.flag(args.listen, "listen", LISTEN.parse()?)?;
+    // The address may be in a `.env` that cannot be read.
+    Environment::load()?;
     let path = if args.ready { "/readyz" } else { "/healthz" };
-    let url = format!("http://{}{path}", reachable(listen));
+    let url = format!("http://{}{path}", reachable(args.listen));
     let client = reqwest::Client::builder()
         .no_proxy()
-        .timeout(ANSWERS_WITHIN)
+        .timeout(TIMEOUT)
         .build()?;
     let answer = client.get(&url).send().await;
     let mut answer = answer.with_context(|| {
-        format!("nobody answers at {url}; is `visit-pacer run` there, with this --listen?")
+        format!("no answer from {url}; check that `visit-pacer run` is running with this --listen")
     })?;
     let status = answer.status();
-    // One line; a longer answer is none of ours.
-    let said = answer.chunk().await?.unwrap_or_default();
-    let said = String::from_utf8_lossy(&said);
-    anyhow::ensure!(status.is_success(), "{url}: {status}: {}", said.trim());
-    println!("{}", said.trim());
+    // The agent answers with one line.
+    let text = answer.chunk().await?.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    anyhow::ensure!(status.is_success(), "{url}: {status}: {}", text.trim());
+    println!("{}", text.trim());
     Ok(())
 }
 
-/// An agent that listens everywhere listens on loopback too.
+/// The loopback address of an agent that listens on all addresses.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let loopback = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),

@@ -1,9 +1,8 @@
-//! The log, on standard error, one line an event: for people on a terminal, as JSON elsewhere, unless a flag says otherwise.
+//! The log on standard error, one line per event: human-readable on a terminal, JSON elsewhere, unless a flag says otherwise.
 //!
-//! Invariant: whatever level is asked for, libraries that would repeat a secret are not heard.
+//! Invariant: at no level does a library log a secret.
 
 use std::io::IsTerminal as _;
-use std::str::FromStr;
 
 use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
@@ -11,49 +10,30 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
-/// What is logged unless `VISIT_PACER_LOG` says otherwise (the syntax of `RUST_LOG`). The server's notices are the driver's
-/// to pass on; what matters of them is told where it is handled.
+/// The default of `VISIT_PACER_LOG` (the syntax of `RUST_LOG`). Notices of the server that matter are logged where they are handled.
 const DEFAULT: &str = "info,sqlx::postgres::notice=error";
 
-/// Where libraries repeat secrets, and what is heard of them at the most: requests and frames as they are sent, with the key;
-/// a mistyped parameter of `DATABASE_URL` with its value, which may be the password.
-const INDISCREET: [(&str, LevelFilter); 3] = [
+/// Libraries that log secrets, and their highest permitted level: requests and frames contain the key; a mistyped parameter of
+/// `DATABASE_URL` is logged with its value, which may be the password.
+const LEVEL_LIMITS: [(&str, LevelFilter); 3] = [
     ("tungstenite", LevelFilter::INFO),
     ("tokio_tungstenite", LevelFilter::INFO),
     ("sqlx_postgres::options", LevelFilter::OFF),
 ];
 
-/// How a line of the log looks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+/// The format of a log line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
 pub enum LogFormat {
-    /// For people on a terminal, JSON elsewhere.
+    /// Human-readable on a terminal, JSON elsewhere
     #[default]
     Auto,
-    /// For people.
+    /// Human-readable
     Human,
-    /// One JSON object a line, with `timestamp`, `level`, `message`, and what else the line tells.
+    /// One JSON object per line, with `timestamp`, `level`, `message` and further fields
     Json,
 }
 
-/// A word that is no [`LogFormat`].
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("expected auto, human or json, found '{0}'")]
-pub struct UnknownFormat(String);
-
-impl FromStr for LogFormat {
-    type Err = UnknownFormat;
-
-    fn from_str(text: &str) -> Result<Self, UnknownFormat> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "human" => Ok(Self::Human),
-            "json" => Ok(Self::Json),
-            other => Err(UnknownFormat(other.to_owned())),
-        }
-    }
-}
-
-/// Starts the log, for people; coloured where `ansi` says so.
+/// Starts a human-readable log; `ansi`: with colours.
 pub fn init(writer: BoxMakeWriter, ansi: bool) {
     let human = fmt::layer()
         .with_writer(writer)
@@ -85,21 +65,21 @@ pub fn init_stderr(format: LogFormat) {
 fn start(lines: Box<dyn Layer<Registry> + Send + Sync>) {
     let filter =
         EnvFilter::try_from_env("VISIT_PACER_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT));
-    let discreet = filter_fn(|event| {
+    let without_secrets = filter_fn(|event| {
         let quiet = |(place, most): &(&str, LevelFilter)| {
             !event.target().starts_with(place) || event.level() <= most
         };
-        INDISCREET.iter().all(quiet)
+        LEVEL_LIMITS.iter().all(quiet)
     });
     tracing_subscriber::registry()
         .with(lines)
         .with(filter)
-        .with(discreet)
+        .with(without_secrets)
         .init();
 }
 
-/// The one line in which a command says why it failed.
-#[expect(clippy::print_stderr, reason = "the command line's own voice")]
+/// The one line that states why a command failed.
+#[expect(clippy::print_stderr, reason = "the command line's error message")]
 pub fn failure(text: &str) {
     eprintln!("error: {text}");
 }

@@ -1,4 +1,4 @@
-//! `visit-pacer migrate`: brings the schema.
+//! `visit-pacer migrate`: applies pending migrations.
 
 use std::io::Write as _;
 
@@ -10,12 +10,12 @@ use crate::settings::Environment;
 /// Flags of `migrate`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Print the SQL of all files and change nothing
+    /// Print the SQL of all migrations and change nothing
     #[arg(long)]
     print: bool,
 }
 
-/// Applies what is missing, or prints everything.
+/// Applies the pending migrations, or prints all.
 #[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn run(args: Args) -> anyhow::Result<()> {
     if args.print {
@@ -29,7 +29,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    log::init_stderr(log::LogFormat::Human); // the database's notices name what was replaced
+    log::init_stderr(log::LogFormat::Human); // the notices of the database name what was replaced
     let database = Box::pin(Environment::load()?.database()?.recognised()).await?;
     database.keeps_sessions()?;
     let mut connection = database.connect().await?;
@@ -41,7 +41,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         println!("applied {name}");
     }
     if applied.is_empty() {
-        println!("nothing to do: the schema is complete");
+        println!("nothing to do: the schema is up to date");
     }
     Ok(())
 }

@@ -1,78 +1,77 @@
-//! `visit-pacer plan`: what a row would do, before it is made active.
+//! `visit-pacer plan`: what a distribution would do, before it is active.
 //!
-//! Owns the words, the chart and the JSON; the arithmetic is [`crate::domain::plan`]'s. With `--id` moments are dates, by
-//! the database's clock; without it they are counted from the start, and no database is asked.
+//! Owns the text, the chart and the JSON; the arithmetic is [`crate::domain::plan`]'s. With `--id` moments are dates by the
+//! database's clock; without it they count from the start, and no database is needed.
 
 use anyhow::{Context as _, anyhow};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::connect;
+use super::connection::connect;
+use super::duration;
 use crate::domain::agent::ReadRequest;
-use crate::domain::distribution::{Distribution, RawRow};
-use crate::domain::plan::{BYTES_PER_VISIT, End, FREE_BYTES, PRO_BYTES, Plan, Unit};
+use crate::domain::distribution::{Distribution, Period, RawRow};
+use crate::domain::plan::{BYTES_PER_VISIT, FREE_BYTES, PRO_BYTES, Plan, PlanEnd};
 use crate::domain::time::{DbTime, SECOND_US};
-use crate::postgres::failure::Failure;
 use crate::postgres::rows;
 use crate::postgres::sql_functions::{self, Disk};
 
-/// Where a plan without a row begins; nothing of it is shown. 2000-01-01, in microseconds since the Unix epoch.
+/// Start of a plan without a row, never shown. 2000-01-01, in microseconds since the Unix epoch.
 const SOME_START_US: i64 = 946_684_800_000_000;
 
 /// Flags of `plan`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A distribution that is there; the other flags describe one that is not
+    /// Existing distribution; the other options describe a new one
     #[arg(long, value_name = "ID", conflicts_with_all = ["total", "per", "rate", "window"])]
     id: Option<Uuid>,
-    /// How many visits in all
+    /// Total number of visits
     #[arg(long, value_name = "N", required_unless_present = "id")]
     total: Option<String>,
-    /// What the rate counts in: second, minute, hour or day
+    /// Unit of the rate: second, minute, hour or day
     #[arg(long, value_name = "UNIT", required_unless_present = "id")]
-    per: Option<Unit>,
-    /// How many visits in each of these
+    per: Option<Period>,
+    /// Visits per unit
     #[arg(long, value_name = "RATE", required_unless_present = "id")]
     rate: Option<String>,
-    /// How long it runs, such as 24h, 90m or 1d12h [default: until it is complete]
-    #[arg(long = "for", value_name = "SPAN", value_parser = span)]
+    /// Length of the window, such as 24h, 90m or 1d12h [default: until it is complete]
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration::parse)]
     window: Option<i64>,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Shows the plan.
+/// Prints the plan.
 #[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let json = args.json;
-    let subject = match args.id {
-        Some(id) => Subject::stored(id).await?,
-        None => Subject::asked(args)?,
+    let shown = match args.id {
+        Some(id) => PlanReport::stored(id).await?,
+        None => PlanReport::new(args)?,
     };
     if json {
-        println!("{}", serde_json::to_string_pretty(&subject.json())?);
+        println!("{}", serde_json::to_string_pretty(&shown.json())?);
     } else {
-        print!("{}", subject.text());
+        print!("{}", shown.text());
     }
     Ok(())
 }
 
-/// A plan, and what its words need.
-struct Subject {
+/// A plan, and what its text needs.
+struct PlanReport {
     plan: Plan,
-    /// Such as `33.33 a minute`.
-    pace: String,
-    unit: Unit,
+    /// `visits_per_unit`
+    rate: String,
     /// Whether moments are dates.
     dated: bool,
     disk: Disk,
 }
 
-impl Subject {
+impl PlanReport {
     /// From the command line alone.
-    fn asked(args: Args) -> anyhow::Result<Self> {
-        let unit = args.per.context("--per is missing")?;
+    fn new(args: Args) -> anyhow::Result<Self> {
+        let period = args.per.context("--per is missing")?;
         let rate = args.rate.context("--rate is missing")?;
         let start = DbTime::from_micros(SOME_START_US);
         let row = RawRow {
@@ -82,7 +81,7 @@ impl Subject {
             is_active: Some(true),
             total_visits: args.total.map(Into::into),
             visits_per_unit: Some(rate.as_str().into()),
-            time_period: Some(unit.name().into()),
+            time_period: Some(period.as_str().into()),
             start_time: Some(start),
             end_time: args.window.map(|window| start.plus_micros(window)),
             catch_up: None,
@@ -90,9 +89,8 @@ impl Subject {
             anchor_at: Some(start),
         };
         Ok(Self {
-            plan: Plan::of(&Distribution::parse(&row)?, unit, 0, start),
-            pace: format!("{rate} {}", a(unit)),
-            unit,
+            plan: Plan::of(&Distribution::parse(&row)?, 0, start),
+            rate,
             dated: false,
             disk: Disk {
                 used: 0,
@@ -101,30 +99,25 @@ impl Subject {
         })
     }
 
-    /// Of a row that is there.
+    /// Of an existing row.
     async fn stored(id: Uuid) -> anyhow::Result<Self> {
         let mut connection = connect().await?;
-        let found = rows::read(&mut connection, &ReadRequest::Rows(vec![id]))
-            .await
-            .map_err(Failure::from)?;
-        let read = found
-            .rows
-            .first()
-            .ok_or_else(|| anyhow!("no distribution has the id {id}"))?;
-        let row = &read.row;
+        let found = rows::read(&mut connection, &ReadRequest::Rows(vec![id])).await?;
+        let first = found.rows.first();
+        let read = first.with_context(|| format!("no distribution has the id {id}"))?;
         let stored = read.progress.as_ref().map_or(0, |p| p.distributed);
-        let parsed = Distribution::parse(row)
-            .map_err(|why| anyhow!("the distribution {id} cannot be paced: {why}"))?;
-        let unit: Unit = row.time_period.as_deref().unwrap_or_default().parse()?;
-        let rate = row.visits_per_unit.as_deref().unwrap_or_default();
+        let parsed = Distribution::parse(&read.row)
+            .map_err(|why| anyhow!("distribution {id} is not valid: {why}"))?;
         Ok(Self {
-            plan: Plan::of(&parsed, unit, stored, found.db),
-            pace: format!("{rate} {}", a(unit)),
-            unit,
+            plan: Plan::of(&parsed, stored, found.db),
+            rate: read
+                .row
+                .visits_per_unit
+                .as_deref()
+                .unwrap_or("0")
+                .to_owned(),
             dated: true,
-            disk: sql_functions::disk(&mut connection)
-                .await
-                .map_err(Failure::from)?,
+            disk: sql_functions::disk(&mut connection).await?,
         })
     }
 
@@ -132,7 +125,7 @@ impl Subject {
         self.disk.bytes_per_visit.unwrap_or(BYTES_PER_VISIT)
     }
 
-    /// When the database is as large as that; `None`: this plan does not fill it.
+    /// When the database reaches this size; `None`: this plan does not fill it.
     fn full_at(&self, limit: i64) -> Option<DbTime> {
         self.plan
             .full_at(limit - self.disk.used, self.bytes_per_visit())
@@ -143,7 +136,10 @@ impl Subject {
         match at.to_datetime() {
             _ if at <= begins => "at once".to_owned(),
             Some(date) if self.dated => date.format("%Y-%m-%d %H:%M:%S UTC").to_string(),
-            _ => format!("{} after its start", span_words(at.micros_since(begins))),
+            _ => {
+                let seconds = seconds_up(at.micros_since(begins));
+                format!("{} after its start", duration::words(seconds))
+            }
         }
     }
 
@@ -157,17 +153,22 @@ impl Subject {
             })
         };
         let (how, at) = match self.plan.end() {
-            End::Completed(at) => ("completed", Some(at)),
-            End::Short(at) => ("short of the total", Some(at)),
-            End::Never => ("never", None),
+            PlanEnd::Completed(at) => ("completed", Some(at)),
+            PlanEnd::Short(at) => ("short of the total", Some(at)),
+            PlanEnd::Never => ("never", None),
         };
-        let pace: serde_json::Map<String, Value> = Unit::ALL
+        let rates: serde_json::Map<String, Value> = Period::ALL
             .into_iter()
-            .map(|unit| (unit.name().to_owned(), self.plan.visits_per(unit).into()))
+            .map(|period| {
+                (
+                    period.as_str().to_owned(),
+                    self.plan.visits_per(period).into(),
+                )
+            })
             .collect();
         json!({
             "total_visits": self.plan.total(),
-            "visits_per": pace,
+            "visits_per": rates,
             "ends": { "how": how, "when": at.map(moment), "visits": self.plan.visits() },
             "misfit": self.plan.misfit().map(|misfit| json!({
                 "rate_times_window": misfit.rate_times_window,
@@ -185,36 +186,33 @@ impl Subject {
     }
 
     fn text(&self) -> String {
-        let mut lines = vec![format!("{} visits at {}", self.plan.total(), self.pace)];
-        let pace = Unit::ALL.map(|unit| format!("{} {}", self.plan.visits_per(unit), a(unit)));
-        lines.push(format!("  {}", pace.join(" · ")));
-        lines.push(String::new());
+        let (total, visits) = (self.plan.total(), self.plan.visits());
+        let rates = Period::ALL.map(|period| per(&self.plan.visits_per(period), period));
+        let mut lines = vec![
+            format!("{total} visits at {}", per(&self.rate, self.plan.period())),
+            format!("  {}", rates.join(" · ")),
+            String::new(),
+        ];
         lines.extend(self.chart());
         lines.push(String::new());
         lines.push(match self.plan.end() {
-            End::Completed(at) if at <= self.plan.begins() => format!(
-                "All {} visits are due already; what is owed drains at catch_up times the pace.",
-                self.plan.visits()
+            PlanEnd::Completed(at) if at <= self.plan.begins() => format!(
+                "All {visits} visits are due already; the backlog drains at catch_up times the rate."
             ),
-            End::Completed(at) => format!(
-                "Complete {}, with {} visits.",
+            PlanEnd::Completed(at) => format!("Complete {}, with {visits} visits.", self.moment(at)),
+            PlanEnd::Short(at) => format!(
+                "Ends {} with {visits} visits, {} short of the total.",
                 self.moment(at),
-                self.plan.visits()
+                total - visits
             ),
-            End::Short(at) => format!(
-                "Ends {} with {} visits, {} short of the total.",
-                self.moment(at),
-                self.plan.visits(),
-                self.plan.total() - self.plan.visits()
-            ),
-            End::Never => "It never ends: nothing comes at this rate.".to_owned(),
+            PlanEnd::Never => "Never ends: the rate is 0, or it never starts.".to_owned(),
         });
         lines.extend(self.warning());
-        lines.extend(self.disk_words());
+        lines.extend(self.disk_usage());
         lines.join("\n") + "\n"
     }
 
-    /// That rate and window do not make the total, and what would.
+    /// If rate times window is not the total: what would make them agree.
     fn warning(&self) -> Vec<String> {
         let Some(misfit) = self.plan.misfit() else {
             return Vec::new();
@@ -224,65 +222,58 @@ impl Subject {
             misfit.rate_times_window,
             self.plan.total()
         )];
-        match misfit.rate_that_fits {
-            Some(rate) => lines.push(format!(
-                "  visits_per_unit = {rate}  ({rate} {})",
-                a(self.unit)
-            )),
-            None => lines.push(
-                "  a longer window: no rate up to 1000000 a second is enough for this one"
-                    .to_owned(),
-            ),
-        }
-        if let Some(end) = misfit.end_that_fits {
-            lines.push(self.end_words(end));
-        }
+        lines.push(match misfit.rate_that_fits {
+            Some(rate) => {
+                let words = per(&rate, self.plan.period());
+                format!("  visits_per_unit = {rate}  ({words})")
+            }
+            None => "  a longer window: no rate up to 1000000 a second is enough for this one"
+                .to_owned(),
+        });
+        lines.extend(misfit.end_that_fits.map(|end| self.end(end)));
         lines.push(format!("  total_visits = {}", misfit.rate_times_window));
         lines
     }
 
-    /// An end as it can be written down: to the microsecond in a row, in whole seconds on the command line.
-    fn end_words(&self, end: DbTime) -> String {
+    /// An end as it can be entered: to the microsecond in a row, in whole seconds on the command line.
+    fn end(&self, end: DbTime) -> String {
         match end.to_datetime().filter(|_| self.dated) {
             Some(date) => format!("  end_time = '{}'", date.format("%Y-%m-%d %H:%M:%S%.6f+00")),
             None => {
-                let span = end.micros_since(self.plan.begins());
-                format!("  --for {}s  ({})", seconds_up(span), span_words(span))
+                let seconds = seconds_up(end.micros_since(self.plan.begins()));
+                format!("  --for {seconds}s  ({})", duration::words(seconds))
             }
         }
     }
 
-    fn disk_words(&self) -> Vec<String> {
+    fn disk_usage(&self) -> Vec<String> {
         let each = self.bytes_per_visit();
         let source = match self.disk.bytes_per_visit {
-            Some(_) => "as your store_visits has now",
-            None => "as measured with the columns of the migrations",
+            Some(_) => "the current average of store_visits",
+            None => "measured with the columns of the migrations",
         };
         let mut lines = vec![format!(
-            "Disk: {} on its first day, {} in all, at {each} bytes a visit, {source}.",
+            "Disk: {} on its first day, {} in all, at {each} bytes a visit ({source}).",
             bytes(self.plan.remaining_on_the_first_day().saturating_mul(each)),
             bytes(self.plan.remaining().saturating_mul(each)),
         )];
         if self.disk.used > 0 {
             lines.push(format!("  The database has {} now.", bytes(self.disk.used)));
         }
-        for (name, limit, then) in [
+        for (name, limit, effect) in [
             ("Free", FREE_BYTES, "the project turns read-only"),
-            ("Pro", PRO_BYTES, "the disk must have grown by then"),
+            ("Pro", PRO_BYTES, "the disk must be larger by then"),
         ] {
-            lines.push(match self.full_at(limit) {
-                Some(at) => format!(
-                    "  {name} ({}): full {}; {then}",
-                    bytes(limit),
-                    self.moment(at)
-                ),
-                None => format!("  {name} ({}): room for all of it", bytes(limit)),
-            });
+            let full = self.full_at(limit).map_or_else(
+                || "room for all of it".to_owned(),
+                |at| format!("full {}; {effect}", self.moment(at)),
+            );
+            lines.push(format!("  {name} ({}): {full}", bytes(limit)));
         }
         lines
     }
 
-    /// The curve, its axes labelled.
+    /// The curve as bars, with labelled axes.
     fn chart(&self) -> Vec<String> {
         let samples = self.plan.samples(COLUMNS);
         let top = samples.iter().copied().max().unwrap_or(0);
@@ -298,19 +289,19 @@ impl Subject {
             .collect();
         let axis = "─".repeat(samples.len());
         lines.push(format!("{:>width$} └{axis}", 0));
-        let (first, last) = self.ends_of_the_axis();
+        let (first, last) = self.axis_labels();
         let gap = samples.len().saturating_sub(first.len());
         lines.push(format!("{:>width$}  {first}{last:>gap$}", ""));
         lines
     }
 
-    fn ends_of_the_axis(&self) -> (String, String) {
-        let (begins, ends) = (self.plan.begins(), self.plan.watermark());
+    fn axis_labels(&self) -> (String, String) {
+        let (begins, ends) = (self.plan.begins(), self.plan.drawn_until());
         let date = |at: DbTime| {
             let date = at.to_datetime().filter(|_| self.dated)?;
             Some(date.format("%Y-%m-%d %H:%M").to_string())
         };
-        let span = span_words(ends.micros_since(begins));
+        let span = duration::words(seconds_up(ends.micros_since(begins)));
         (
             date(begins).unwrap_or_else(|| "start".to_owned()),
             date(ends.max(begins)).unwrap_or_else(|| format!("{span} later")),
@@ -321,10 +312,10 @@ impl Subject {
 /// The chart's size, in characters.
 const COLUMNS: u8 = 64;
 const ROWS: i64 = 8;
-/// A cell that is filled by so many eighths.
+/// Cells filled by eighths, from none to all.
 const EIGHTHS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// Bars of these heights, as lines from the top.
+/// Bars of these heights, as lines of text from the top.
 fn blocks(samples: &[i64], top: i64) -> Vec<String> {
     let eighths = |value: i64| {
         let scaled = i128::from(value) * i128::from(ROWS * 8) / i128::from(top.max(1));
@@ -347,13 +338,10 @@ fn blocks(samples: &[i64], top: i64) -> Vec<String> {
         .collect()
 }
 
-fn a(unit: Unit) -> &'static str {
-    match unit {
-        Unit::Second => "a second",
-        Unit::Minute => "a minute",
-        Unit::Hour => "an hour",
-        Unit::Day => "a day",
-    }
+/// Such as `33.33 a minute`.
+fn per(rate: &str, period: Period) -> String {
+    let article = if period == Period::Hour { "an" } else { "a" };
+    format!("{rate} {article} {}", period.as_str())
 }
 
 /// Bytes for people: kB, MB and GB are powers of ten, as the plans count.
@@ -370,107 +358,31 @@ fn bytes(count: i64) -> String {
     format!("{count} bytes")
 }
 
-/// The units of [`span`], in seconds.
-const SPAN_UNITS: [(char, i64); 4] = [('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)];
-
-/// Microseconds of a span such as `24h`, `90m` or `1d12h`.
-fn span(text: &str) -> anyhow::Result<i64> {
-    let wanted = || anyhow!("use numbers with d, h, m or s, such as 24h, 90m or 1d12h");
-    let mut seconds: i64 = 0;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let at = rest
-            .find(|c: char| !c.is_ascii_digit())
-            .ok_or_else(wanted)?;
-        let (number, behind) = rest.split_at_checked(at).ok_or_else(wanted)?;
-        let unit = behind.chars().next().ok_or_else(wanted)?;
-        let (_, size) = SPAN_UNITS
-            .into_iter()
-            .find(|(name, _)| *name == unit)
-            .ok_or_else(wanted)?;
-        let number: i64 = number.parse().map_err(|_| wanted())?;
-        seconds = number
-            .checked_mul(size)
-            .and_then(|part| seconds.checked_add(part))
-            .ok_or_else(wanted)?;
-        rest = behind.strip_prefix(unit).ok_or_else(wanted)?;
-    }
-    seconds
-        .checked_mul(SECOND_US)
-        .filter(|micros| *micros > 0)
-        .ok_or_else(wanted)
-}
-
 /// Seconds, rounded up: visit `k` is due half a visit before the curve reaches it.
 fn seconds_up(micros: i64) -> i64 {
     let micros = micros.max(0);
     micros / SECOND_US + i64::from(micros % SECOND_US > 0)
 }
 
-/// A span in words: its two greatest units.
-fn span_words(micros: i64) -> String {
-    let seconds = seconds_up(micros);
-    let parts = [
-        (seconds / 86_400, "d"),
-        (seconds / 3_600 % 24, "h"),
-        (seconds / 60 % 60, "min"),
-        (seconds % 60, "s"),
-    ];
-    let first = parts.iter().position(|(n, _)| *n > 0).unwrap_or(3);
-    let words: Vec<String> = parts
-        .iter()
-        .skip(first)
-        .take(2)
-        .filter(|(n, _)| *n > 0)
-        .map(|(n, unit)| format!("{n} {unit}"))
-        .collect();
-    if words.is_empty() {
-        "0 s".to_owned()
-    } else {
-        words.join(" ")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn subject(total: &str, per: Unit, rate: &str, window: Option<&str>) -> Subject {
-        Subject::asked(Args {
+    fn report(total: &str, per: Period, rate: &str, window: Option<&str>) -> PlanReport {
+        PlanReport::new(Args {
             id: None,
             total: Some(total.to_owned()),
             per: Some(per),
             rate: Some(rate.to_owned()),
-            window: window.map(|text| span(text).expect("a span")),
+            window: window.map(|text| duration::parse(text).expect("a span")),
             json: false,
         })
         .expect("a plan")
     }
 
     #[test]
-    fn a_span_is_numbers_with_units() {
-        let seconds = |text| span(text).map(|micros| micros / SECOND_US).ok();
-        assert_eq!(seconds("24h"), Some(86_400));
-        assert_eq!(seconds("1d12h"), Some(129_600));
-        assert_eq!(seconds("90m30s"), Some(5_430));
-        for bad in [
-            "",
-            "24",
-            "h",
-            "0s",
-            "1w",
-            "-1h",
-            "1.5h",
-            "１h",
-            "99999999999999999d",
-        ] {
-            assert_eq!(seconds(bad), None, "{bad:?}");
-        }
-    }
-
-    #[test]
     fn a_plan_that_fits_says_so_without_a_warning() {
-        let text = subject("150000", Unit::Hour, "6250", Some("24h")).text();
+        let text = report("150000", Period::Hour, "6250", Some("24h")).text();
         assert!(
             text.starts_with("150000 visits at 6250 an hour\n"),
             "{text}"
@@ -489,7 +401,7 @@ mod tests {
 
     #[test]
     fn a_plan_that_does_not_fit_names_the_rate_the_end_and_the_total_that_would() {
-        let text = subject("2000", Unit::Minute, "30", Some("1h")).text();
+        let text = report("2000", Period::Minute, "30", Some("1h")).text();
         assert!(
             text.contains("with 1800 visits, 200 short of the total"),
             "{text}"
@@ -501,7 +413,7 @@ mod tests {
 
     #[test]
     fn the_day_on_which_a_free_project_is_full_is_told() {
-        let text = subject("10000000", Unit::Second, "10", None).text();
+        let text = report("10000000", Period::Second, "10", None).text();
         // 1,428,571 visits have room: 39.68 hours.
         assert!(
             text.contains(
@@ -521,10 +433,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_planned_says_what_to_write() {
-        let refused = Subject::asked(Args {
+        let refused = PlanReport::new(Args {
             id: None,
             total: Some("many".to_owned()),
-            per: Some(Unit::Hour),
+            per: Some(Period::Hour),
             rate: Some("1".to_owned()),
             window: None,
             json: false,

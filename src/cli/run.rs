@@ -1,7 +1,8 @@
-//! `visit-pacer run`: the agent, configured by the environment.
+//! `visit-pacer run`: the agent.
 
 use std::net::SocketAddr;
 
+use clap::ArgAction;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -11,78 +12,103 @@ use crate::domain::transport::ListenBy;
 use crate::observe::RowsAsked;
 use crate::runtime::serve::{Service, asked_to_stop, serve};
 use crate::runtime::snapshot::Snapshot;
-use crate::settings::{Environment, SettingError};
+use crate::settings::Environment;
 use crate::web;
 use crate::web::guard::Access;
 
-/// Where the agent answers unless told otherwise.
+/// Default address of the agent's HTTP server.
 pub const LISTEN: &str = "127.0.0.1:8787";
-/// The bound of the whole agent unless told otherwise.
+/// Default rate limit of the whole agent.
 pub const MAX_VISITS_PER_SECOND: u32 = 2_000;
 
-/// The environment, in the help.
+/// Settings that are no flags, in the help.
 pub const ENVIRONMENT: &str = "\
-Environment (also read from NAME_FILE, systemd credentials and .env; then as `supabase status -o env` has it):
-  DATABASE_URL, or SUPABASE_DB_URL                   the project's Postgres: direct or session pooler
-  SUPABASE_URL                                       the project's URL, such as https://REF.supabase.co
-  SUPABASE_SERVICE_ROLE_KEY, or SUPABASE_SECRET_KEY  the project's secret key
-  SUPABASE_JWT_SECRET                                instead of, or beside, a key: joins with short-lived tokens that it signs
-                                                     for SUPABASE_JWT_ROLE [default: service_role]
-  REALTIME_URL                                       Realtime's websocket, where it is not below SUPABASE_URL
-  VISIT_PACER_TOKEN                                  asked for by the dashboard; needed where --listen is not a loopback address
-  VISIT_PACER_LISTEN, VISIT_PACER_READ_ONLY, VISIT_PACER_METRICS_OPEN, VISIT_PACER_ALLOWED_HOST, VISIT_PACER_LISTEN_BY, VISIT_PACER_MAX_VISITS_PER_SECOND,
-  VISIT_PACER_METRICS_ROWS, VISIT_PACER_LOG, VISIT_PACER_LOG_FORMAT";
+Connection settings, never flags. Read from the environment, files named by NAME_FILE, systemd credentials, and .env:
+  DATABASE_URL or SUPABASE_DB_URL
+          the project's Postgres, directly or through the session pooler
+  SUPABASE_URL
+          the project's URL, such as https://REF.supabase.co
+  SUPABASE_SECRET_KEY or SUPABASE_SERVICE_ROLE_KEY
+          the project's secret key
+  SUPABASE_JWT_SECRET
+          instead of a key, or with one: sign short-lived tokens for SUPABASE_JWT_ROLE [default: service_role]
+  REALTIME_URL
+          Realtime's websocket, if it is not below SUPABASE_URL
+  VISIT_PACER_TOKEN
+          token of the dashboard, required if --listen is not a loopback address
+  VISIT_PACER_LOG
+          log filter, such as debug, in the syntax of RUST_LOG
+The variables of `supabase status -o env` (DB_URL, API_URL, SERVICE_ROLE_KEY, ...) are used last.";
 
 /// Flags of `run`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Where the dashboard, /healthz, /readyz and /metrics are served [default: 127.0.0.1:8787]
-    #[arg(long, value_name = "ADDR")]
-    listen: Option<SocketAddr>,
-    /// How edits are heard of: by `postgres_changes`, by `broadcast` (see deploy/supabase/broadcast.sql), or `auto`: by both
-    /// where the project broadcasts them [default: auto]
-    #[arg(long, value_name = "WAY")]
-    listen_by: Option<ListenBy>,
-    /// The most that all rows together may get [default: 2000]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    max_visits_per_second: Option<u32>,
-    /// Rows that have series of their own in /metrics, at most 100; /metrics?rows=ID,ID asks for others
-    #[arg(long, value_name = "ID,ID…")]
-    metrics_rows: Option<RowsAsked>,
-    /// The dashboard shows, and changes nothing
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    read_only: Option<bool>,
-    /// /metrics needs no token
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    metrics_open: Option<bool>,
-    /// A name under which the dashboard is reached, beside localhost and addresses, such as that of a proxy before it; with
-    /// commas between several
-    #[arg(long, value_name = "HOST,HOST…")]
-    allowed_host: Option<String>,
-    /// How the log looks: `human`, `json`, or `auto`: human on a terminal, JSON elsewhere [default: auto]
-    #[arg(long, value_name = "FORMAT")]
-    log_format: Option<LogFormat>,
+    /// Address of the dashboard, /healthz, /readyz and /metrics
+    #[arg(long, env = "VISIT_PACER_LISTEN", value_name = "ADDR", default_value = LISTEN)]
+    listen: SocketAddr,
+    /// Source of change notifications: `postgres_changes`, `broadcast` (see deploy/supabase/broadcast.sql), or `auto`: both, if
+    /// the database broadcasts
+    #[arg(
+        long,
+        env = "VISIT_PACER_LISTEN_BY",
+        value_name = "SOURCE",
+        default_value = "auto"
+    )]
+    listen_by: ListenBy,
+    /// Limit of visits per second over all distributions
+    #[arg(long, env = "VISIT_PACER_MAX_VISITS_PER_SECOND", value_name = "N", default_value_t = MAX_VISITS_PER_SECOND,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    max_visits_per_second: u32,
+    /// Distributions that have series of their own in /metrics, at most 100; /metrics?rows=ID,ID returns others
+    #[arg(
+        long,
+        env = "VISIT_PACER_METRICS_ROWS",
+        value_name = "ID,ID…",
+        default_value = "",
+        hide_default_value = true
+    )]
+    metrics_rows: RowsAsked,
+    /// Reject edits on the dashboard
+    #[arg(long, env = "VISIT_PACER_READ_ONLY", value_name = "BOOL", default_value_t = false, action = ArgAction::Set,
+        num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    read_only: bool,
+    /// Serve /metrics without the token
+    #[arg(long, env = "VISIT_PACER_METRICS_OPEN", value_name = "BOOL", default_value_t = false, action = ArgAction::Set,
+        num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    metrics_open: bool,
+    /// Host names of the dashboard besides localhost and IP addresses, such as that of a reverse proxy
+    #[arg(
+        long,
+        env = "VISIT_PACER_ALLOWED_HOST",
+        value_name = "HOST,HOST…",
+        value_delimiter = ','
+    )]
+    allowed_host: Vec<String>,
+    /// Log format
+    #[arg(
+        long,
+        env = "VISIT_PACER_LOG_FORMAT",
+        value_name = "FORMAT",
+        value_enum,
+        default_value_t
+    )]
+    log_format: LogFormat,
 }
 
 /// Runs the agent until it is asked to stop.
 pub async fn run(args: Args) -> anyhow::Result<()> {
+    log::init_stderr(args.log_format);
     let environment = Environment::load()?;
-    log::init_stderr(environment.flag(args.log_format, "log-format", LogFormat::Auto)?);
-    let listen = environment.flag(args.listen, "listen", LISTEN.parse()?)?;
-    let max_visits_per_second = environment.flag(
-        args.max_visits_per_second,
-        "max-visits-per-second",
-        MAX_VISITS_PER_SECOND,
-    )?;
-    let listen_by = environment.flag(args.listen_by, "listen-by", ListenBy::Auto)?;
-    let metrics_rows = environment.flag(args.metrics_rows, "metrics-rows", RowsAsked::default())?;
-    let access = access(
-        &environment,
-        (args.read_only, args.metrics_open, args.allowed_host),
-    )?;
-    access.allows(listen)?;
+    let hosts = args.allowed_host.iter().map(|host| host.trim().to_owned());
+    let access = Access::new(
+        environment.token()?,
+        hosts.filter(|host| !host.is_empty()).collect(),
+        args.metrics_open,
+        args.read_only,
+    );
+    access.allows(args.listen)?;
     let (database, endpoint) = (environment.database()?, environment.realtime()?);
-    let listener = web::bind(listen)?;
+    let listener = web::bind(args.listen)?;
     info!(
         database = %database.place(), realtime = %endpoint, listen = %listener.local_addr()?,
         "visit-pacer {}: generated visits are labelled with their distribution_id", env!("CARGO_PKG_VERSION")
@@ -92,9 +118,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let service = Service {
         database,
         endpoint,
-        listen_by,
-        max_visits_per_second,
-        metrics_rows,
+        listen_by: args.listen_by,
+        max_visits_per_second: args.max_visits_per_second,
+        metrics_rows: args.metrics_rows,
         listener,
         access,
         snapshot,
@@ -110,22 +136,4 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             serving.await
         }
     }
-}
-
-/// Who may see the pages, and edit there.
-fn access(
-    environment: &Environment,
-    (read_only, metrics_open, allowed_host): (Option<bool>, Option<bool>, Option<String>),
-) -> Result<Access, SettingError> {
-    let hosts: String = environment.flag(allowed_host, "allowed-host", String::new())?;
-    let hosts = hosts
-        .split(',')
-        .map(str::trim)
-        .filter(|host| !host.is_empty());
-    Ok(Access::new(
-        environment.token()?,
-        hosts.map(str::to_owned).collect(),
-        environment.flag(metrics_open, "metrics-open", false)?,
-        environment.flag(read_only, "read-only", false)?,
-    ))
 }

@@ -19,11 +19,11 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::browser::Words;
+use super::connection::{connect, database};
 use super::lines::Lines;
 use super::measured::RateEstimator;
 use super::screen::{self, Screen};
 use super::table::{self, Look, Measured, View};
-use super::{connect, database};
 
 use crate::postgres::connection::Connection;
 use crate::postgres::failure::Failure;
@@ -53,7 +53,7 @@ pub struct Args {
 /// Not all is well: the exit code of `--check`, as monitors have it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("not all is well")]
-pub struct Unwell(pub u8);
+pub struct CheckFailed(pub u8);
 
 /// Rows are behind.
 pub const WARNING: u8 = 1;
@@ -100,7 +100,7 @@ async fn check() -> anyhow::Result<()> {
     if code == 0 {
         return Ok(());
     }
-    Err(Unwell(code).into())
+    Err(CheckFailed(code).into())
 }
 
 /// The exit code, and the line with its performance data.

@@ -2,6 +2,8 @@
 //!
 //! The rules are those of `visit_pacer_invalid()` in the migrations; a test holds the two against each other.
 
+use std::str::FromStr;
+
 use compact_str::CompactString;
 use thiserror::Error;
 use uuid::Uuid;
@@ -11,11 +13,11 @@ use super::decimal::{DecimalError, parse_scaled};
 use super::time::DbTime;
 
 /// Decimals of `visits_per_unit`.
-const RATE_DECIMALS: u32 = 9;
+pub const RATE_DECIMALS: u32 = 9;
 /// Decimals of `catch_up`.
 const CATCH_UP_DECIMALS: u32 = 3;
 /// The greatest rate, in visits a second.
-const MAX_VISITS_PER_SECOND: i128 = 1_000_000;
+pub const MAX_VISITS_PER_SECOND: i128 = 1_000_000;
 /// The greatest `total_visits`.
 const MAX_TOTAL: i128 = 1_000_000_000_000_000;
 /// 2000-01-01 and 2200-01-01, in microseconds since the Unix epoch.
@@ -89,6 +91,9 @@ pub enum Period {
 }
 
 impl Period {
+    /// All of them, the shortest first.
+    pub const ALL: [Self; 4] = [Self::Second, Self::Minute, Self::Hour, Self::Day];
+
     /// As the column has it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -108,10 +113,20 @@ impl Period {
             Self::Day => 86_400,
         }
     }
+}
 
-    fn parse(text: &str) -> Option<Self> {
-        let all = [Self::Second, Self::Minute, Self::Hour, Self::Day];
-        all.into_iter().find(|period| period.as_str() == text)
+/// A text that is no `time_period`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[error("use second, minute, hour or day")]
+pub struct UnknownPeriod;
+
+impl FromStr for Period {
+    type Err = UnknownPeriod;
+
+    fn from_str(text: &str) -> Result<Self, UnknownPeriod> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|period| period.as_str() == text)
+            .ok_or(UnknownPeriod)
     }
 }
 
@@ -201,7 +216,8 @@ fn parse_total(text: Option<&str>) -> Result<i64, Unpaced> {
 /// Units per microsecond: `visits_per_unit × 86400 / unit`, in billionths.
 fn parse_slope(rate: Option<&str>, period: Option<&str>) -> Result<(i128, Period), Unpaced> {
     let found = || period.map_or_else(|| "null".to_owned(), |period| format!("'{period}'"));
-    let period = period.and_then(Period::parse).ok_or_else(|| {
+    let period = period.and_then(|period| period.parse().ok());
+    let period: Period = period.ok_or_else(|| {
         let found = found();
         Unpaced::Invalid(format!(
             "time_period is {found}; use 'second', 'minute', 'hour' or 'day'"

@@ -1,19 +1,15 @@
-//! What a row would do: its pace, its end, the rate that would fit, and the day on which the disk is full.
+//! What a distribution would do: its rate, its end, the rate that would fit, and the day on which the disk is full.
 //!
-//! Owns the arithmetic of `visit-pacer plan`; reads nothing and prints nothing. Everything follows from the row's own
-//! [`Curve`], in integers, so that a plan says what the agent will do to the visit.
-
-use std::str::FromStr;
-
-use thiserror::Error;
+//! Owns the arithmetic of `visit-pacer plan`. Everything follows from the distribution's own [`Curve`], in integers, so that a
+//! plan is exact to the visit.
 
 use super::curve::{Curve, VISIT};
 use super::decimal::format_scaled;
-use super::distribution::Distribution;
+use super::distribution::{Distribution, MAX_VISITS_PER_SECOND, Period, RATE_DECIMALS};
 use super::time::{DbTime, SECOND_US};
 
-/// What a visit takes on disk, in bytes: measured on `PostgreSQL` 15 with 200,000 visits of ours in a `store_visits` that
-/// `migrate` made, both indexes included (341), rounded up.
+/// Bytes of a visit on disk: measured on `PostgreSQL` 15 with 200,000 generated visits in a `store_visits` that `migrate` created,
+/// both indexes included (341), rounded up.
 pub const BYTES_PER_VISIT: i64 = 350;
 /// The database size at which a Free project turns read-only, in bytes.
 pub const FREE_BYTES: i64 = 500_000_000;
@@ -21,103 +17,44 @@ pub const FREE_BYTES: i64 = 500_000_000;
 pub const PRO_BYTES: i64 = 8_000_000_000;
 
 const DAY_US: i64 = 86_400 * SECOND_US;
-/// Decimals of `visits_per_unit`.
-const RATE_DECIMALS: u32 = 9;
 const ONE_NANO: i128 = 1_000_000_000;
-/// The greatest rate, in visits a second.
-const MAX_VISITS_PER_SECOND: i128 = 1_000_000;
-/// More than the fastest row reaches in two centuries.
+/// More than the fastest distribution reaches in two centuries.
 const NO_TOTAL: i64 = 10_000_000_000_000_000;
 
-/// A `time_period`.
+/// How a distribution ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Unit {
-    /// A second.
-    Second,
-    /// A minute.
-    Minute,
-    /// An hour.
-    Hour,
-    /// A day.
-    Day,
-}
-
-impl Unit {
-    /// All of them, the shortest first.
-    pub const ALL: [Self; 4] = [Self::Second, Self::Minute, Self::Hour, Self::Day];
-
-    /// Its length.
-    pub fn seconds(self) -> i128 {
-        match self {
-            Self::Second => 1,
-            Self::Minute => 60,
-            Self::Hour => 3_600,
-            Self::Day => 86_400,
-        }
-    }
-
-    /// As `time_period` has it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Second => "second",
-            Self::Minute => "minute",
-            Self::Hour => "hour",
-            Self::Day => "day",
-        }
-    }
-}
-
-/// A text that is no `time_period`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
-#[error("use second, minute, hour or day")]
-pub struct UnknownUnit;
-
-impl FromStr for Unit {
-    type Err = UnknownUnit;
-
-    fn from_str(text: &str) -> Result<Self, UnknownUnit> {
-        Self::ALL
-            .into_iter()
-            .find(|unit| unit.name() == text)
-            .ok_or(UnknownUnit)
-    }
-}
-
-/// How a row ends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum End {
+pub enum PlanEnd {
     /// Its last visit is due at that moment.
     Completed(DbTime),
     /// Its window ends at that moment, short of the total.
     Short(DbTime),
-    /// It goes on for ever: its rate is 0, or it never starts.
+    /// It never ends: its rate is 0, or it never starts.
     Never,
 }
 
-/// Rate times window is not the total.
+/// Rate times window differs from the total.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Misfit {
     /// The visits that the curve would reach at `end_time` if the total did not stop it.
     pub rate_times_window: i64,
     /// The `visits_per_unit` with which the total is reached at `end_time`; `None`: beyond the greatest rate.
     pub rate_that_fits: Option<String>,
-    /// The moment at which the present rate reaches the total; `None`: it never does.
+    /// The moment at which the current rate reaches the total; `None`: it never does.
     pub end_that_fits: Option<DbTime>,
 }
 
-/// A row as it would run from a moment on.
+/// A distribution as it would run from a moment on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Plan {
     curve: Curve,
-    unit: Unit,
+    period: Period,
     stored: i64,
     now: DbTime,
 }
 
 impl Plan {
-    /// The plan of a row of which so many visits are stored, as it is at `now`; one that is not active is planned as if it
-    /// were made active then.
-    pub fn of(row: &Distribution, unit: Unit, stored: i64, now: DbTime) -> Self {
+    /// The plan at `now` of a distribution with `stored` visits. An inactive one is planned as if it were activated then.
+    pub fn of(row: &Distribution, stored: i64, now: DbTime) -> Self {
         let mut curve = row.curve;
         if !row.active {
             curve.slope = row.slope;
@@ -125,45 +62,50 @@ impl Plan {
         }
         Self {
             curve,
-            unit,
+            period: row.period,
             stored,
             now,
         }
     }
 
-    /// Visits in so much time while it runs, as text with at most six decimals.
-    pub fn visits_per(&self, unit: Unit) -> String {
+    /// `time_period`
+    pub fn period(&self) -> Period {
+        self.period
+    }
+
+    /// Visits per period while it runs, as text with at most six decimals.
+    pub fn visits_per(&self, period: Period) -> String {
         const DECIMALS: u32 = 6;
-        let per_unit = self.curve.slope * unit.seconds() * i128::from(SECOND_US);
+        let per_unit = self.curve.slope * period.seconds() * i128::from(SECOND_US);
         let scaled = rounded(per_unit * 10_i128.pow(DECIMALS), VISIT);
         trimmed(&format_scaled(scaled, DECIMALS))
     }
 
-    /// When it begins to rise, seen from now.
+    /// When its curve begins to rise, not before now.
     pub fn begins(&self) -> DbTime {
         self.curve.from.map_or(self.now, |from| from.max(self.now))
     }
 
     /// How it ends.
-    pub fn end(&self) -> End {
+    pub fn end(&self) -> PlanEnd {
         match (self.curve.due_at(self.curve.total), self.curve.to) {
-            (Some(at), _) => End::Completed(at),
-            (None, Some(to)) => End::Short(to),
-            (None, None) => End::Never,
+            (Some(at), _) => PlanEnd::Completed(at),
+            (None, Some(to)) => PlanEnd::Short(to),
+            (None, None) => PlanEnd::Never,
         }
     }
 
-    /// Visits that are due at a moment.
+    /// Visits due at a moment.
     pub fn due(&self, at: DbTime) -> i64 {
         self.curve.due(at)
     }
 
-    /// Visits that there will be in the end.
+    /// Visits due at its end.
     pub fn visits(&self) -> i64 {
         match self.end() {
-            End::Completed(_) => self.curve.total,
-            End::Short(at) => self.curve.due(at),
-            End::Never => self.curve.due(self.now),
+            PlanEnd::Completed(_) => self.curve.total,
+            PlanEnd::Short(at) => self.curve.due(at),
+            PlanEnd::Never => self.curve.due(self.now),
         }
     }
 
@@ -172,7 +114,7 @@ impl Plan {
         self.curve.total
     }
 
-    /// Whether rate times window is something else than the total, in whole visits.
+    /// Whether rate times window differs from the total, in whole visits.
     pub fn misfit(&self) -> Option<Misfit> {
         let to = self.curve.to?;
         let endless = Curve {
@@ -189,7 +131,7 @@ impl Plan {
         })
     }
 
-    /// Units that are still to come.
+    /// Curve units from the anchor to the total.
     fn needed(&self) -> i128 {
         i128::from(self.curve.total) * VISIT - self.curve.anchor
     }
@@ -197,7 +139,7 @@ impl Plan {
     /// The rate with the fewest decimals that reaches the total at `to`.
     fn rate_that_fits(&self, to: DbTime) -> Option<String> {
         let window = i128::from(to.micros_since(self.curve.from?));
-        let gain = (86_400 / self.unit.seconds()).checked_mul(window)?;
+        let gain = (86_400 / self.period.seconds()).checked_mul(window)?;
         if gain <= 0 {
             return None;
         }
@@ -208,7 +150,7 @@ impl Plan {
             .map(|step| rounded(needed, gain * step) * step)
             .find(fits)
             .unwrap_or(needed / gain + 1);
-        let greatest = MAX_VISITS_PER_SECOND * self.unit.seconds() * ONE_NANO;
+        let greatest = MAX_VISITS_PER_SECOND * self.period.seconds() * ONE_NANO;
         (nano <= greatest).then(|| trimmed(&format_scaled(nano, RATE_DECIMALS)))
     }
 
@@ -217,32 +159,32 @@ impl Plan {
         (self.visits() - self.stored).max(0)
     }
 
-    /// Those of its first day.
+    /// … of its first day.
     pub fn remaining_on_the_first_day(&self) -> i64 {
         let due = self.curve.due(self.begins().plus_micros(DAY_US));
         (due - self.stored).max(0)
     }
 
-    /// The moment at which `room` bytes are used up by what is still to come; `None`: there is room for all of it.
+    /// The moment at which future visits have filled `room` bytes; `None`: all of them fit.
     pub fn full_at(&self, room: i64, bytes_per_visit: i64) -> Option<DbTime> {
         let visits = room.max(0) / bytes_per_visit.max(1);
         let first_without_room = self.stored.saturating_add(visits).saturating_add(1);
         self.curve.due_at(first_without_room)
     }
 
-    /// Until when it is worth drawing: its end, or a day where it never ends.
-    pub fn watermark(&self) -> DbTime {
+    /// The end of a chart: its end, or a day if it never ends.
+    pub fn drawn_until(&self) -> DbTime {
         match self.end() {
-            End::Completed(at) => self.curve.to.map_or(at, |to| to.max(at)),
-            End::Short(at) => at,
-            End::Never => self.begins().plus_micros(DAY_US),
+            PlanEnd::Completed(at) => self.curve.to.map_or(at, |to| to.max(at)),
+            PlanEnd::Short(at) => at,
+            PlanEnd::Never => self.begins().plus_micros(DAY_US),
         }
     }
 
-    /// The curve at the ends of so many equal parts of the time until its horizon.
+    /// The curve at the ends of equal parts of the time that a chart shows.
     pub fn samples(&self, parts: u8) -> Vec<i64> {
         let begins = self.begins();
-        let span = self.watermark().micros_since(begins).max(0);
+        let span = self.drawn_until().micros_since(begins).max(0);
         (1..=i64::from(parts))
             .map(|part| {
                 let offset = i128::from(span) * i128::from(part) / i128::from(parts);
@@ -281,14 +223,14 @@ mod tests {
         DbTime::from_micros(T0 + seconds * SECOND_US)
     }
 
-    fn plan(total: &str, rate: &str, unit: Unit, window_s: Option<i64>) -> Plan {
-        row_plan(total, rate, unit, window_s, true, at(0))
+    fn plan(total: &str, rate: &str, period: Period, window_s: Option<i64>) -> Plan {
+        row_plan(total, rate, period, window_s, true, at(0))
     }
 
     fn row_plan(
         total: &str,
         rate: &str,
-        unit: Unit,
+        period: Period,
         window_s: Option<i64>,
         active: bool,
         now: DbTime,
@@ -300,7 +242,7 @@ mod tests {
             is_active: Some(active),
             total_visits: Some(total.into()),
             visits_per_unit: Some(rate.into()),
-            time_period: Some(unit.name().into()),
+            time_period: Some(period.as_str().into()),
             start_time: Some(DbTime::from_micros(T0)),
             end_time: window_s.map(|s| DbTime::from_micros(T0 + s * SECOND_US)),
             catch_up: None,
@@ -308,24 +250,27 @@ mod tests {
             anchor_at: Some(DbTime::from_micros(T0)),
         };
         let row = Distribution::parse(&row).expect("a valid row");
-        Plan::of(&row, unit, 0, now)
+        Plan::of(&row, 0, now)
     }
 
     #[test]
-    fn the_guides_two_examples_fit_their_windows() {
-        let first = plan("150000", "6250", Unit::Hour, Some(86_400));
+    fn the_two_examples_of_the_guide_fit_their_windows() {
+        let first = plan("150000", "6250", Period::Hour, Some(86_400));
         assert_eq!((first.misfit(), first.visits()), (None, 150_000));
-        assert_eq!(first.visits_per(Unit::Second), "1.736111");
-        assert_eq!(first.visits_per(Unit::Minute), "104.166667");
-        assert_eq!(first.visits_per(Unit::Day), "150000");
-        let second = plan("2000", "33.33", Unit::Minute, Some(3_600));
+        assert_eq!(first.visits_per(Period::Second), "1.736111");
+        assert_eq!(first.visits_per(Period::Minute), "104.166667");
+        assert_eq!(first.visits_per(Period::Day), "150000");
+        let second = plan("2000", "33.33", Period::Minute, Some(3_600));
         assert_eq!((second.misfit(), second.visits()), (None, 2_000));
     }
 
     #[test]
     fn a_rate_that_is_too_low_ends_short_and_the_one_that_fits_is_named() {
-        let slow = plan("2000", "30", Unit::Minute, Some(3_600));
-        assert_eq!((slow.end(), slow.visits()), (End::Short(at(3_600)), 1_800));
+        let slow = plan("2000", "30", Period::Minute, Some(3_600));
+        assert_eq!(
+            (slow.end(), slow.visits()),
+            (PlanEnd::Short(at(3_600)), 1_800)
+        );
         let misfit = slow.misfit().expect("it does not fit");
         assert_eq!(misfit.rate_times_window, 1_800);
         // 33.3 a minute is 1998; 33.33 is 1999.8, of which the last visit is due before the end.
@@ -335,11 +280,11 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_that_is_too_high_completes_early_and_is_told_too() {
-        let fast = plan("2000", "100", Unit::Minute, Some(3_600));
+    fn a_rate_that_is_too_high_completes_early_and_is_a_misfit_too() {
+        let fast = plan("2000", "100", Period::Minute, Some(3_600));
         assert_eq!(
             fast.end(),
-            End::Completed(DbTime::from_micros(T0 + 1_199_700_000))
+            PlanEnd::Completed(DbTime::from_micros(T0 + 1_199_700_000))
         );
         assert_eq!(
             fast.misfit().map(|m| m.rate_times_window),
@@ -350,7 +295,7 @@ mod tests {
 
     #[test]
     fn a_total_beyond_the_greatest_rate_has_no_rate_that_fits() {
-        let misfit = plan("1000000000", "1", Unit::Second, Some(10))
+        let misfit = plan("1000000000", "1", Period::Second, Some(10))
             .misfit()
             .expect("it does not fit");
         assert_eq!(misfit.rate_that_fits, None);
@@ -358,10 +303,10 @@ mod tests {
 
     #[test]
     fn without_an_end_there_is_nothing_to_fit_and_a_rate_of_zero_never_ends() {
-        assert_eq!(plan("2000", "30", Unit::Minute, None).misfit(), None);
-        let still = plan("2000", "0", Unit::Minute, None);
-        assert_eq!((still.end(), still.visits()), (End::Never, 0));
-        let window = plan("2000", "0", Unit::Minute, Some(60));
+        assert_eq!(plan("2000", "30", Period::Minute, None).misfit(), None);
+        let still = plan("2000", "0", Period::Minute, None);
+        assert_eq!((still.end(), still.visits()), (PlanEnd::Never, 0));
+        let window = plan("2000", "0", Period::Minute, Some(60));
         assert_eq!(
             window.misfit().and_then(|m| m.rate_that_fits).as_deref(),
             Some("2000")
@@ -369,18 +314,18 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_is_paused_is_planned_as_if_it_went_on_now() {
-        let paused = row_plan("600", "1", Unit::Second, None, false, at(1_000));
+    fn a_paused_distribution_is_planned_as_if_it_were_resumed_now() {
+        let paused = row_plan("600", "1", Period::Second, None, false, at(1_000));
         assert_eq!(paused.begins(), at(1_000));
         assert_eq!(
             paused.end(),
-            End::Completed(DbTime::from_micros(T0 + 1_599_500_000))
+            PlanEnd::Completed(DbTime::from_micros(T0 + 1_599_500_000))
         );
     }
 
     #[test]
     fn the_disk_is_full_at_the_first_visit_that_has_no_room() {
-        let plan = plan("1000000", "10", Unit::Second, None);
+        let plan = plan("1000000", "10", Period::Second, None);
         assert_eq!(plan.remaining_on_the_first_day(), 864_000);
         assert_eq!(
             plan.full_at(35_000, 350),
@@ -397,8 +342,8 @@ mod tests {
     }
 
     #[test]
-    fn the_samples_end_with_what_there_will_be() {
-        let plan = plan("2000", "100", Unit::Minute, Some(3_600));
+    fn the_samples_end_with_the_final_count() {
+        let plan = plan("2000", "100", Period::Minute, Some(3_600));
         let samples = plan.samples(60);
         assert_eq!(samples.first(), Some(&100));
         assert_eq!(samples.last(), Some(&2_000));
@@ -408,11 +353,11 @@ mod tests {
     proptest! {
         #[test]
         fn the_rate_that_fits_reaches_the_total_in_the_window(
-            total in 1_i64..10_i64.pow(10), window_s in 1_i64..10_i64.pow(7), unit in prop::sample::select(Unit::ALL.to_vec()),
+            total in 1_i64..10_i64.pow(10), window_s in 1_i64..10_i64.pow(7), period in prop::sample::select(Period::ALL.to_vec()),
         ) {
-            let misfit = plan(&total.to_string(), "0", unit, Some(window_s)).misfit().expect("0 fits nothing");
+            let misfit = plan(&total.to_string(), "0", period, Some(window_s)).misfit().expect("0 fits nothing");
             if let Some(rate) = misfit.rate_that_fits {
-                let fitting = plan(&total.to_string(), &rate, unit, Some(window_s));
+                let fitting = plan(&total.to_string(), &rate, period, Some(window_s));
                 prop_assert_eq!(fitting.visits(), total);
                 prop_assert_eq!(fitting.misfit(), None);
             } else {

@@ -68,7 +68,7 @@ async fn a_report_counts_what_fell_due_and_what_is_stored_and_marks_the_edits() 
     for words in [
         "paused",
         "resumed",
-        "300 visits fell due, 300 are stored",
+        "300 visits became due, 300 are stored",
         "synthetic",
     ] {
         assert!(picture.contains(words), "{words}");

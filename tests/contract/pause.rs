@@ -157,7 +157,7 @@ async fn pause_all_is_a_barrier_too_and_its_time_is_a_backlog_that_drains(via: V
 
     let said = place.command(&["resume", "--all"]).await;
     assert!(
-        said.code == Some(0) && said.said.contains("visits are owed"),
+        said.code == Some(0) && said.said.contains("a backlog of"),
         "{said:?}"
     );
     wait_until("the backlog has drained", PATIENCE, async || {

@@ -44,7 +44,7 @@ async fn a_health_check_tells_a_loop_that_turns_from_an_agent_that_is_ready() {
     let gone = health(&place, &agent, &[]).await;
     assert_eq!(gone.code, Some(1), "{gone:?}");
     assert!(
-        gone.said.contains("nobody answers at http://127.0.0.1:"),
+        gone.said.contains("no answer from http://127.0.0.1:"),
         "{gone:?}"
     );
 }

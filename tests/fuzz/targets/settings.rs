@@ -1,7 +1,5 @@
 //! What an operator writes into the environment and `.env`: taken or refused, and no secret is ever repeated.
 
-use std::net::SocketAddr;
-
 use visit_pacer::domain::secret::Secret;
 use visit_pacer::realtime::key::Key;
 use visit_pacer::settings::Environment;
@@ -9,12 +7,7 @@ use visit_pacer::settings::Environment;
 /// Part of each secret, so that it is found wherever one is shown.
 const CANARY: &str = "canary7391";
 /// The settings that a line may have.
-const NAMES: [&str; 4] = [
-    "SUPABASE_URL",
-    "REALTIME_URL",
-    "VISIT_PACER_LISTEN",
-    "SUPABASE_DB_URL",
-];
+const NAMES: [&str; 3] = ["SUPABASE_URL", "REALTIME_URL", "SUPABASE_DB_URL"];
 
 /// The whole as an `.env`; its lines as a key, a user and a place of the database, and settings.
 pub fn run(data: &[u8]) {
@@ -52,10 +45,6 @@ pub fn run(data: &[u8]) {
     match environment.realtime() {
         Ok(endpoint) => said.push(format!("{endpoint} {:?}", endpoint.key())),
         Err(error) => said.push(error.to_string()),
-    }
-    let otherwise = SocketAddr::from(([127, 0, 0, 1], 0));
-    if let Err(error) = environment.flag(None, "listen", otherwise) {
-        said.push(error.to_string());
     }
     said.push(format!("{:?}", Key::read(&Secret::new(text))));
     // A place that is taken for the whole address shows itself, with what was put before it.
