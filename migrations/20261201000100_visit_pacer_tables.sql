@@ -271,7 +271,23 @@ create table if not exists public.visit_page_paths (
   partner_id uuid,                             -- null: for every partner that has no paths of its own
   unique nulls not distinct (path, partner_id)
 );
-comment on table public.visit_page_paths is 'visit-pacer: the catalogue that page paths of visits are drawn from; yours to edit';
+comment on table public.visit_page_paths is 'visit-pacer: page paths that visits are drawn from; yours to edit';
+
+create table if not exists public.visit_user_agents (
+  user_agent text not null,
+  device_type text not null,
+  weight numeric not null check (weight > 0 and weight < 1000000000),
+  unique (user_agent, device_type)
+);
+comment on table public.visit_user_agents is 'visit-pacer: browsers, with their devices, that visits are drawn from; yours to edit';
+
+create table if not exists public.visit_referrers (
+  referrer text,                               -- null: a direct visit
+  desktop_weight numeric not null check (desktop_weight >= 0 and desktop_weight < 1000000000),
+  handheld_weight numeric not null check (handheld_weight >= 0 and handheld_weight < 1000000000),  -- every other device
+  unique nulls not distinct (referrer)
+);
+comment on table public.visit_referrers is 'visit-pacer: referrers that visits are drawn from; yours to edit';
 
 create table if not exists public.visit_pacer_control (
   id boolean primary key default true check (id),
@@ -305,8 +321,8 @@ create table if not exists public.visit_pacer_canary (
 comment on table public.visit_pacer_canary is 'visit-pacer: published to Realtime to verify that events arrive';
 insert into public.visit_pacer_canary (id) values (1) on conflict do nothing;
 
--- The default catalogue: thirty pages of a shop with a blog, weights by rank as in Zipf's law with exponent 1.07.
--- It is a start, to be edited: sown once, the first time that this file is applied.
+-- The default catalogue: thirty pages of a shop with a blog, weights by rank as in Zipf's law with exponent 1.07; browsers and
+-- sites by their global usage as of November 2026. A start for the user to edit, so it is inserted only the first time.
 insert into public.visit_page_paths (path, weight)
 select catalogue.path, catalogue.weight
   from (values
@@ -341,6 +357,83 @@ select catalogue.path, catalogue.weight
     ('/newsletter', 27.2),
     ('/careers', 26.3)
   ) as catalogue (path, weight)
+ where not exists (select from public.visit_pacer_migrations m where m.version = '20261201000100')
+on conflict do nothing;
+
+insert into public.visit_user_agents (weight, device_type, user_agent)
+select catalogue.*
+  from (values
+    (106, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/157.0.0.0 Safari/537.36'),
+    (48, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Safari/537.36'),
+    (20, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/154.0.0.0 Safari/537.36'),
+    (12, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/146.0.0.0 Safari/537.36'),
+    (4, 'desktop', 'Mozilla/5.0 (Windows NT 6.1; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/109.0.0.0 Safari/537.36'),
+    (36, 'desktop', 'Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/157.0.0.0 Safari/537.36'),
+    (16, 'desktop', 'Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Safari/537.36'),
+    (9, 'desktop', 'Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/157.0.0.0 Safari/537.36'),
+    (5, 'desktop', 'Mozilla/5.0 (X11; CrOS x86_64 14541.0.0) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Safari/537.36'),
+    (38, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Safari/537.36 Edg/156.0.0.0'),
+    (14, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/155.0.0.0 Safari/537.36 Edg/155.0.0.0'),
+    (3, 'desktop', 'Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Safari/537.36 Edg/156.0.0.0'),
+    (6, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/152.0.0.0 Safari/537.36 OPR/136.0.0.0'),
+    (3, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/151.0.0.0 Safari/537.36 OPR/135.0.0.0'),
+    (12, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:160.0) Gecko/20100101 Firefox/160.0'),
+    (7, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:159.0) Gecko/20100101 Firefox/159.0'),
+    (3, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:140.0) Gecko/20100101 Firefox/140.0'),
+    (4, 'desktop', 'Mozilla/5.0 (Macintosh; Intel Mac OS X 10.15; rv:160.0) Gecko/20100101 Firefox/160.0'),
+    (4, 'desktop', 'Mozilla/5.0 (X11; Linux x86_64; rv:160.0) Gecko/20100101 Firefox/160.0'),
+    (9, 'desktop', 'Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/27.0 Safari/605.1.15'),
+    (17, 'desktop', 'Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/26.6 Safari/605.1.15'),
+    (4, 'desktop', 'Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.6 Safari/605.1.15'),
+    (239, 'mobile', 'Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/157.0.0.0 Mobile Safari/537.36'),
+    (75, 'mobile', 'Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Mobile Safari/537.36'),
+    (28, 'mobile', 'Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/154.0.0.0 Mobile Safari/537.36'),
+    (14, 'mobile', 'Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/146.0.0.0 Mobile Safari/537.36'),
+    (30, 'mobile', 'Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) SamsungBrowser/30.0 Chrome/143.0.0.0 Mobile Safari/537.36'),
+    (4, 'mobile', 'Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Mobile Safari/537.36 EdgA/156.0.0.0'),
+    (5, 'mobile', 'Mozilla/5.0 (Android 16; Mobile; rv:160.0) Gecko/160.0 Firefox/160.0'),
+    (46, 'mobile', 'Mozilla/5.0 (iPhone; CPU iPhone OS 18_7 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/27.0 Mobile/15E148 Safari/604.1'),
+    (44, 'mobile', 'Mozilla/5.0 (iPhone; CPU iPhone OS 18_7 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/26.6.2 Mobile/15E148 Safari/604.1'),
+    (34, 'mobile', 'Mozilla/5.0 (iPhone; CPU iPhone OS 18_7 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/26.6.1 Mobile/15E148 Safari/604.1'),
+    (14, 'mobile', 'Mozilla/5.0 (iPhone; CPU iPhone OS 18_7 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/26.5.2 Mobile/15E148 Safari/604.1'),
+    (12, 'mobile', 'Mozilla/5.0 (iPhone; CPU iPhone OS 18_7 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.7.5 Mobile/15E148 Safari/604.1'),
+    (6, 'mobile', 'Mozilla/5.0 (iPhone; CPU iPhone OS 17_6 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.6 Mobile/15E148 Safari/604.1'),
+    (20, 'mobile', 'Mozilla/5.0 (iPhone; CPU iPhone OS 26_6_2 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) CriOS/154.0.8037.55 Mobile/15E148 Safari/604.1'),
+    (8, 'mobile', 'Mozilla/5.0 (iPhone; CPU iPhone OS 27_0_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) CriOS/154.0.8037.55 Mobile/15E148 Safari/604.1'),
+    (16, 'mobile', 'Mozilla/5.0 (iPhone; CPU iPhone OS 26_6_2 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) GSA/439.4.980558000 Mobile/15E148 Safari/604.1'),
+    (3, 'mobile', 'Mozilla/5.0 (iPhone; CPU iPhone OS 18_7 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) FxiOS/156.1 Mobile/15E148 Safari/604.1'),
+    (8, 'tablet', 'Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/157.0.0.0 Safari/537.36'),
+    (4, 'tablet', 'Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/154.0.0.0 Safari/537.36'),
+    (6, 'tablet', 'Mozilla/5.0 (iPad; CPU OS 18_7 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/26.6 Mobile/15E148 Safari/604.1'),
+    (3, 'tablet', 'Mozilla/5.0 (iPad; CPU OS 26_6_2 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) CriOS/154.0.8037.55 Mobile/15E148 Safari/604.1'),
+    (1, 'tablet', 'Mozilla/5.0 (iPad; CPU OS 26_6_2 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) GSA/439.4.980558000 Mobile/15E148 Safari/604.1')
+  ) as catalogue (weight, device_type, user_agent)
+ where not exists (select from public.visit_pacer_migrations m where m.version = '20261201000100')
+on conflict do nothing;
+
+insert into public.visit_referrers (desktop_weight, handheld_weight, referrer)
+select catalogue.*
+  from (values
+    (420, 430, null),
+    (370, 320, 'https://www.google.com/'),
+    (52, 9, 'https://www.bing.com/'),
+    (16, 8, 'https://duckduckgo.com/'),
+    (9, 6, 'https://search.yahoo.com/'),
+    (4, 2, 'https://www.ecosia.org/'),
+    (24, 14, 'https://chatgpt.com/'),
+    (5, 2, 'https://www.perplexity.ai/'),
+    (18, 0, 'https://www.facebook.com/'),
+    (10, 0, 'https://l.facebook.com/'),
+    (0, 38, 'https://m.facebook.com/'),
+    (0, 24, 'https://lm.facebook.com/'),
+    (6, 66, 'https://l.instagram.com/'),
+    (2, 20, 'https://www.tiktok.com/'),
+    (10, 20, 'https://t.co/'),
+    (16, 14, 'https://www.youtube.com/'),
+    (18, 10, 'https://www.reddit.com/'),
+    (14, 5, 'https://www.linkedin.com/'),
+    (6, 12, 'https://www.pinterest.com/')
+  ) as catalogue (desktop_weight, handheld_weight, referrer)
  where not exists (select from public.visit_pacer_migrations m where m.version = '20261201000100')
 on conflict do nothing;
 

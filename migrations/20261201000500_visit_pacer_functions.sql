@@ -1,103 +1,32 @@
 -- visit-pacer 5 of 7: the functions of the guide that store visits, and backfill.
 
--- What a generated visit carries beside its number and its moment, for the SQL functions.
+-- Realistic visits for the SQL functions, with the shapes and the id layout of the agent's generator (src/domain/visit.rs) but
+-- not its values. A visit is a pure function of (distribution, number, catalogue). A partner's own page paths replace the general
+-- ones; if there are none at all, every path is '/'. Empty tables of user agents and referrers leave nulls.
 --
--- The shapes and the id layout are those of the agent's generator (src/domain/visit.rs), not the same values; the two lists
--- are those of src/domain/visit/traffic.rs, row by row. Drawn from sha256(distribution, number) alone: the same visit comes
--- out the same whenever and beside whatever others it is asked for. A partner's own page paths are used in place of the
--- general ones, not beside them; where there are none at all, every path is '/'.
---
--- Parallel arrays, one element a visit, of any number of distributions. It reads public.visit_page_paths with the rights of whoever calls it: a catalogue
--- that row level security hides is an empty one.
+-- Parallel arrays, one element per visit, of any number of distributions. Reads the catalogue with the rights of the caller: what
+-- row level security hides is missing.
 create or replace function public.visit_pacer_generate(
   distributions uuid[], partners uuid[], numbers bigint[], moments timestamptz[])
-returns table (distribution_id uuid, partner_id uuid, id uuid, visit_number bigint, visited_at timestamptz,
-               session_duration integer, page_path text, user_agent text, referrer text, device_type text)
+returns setof public.visit_pacer_batch_visit
 language sql stable set search_path = '' as $$
-  with agents (weight, device, agent) as (values  -- as of November 2026; visits of a thousand
-    (106, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/157.0.0.0 Safari/537.36'),
-    (48, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Safari/537.36'),
-    (20, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/154.0.0.0 Safari/537.36'),
-    (12, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/146.0.0.0 Safari/537.36'),
-    (4, 'desktop', 'Mozilla/5.0 (Windows NT 6.1; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/109.0.0.0 Safari/537.36'),
-    (36, 'desktop', 'Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/157.0.0.0 Safari/537.36'),
-    (16, 'desktop', 'Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Safari/537.36'),
-    (9, 'desktop', 'Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/157.0.0.0 Safari/537.36'),
-    (5, 'desktop', 'Mozilla/5.0 (X11; CrOS x86_64 14541.0.0) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Safari/537.36'),
-    (38, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Safari/537.36 Edg/156.0.0.0'),
-    (14, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/155.0.0.0 Safari/537.36 Edg/155.0.0.0'),
-    (3, 'desktop', 'Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Safari/537.36 Edg/156.0.0.0'),
-    (6, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/152.0.0.0 Safari/537.36 OPR/136.0.0.0'),
-    (3, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/151.0.0.0 Safari/537.36 OPR/135.0.0.0'),
-    (12, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:160.0) Gecko/20100101 Firefox/160.0'),
-    (7, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:159.0) Gecko/20100101 Firefox/159.0'),
-    (3, 'desktop', 'Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:140.0) Gecko/20100101 Firefox/140.0'),
-    (4, 'desktop', 'Mozilla/5.0 (Macintosh; Intel Mac OS X 10.15; rv:160.0) Gecko/20100101 Firefox/160.0'),
-    (4, 'desktop', 'Mozilla/5.0 (X11; Linux x86_64; rv:160.0) Gecko/20100101 Firefox/160.0'),
-    (9, 'desktop', 'Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/27.0 Safari/605.1.15'),
-    (17, 'desktop', 'Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/26.6 Safari/605.1.15'),
-    (4, 'desktop', 'Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.6 Safari/605.1.15'),
-    (239, 'mobile', 'Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/157.0.0.0 Mobile Safari/537.36'),
-    (75, 'mobile', 'Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Mobile Safari/537.36'),
-    (28, 'mobile', 'Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/154.0.0.0 Mobile Safari/537.36'),
-    (14, 'mobile', 'Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/146.0.0.0 Mobile Safari/537.36'),
-    (30, 'mobile', 'Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) SamsungBrowser/30.0 Chrome/143.0.0.0 Mobile Safari/537.36'),
-    (4, 'mobile', 'Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Mobile Safari/537.36 EdgA/156.0.0.0'),
-    (5, 'mobile', 'Mozilla/5.0 (Android 16; Mobile; rv:160.0) Gecko/160.0 Firefox/160.0'),
-    (46, 'mobile', 'Mozilla/5.0 (iPhone; CPU iPhone OS 18_7 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/27.0 Mobile/15E148 Safari/604.1'),
-    (44, 'mobile', 'Mozilla/5.0 (iPhone; CPU iPhone OS 18_7 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/26.6.2 Mobile/15E148 Safari/604.1'),
-    (34, 'mobile', 'Mozilla/5.0 (iPhone; CPU iPhone OS 18_7 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/26.6.1 Mobile/15E148 Safari/604.1'),
-    (14, 'mobile', 'Mozilla/5.0 (iPhone; CPU iPhone OS 18_7 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/26.5.2 Mobile/15E148 Safari/604.1'),
-    (12, 'mobile', 'Mozilla/5.0 (iPhone; CPU iPhone OS 18_7 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.7.5 Mobile/15E148 Safari/604.1'),
-    (6, 'mobile', 'Mozilla/5.0 (iPhone; CPU iPhone OS 17_6 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.6 Mobile/15E148 Safari/604.1'),
-    (20, 'mobile', 'Mozilla/5.0 (iPhone; CPU iPhone OS 26_6_2 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) CriOS/154.0.8037.55 Mobile/15E148 Safari/604.1'),
-    (8, 'mobile', 'Mozilla/5.0 (iPhone; CPU iPhone OS 27_0_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) CriOS/154.0.8037.55 Mobile/15E148 Safari/604.1'),
-    (16, 'mobile', 'Mozilla/5.0 (iPhone; CPU iPhone OS 26_6_2 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) GSA/439.4.980558000 Mobile/15E148 Safari/604.1'),
-    (3, 'mobile', 'Mozilla/5.0 (iPhone; CPU iPhone OS 18_7 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) FxiOS/156.1 Mobile/15E148 Safari/604.1'),
-    (8, 'tablet', 'Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/157.0.0.0 Safari/537.36'),
-    (4, 'tablet', 'Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/154.0.0.0 Safari/537.36'),
-    (6, 'tablet', 'Mozilla/5.0 (iPad; CPU OS 18_7 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/26.6 Mobile/15E148 Safari/604.1'),
-    (3, 'tablet', 'Mozilla/5.0 (iPad; CPU OS 26_6_2 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) CriOS/154.0.8037.55 Mobile/15E148 Safari/604.1'),
-    (1, 'tablet', 'Mozilla/5.0 (iPad; CPU OS 26_6_2 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) GSA/439.4.980558000 Mobile/15E148 Safari/604.1')
-  ), referrers (desktop_weight, handheld_weight, site) as (values  -- of a thousand on that device
-    (420, 430, null),
-    (370, 320, 'https://www.google.com/'),
-    (52, 9, 'https://www.bing.com/'),
-    (16, 8, 'https://duckduckgo.com/'),
-    (9, 6, 'https://search.yahoo.com/'),
-    (4, 2, 'https://www.ecosia.org/'),
-    (24, 14, 'https://chatgpt.com/'),
-    (5, 2, 'https://www.perplexity.ai/'),
-    (18, 0, 'https://www.facebook.com/'),
-    (10, 0, 'https://l.facebook.com/'),
-    (0, 38, 'https://m.facebook.com/'),
-    (0, 24, 'https://lm.facebook.com/'),
-    (6, 66, 'https://l.instagram.com/'),
-    (2, 20, 'https://www.tiktok.com/'),
-    (10, 20, 'https://t.co/'),
-    (16, 14, 'https://www.youtube.com/'),
-    (18, 10, 'https://www.reddit.com/'),
-    (14, 5, 'https://www.linkedin.com/'),
-    (6, 12, 'https://www.pinterest.com/')
-  ),
-
-  -- Items, and where each begins as a share of one: width_bucket() finds the item of a draw by bisection.
-  agent_choice as materialized (
-    select array_agg(c.agent order by c.at) as items, array_agg(c.device order by c.at) as devices,
+  -- Items, and where each begins as a fraction of one: width_bucket() finds the item of a draw by bisection.
+  with agent_choice as materialized (
+    select array_agg(c.user_agent order by c.at) as items, array_agg(c.device_type order by c.at) as devices,
            array_agg(c.start order by c.at) as starts
-      from (select a.agent, a.device, row_number() over sorted as at,
-                   ((sum(a.weight) over sorted - a.weight)::numeric / sum(a.weight) over ())::float8 as start
-              from agents a window sorted as (order by a.agent)) c
+      from (select a.user_agent, a.device_type, row_number() over sorted as at,
+                   ((sum(a.weight) over sorted - a.weight) / sum(a.weight) over ())::float8 as start
+              from public.visit_user_agents a window sorted as (order by a.user_agent, a.device_type)) c
   ), referrer_choice as materialized (
-    select array_agg(c.site order by c.at) as items,
-           array_agg(c.desktop_start order by c.at) as desktop_starts,
-           array_agg(c.handheld_start order by c.at) as handheld_starts
-      from (select r.site, row_number() over sorted as at,
-                   ((sum(r.desktop_weight) over sorted - r.desktop_weight)::numeric
-                      / sum(r.desktop_weight) over ())::float8 as desktop_start,
-                   ((sum(r.handheld_weight) over sorted - r.handheld_weight)::numeric
-                      / sum(r.handheld_weight) over ())::float8 as handheld_start
-              from referrers r window sorted as (order by r.site)) c
+    select array_agg(c.referrer order by c.at) as items,
+           array_agg(c.desktop_start order by c.at) filter (where c.desktop_start is not null) as desktop_starts,
+           array_agg(c.handheld_start order by c.at) filter (where c.handheld_start is not null) as handheld_starts
+      from (select r.referrer, row_number() over sorted as at,
+                   ((sum(r.desktop_weight) over sorted - r.desktop_weight)
+                      / nullif(sum(r.desktop_weight) over (), 0))::float8 as desktop_start,
+                   ((sum(r.handheld_weight) over sorted - r.handheld_weight)
+                      / nullif(sum(r.handheld_weight) over (), 0))::float8 as handheld_start
+              from public.visit_referrers r window sorted as (order by r.referrer)) c
   ), catalogues as (   -- by whose they are: a partner's, or everybody's (null)
     select c.partner_id, array_agg(c.path order by c.at) as items, array_agg(c.start order by c.at) as starts
       from (select p.partner_id, p.path, row_number() over sorted as at,
@@ -134,11 +63,10 @@ language sql stable set search_path = '' as $$
            floor(90 * exp(1.05 * d.radius * sin(d.angle))) as other_session
       from drawn d cross join agent_choice a
   )
-  select c.distribution, c.partner,
+  select c.distribution, c.partner, c.number,
          (lpad(to_hex(floor(extract(epoch from c.moment) * 1000)::bigint), 12, '0')    -- a version 7 UUID (RFC 9562)
             || '7' || substr(c.hash, 1, 3)
             || translate(substr(c.hash, 4, 1), '0123456789abcdef', '89ab89ab89ab89ab') || substr(c.hash, 5, 15))::uuid,
-         c.number,
          c.moment,
          case when c.session between 5 and 3600 then c.session
               when c.other_session between 5 and 3600 then c.other_session
@@ -276,9 +204,7 @@ begin
       from batch b cross join lateral public.visit_pacer_visit_times(b.slope, b.anchor_units, b.from_at, b.last_visited_at, b.cut,
                                                                  b.distributed + 1, b.visits, b.taken) m
   ), visits as (
-    select array_agg(row(g.distribution_id, g.partner_id, g.visit_number, g.id, g.visited_at, g.session_duration, g.page_path,
-                         g.user_agent, g.referrer, g.device_type)::public.visit_pacer_batch_visit
-                     order by g.visited_at, g.visit_number) as records
+    select array_agg(g order by g.visited_at, g.visit_number) as records
       from (select array_agg(d.id) as ids, array_agg(d.partner_id) as partners, array_agg(d.number) as numbers,
                    array_agg(d.moment) as moments from dated d) a
       cross join lateral public.visit_pacer_generate(a.ids, a.partners, a.numbers, a.moments) g

@@ -42,7 +42,7 @@ alter role visit_pacer set timezone = 'UTC';
 
 -- From nothing, so that what an earlier version needed does not stay.
 revoke all on public.visit_distribution, public.store_visits, public.visit_distribution_progress, public.visit_page_paths,
-  public.visit_pacer_control, public.visit_pacer_agents, public.visit_pacer_canary, public.visit_pacer_deletions, public.visit_pacer_edits, public.visit_pacer_migrations from visit_pacer;
+  public.visit_user_agents, public.visit_referrers,  public.visit_pacer_control, public.visit_pacer_agents, public.visit_pacer_canary, public.visit_pacer_deletions, public.visit_pacer_edits, public.visit_pacer_migrations from visit_pacer;
 grant usage on schema public to visit_pacer;
 
 -- At start: is the schema there?
@@ -68,7 +68,7 @@ grant insert (id, distribution_id, visit_number, partner_id, visited_at, session
 grant select (distribution_id, visit_number) on public.store_visits to visit_pacer;
 
 -- The catalogue.
-grant select on public.visit_page_paths to visit_pacer;
+grant select on public.visit_page_paths, public.visit_user_agents, public.visit_referrers to visit_pacer;
 
 -- Each second: `last_heartbeat_at`, agents of yesterday, and the control row, which is made again where somebody deleted it.
 grant select, insert, update, delete on public.visit_pacer_agents to visit_pacer;
@@ -90,7 +90,7 @@ declare
   t text;
   rows text;
 begin
-  foreach t in array array['visit_distribution', 'store_visits', 'visit_distribution_progress', 'visit_page_paths',
+  foreach t in array array['visit_distribution', 'store_visits', 'visit_distribution_progress', 'visit_page_paths', 'visit_user_agents', 'visit_referrers',
     'visit_pacer_control', 'visit_pacer_agents', 'visit_pacer_canary', 'visit_pacer_deletions', 'visit_pacer_edits', 'visit_pacer_migrations'] loop
     rows := case t when 'store_visits' then 'distribution_id is not null' else 'true' end;
     execute format('drop policy if exists visit_pacer_agent on public.%I', t);

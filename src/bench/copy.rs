@@ -49,12 +49,12 @@ fn rows(batch: &Batch, generator: &Generator) -> Vec<u8> {
             );
             field(&mut out, &visit.session_duration.to_be_bytes());
             field(&mut out, visit.page_path.as_bytes());
-            field(&mut out, visit.user_agent.as_bytes());
-            match visit.referrer {
-                Some(referrer) => field(&mut out, referrer.as_bytes()),
-                None => out.extend((-1_i32).to_be_bytes()),
+            for text in [visit.user_agent, visit.referrer, visit.device_type] {
+                match text {
+                    Some(text) => field(&mut out, text.as_bytes()),
+                    None => out.extend((-1_i32).to_be_bytes()),
+                }
             }
-            field(&mut out, visit.device_type.as_bytes());
         }
     }
     out.extend((-1_i16).to_be_bytes());

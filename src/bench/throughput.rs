@@ -175,7 +175,7 @@ struct Lane {
 async fn lanes(field: &mut Field, rows_each: u32) -> anyhow::Result<Vec<Lane>> {
     let database = Database::from_url(&field.url)?;
     let mut connection = database.connect().await?;
-    let catalogue = rows::page_paths(&mut connection).await?;
+    let catalogue = rows::catalogue(&mut connection).await?;
     let known = rows::every(&mut connection).await?.rows;
     let mut lanes = Vec::new();
     for some in known.chunks(usize::try_from(rows_each)?) {

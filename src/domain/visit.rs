@@ -1,16 +1,16 @@
-//! Believable visits: everything that a generated visit carries beside its number and its moment.
+//! Realistic visits: everything that a generated visit carries besides its number and its time.
 //!
-//! A visit is drawn from a seed made of (distribution, number) alone, so a retry, another agent and
-//! another machine draw the same one. It does not decide how many visits there are nor when
-//! (the curve does), and it reads nothing: the catalogue of page paths comes in as data.
+//! A visit is drawn from a seed made of (distribution, number) alone, so a retry, another agent and another machine draw the
+//! same one. This module does not decide how many visits there are nor when (the curve does), and it reads nothing: the
+//! [`Catalogue`] is a parameter.
 //!
 //! Invariants:
-//! - same seed and same catalogue, same visit; an edit of the catalogue changes page paths alone,
-//!   since every attribute has its own place in the order of the draws;
-//! - within one distribution no two numbers share an id, whatever their moments;
+//! - a visit is a pure function of (distribution, number, catalogue); every attribute has its own place in the order of the
+//!   draws, so an edit of the page paths changes nothing else;
+//! - within one distribution no two numbers share an id, whatever their times;
 //! - a draw allocates nothing.
 //!
-//! The SQL functions draw the same shapes from the same tables, not the same values.
+//! The SQL functions draw from the same tables by the same weights, but not the same values.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -22,21 +22,17 @@ use uuid::Uuid;
 
 use crate::domain::time::DbTime;
 
+pub use self::catalogue::{Catalogue, PARTS_PER_WEIGHT, PagePath, Referrer, UserAgent};
 use self::seed::Seed;
-use self::traffic::Device;
-pub use self::traffic::{REFERRERS, Referrer, USER_AGENTS, UserAgent};
 use self::weighted::Weighted;
 
+mod catalogue;
 mod seed;
 #[cfg(test)]
 mod tests;
-mod traffic;
 mod weighted;
 
-/// How many parts a weight of 1 in the catalogue has; a [`PagePath`] counts whole parts.
-pub const PARTS_PER_WEIGHT: u64 = 1_000_000;
-
-/// The page path of every visit where the catalogue offers none.
+/// The page path of every visit if the catalogue offers none.
 pub const FALLBACK_PATH: &str = "/";
 
 /// The least and the greatest `session_duration`, in seconds.
@@ -52,36 +48,28 @@ pub const SESSION_SIGMA: f64 = 1.05;
 /// so that all of them are is not to be seen in 10^19 visits.
 const SESSION_DRAWS_MAX: usize = 8;
 
-/// One row of `visit_page_paths`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct PagePath {
-    /// As it is stored in `store_visits.page_path`.
-    pub path: String,
-    /// The row's weight in [`PARTS_PER_WEIGHT`]; a path of weight 0 is never drawn.
-    pub weight_parts: u64,
-    /// The partner whose visits alone go here; `None`: those of all partners without own rows.
-    pub partner: Option<Uuid>,
-}
+/// The device whose visits have referrers of their own.
+const DESKTOP: &str = "desktop";
 
-/// One row of `store_visits`, but for the partner and the distribution, which the caller knows.
+/// One row of `store_visits`, without partner and distribution, which the caller knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Visit<'catalogue> {
     /// UUID of version 7: milliseconds of `visited_at`, then a hash of (distribution, number).
     pub id: Uuid,
     /// The number within the distribution.
     pub number: i64,
-    /// The moment that the caller gave.
+    /// The time that the caller gave.
     pub visited_at: DbTime,
     /// In seconds.
     pub session_duration: i32,
     /// From the catalogue of the partner.
     pub page_path: &'catalogue str,
-    /// A browser of [`USER_AGENTS`].
-    pub user_agent: &'static str,
-    /// A site of [`REFERRERS`]; `None`: the visitor came directly.
-    pub referrer: Option<&'static str>,
-    /// `desktop`, `mobile` or `tablet`, as the user agent says.
-    pub device_type: &'static str,
+    /// `None` if the catalogue has no user agents.
+    pub user_agent: Option<&'catalogue str>,
+    /// `None`: the visitor came directly, or the catalogue has no referrers.
+    pub referrer: Option<&'catalogue str>,
+    /// The device of the user agent; `None` if the catalogue has none.
+    pub device_type: Option<&'catalogue str>,
 }
 
 /// Draws visits from one reading of the catalogue.
@@ -89,18 +77,17 @@ pub struct Visit<'catalogue> {
 pub struct Generator {
     general_paths: Weighted<String>,
     own_paths: BTreeMap<Uuid, Weighted<String>>,
-    user_agents: Weighted<&'static UserAgent>,
-    desktop_referrers: Weighted<Option<&'static str>>,
-    handheld_referrers: Weighted<Option<&'static str>>,
+    user_agents: Option<Weighted<UserAgent>>,
+    desktop_referrers: Option<Weighted<Option<String>>>,
+    handheld_referrers: Option<Weighted<Option<String>>>,
     session_seconds: LogNormal<f64>,
 }
 
 impl Generator {
-    /// A partner's own rows are used in place of the general ones, not beside them. Where neither
-    /// has any weight, every path is [`FALLBACK_PATH`]. The order of the rows does not matter.
-    pub fn new(catalogue: &[PagePath]) -> Self {
+    /// A partner's own page paths replace the general ones. If neither has any weight, every path is [`FALLBACK_PATH`].
+    pub fn new(catalogue: &Catalogue) -> Self {
         let mut by_partner: BTreeMap<Option<Uuid>, Vec<(String, u64)>> = BTreeMap::new();
-        for row in catalogue {
+        for row in &catalogue.page_paths {
             let rows = by_partner.entry(row.partner).or_default();
             rows.push((row.path.clone(), row.weight_parts));
         }
@@ -112,21 +99,28 @@ impl Generator {
             .into_iter()
             .filter_map(|(partner, rows)| Some((partner?, Weighted::new(rows)?)))
             .collect();
+        let mut user_agents: Vec<_> = (catalogue.user_agents.iter())
+            .map(|agent| (agent.clone(), agent.weight_parts))
+            .collect();
+        user_agents.sort_unstable();
+        let mut referrers: Vec<&Referrer> = catalogue.referrers.iter().collect();
+        referrers.sort_unstable();
+        let referrers_by = |parts: fn(&Referrer) -> u64| {
+            Weighted::new(referrers.iter().map(|row| (row.site.clone(), parts(row))))
+        };
         Self {
             general_paths: general_paths
                 .unwrap_or_else(|| Weighted::certain(FALLBACK_PATH.to_owned())),
             own_paths,
-            user_agents: traffic::user_agents(),
-            desktop_referrers: traffic::referrers(Device::Desktop),
-            handheld_referrers: traffic::referrers(Device::Mobile),
+            user_agents: Weighted::new(user_agents),
+            desktop_referrers: referrers_by(|row| row.desktop_parts),
+            handheld_referrers: referrers_by(|row| row.handheld_parts),
             session_seconds: LogNormal::new(f64::from(SESSION_MEDIAN_SECONDS).ln(), SESSION_SIGMA)
                 .expect("the median is positive and the deviation finite"),
         }
     }
 
-    /// The visit of this number of a distribution of this partner, at a moment that is given.
-    ///
-    /// The moment enters nothing but `visited_at` and the time in the id.
+    /// The visit of this number of a distribution of this partner. The time affects only `visited_at` and the id.
     pub fn visit(
         &self,
         distribution: Uuid,
@@ -137,33 +131,32 @@ impl Generator {
         let seed = Seed::of(distribution, number);
         let mut random = seed.random();
 
-        // The order of the draws is part of the visit; the one of unknown length comes last.
-        let agent = self.user_agents.pick(random.next_u64());
-        let referrer = self.referrers(agent.device).pick(random.next_u64());
-        let page_path = self.paths(partner).pick(random.next_u64());
-        let session_duration = self.session_duration(&mut random);
+        // The order of the draws is part of the visit, also if a table is empty; the one of unknown length comes last.
+        let draws: [u64; 3] = std::array::from_fn(|_| random.next_u64());
+        let [agent_draw, referrer_draw, path_draw] = draws;
+        let agent = self.user_agents.as_ref().map(|all| all.pick(agent_draw));
+        let device_type = agent.map(|agent| agent.device_type.as_str());
+        let referrers = if device_type == Some(DESKTOP) {
+            &self.desktop_referrers
+        } else {
+            &self.handheld_referrers
+        };
+        let referrer = referrers.as_ref().map(|all| all.pick(referrer_draw));
 
         Visit {
             id: seed.id(visited_at),
             number,
             visited_at,
-            session_duration,
-            page_path,
-            user_agent: agent.text,
-            referrer: *referrer,
-            device_type: agent.device.name(),
+            session_duration: self.session_duration(&mut random),
+            page_path: self.paths(partner).pick(path_draw),
+            user_agent: agent.map(|agent| agent.text.as_str()),
+            referrer: referrer.and_then(Option::as_deref),
+            device_type,
         }
     }
 
     fn paths(&self, partner: Uuid) -> &Weighted<String> {
         self.own_paths.get(&partner).unwrap_or(&self.general_paths)
-    }
-
-    fn referrers(&self, device: Device) -> &Weighted<Option<&'static str>> {
-        match device {
-            Device::Desktop => &self.desktop_referrers,
-            Device::Mobile | Device::Tablet => &self.handheld_referrers,
-        }
     }
 
     /// Whole seconds, log-normal, cut to [`SESSION_SECONDS`] by drawing again. The one use of

@@ -20,10 +20,10 @@ use crate::domain::distribution::RawRow;
 use crate::domain::limits::ROWS_PER_READ;
 use crate::domain::schedule::RowRead;
 use crate::domain::time::DbTime;
-use crate::domain::visit::PagePath;
+use crate::domain::visit::{Catalogue, PagePath, Referrer, UserAgent};
 
-/// Page paths that are read at the most.
-const PAGE_PATHS_MAX: i64 = 100_000;
+/// At most so many rows of a table of the catalogue are read.
+const CATALOGUE_ROWS_MAX: i64 = 100_000;
 
 /// Every row with its progress, or those for which a condition holds; `$more`: further columns, `$with`: what is known of
 /// the progress beforehand.
@@ -173,25 +173,56 @@ pub async fn clock(connection: &mut Connection) -> Result<DbTime, sqlx::Error> {
         .await
 }
 
-/// The catalogue that page paths are drawn from.
-pub async fn page_paths(connection: &mut Connection) -> Result<Vec<PagePath>, sqlx::Error> {
-    let rows = sqlx::query(
-        "select path, trunc(weight * 1000000)::bigint as parts, partner_id from public.visit_page_paths \
-         order by path, partner_id limit $1",
-    )
-    .bind(PAGE_PATHS_MAX)
-    .fetch_all(connection)
-    .await?;
-    rows.iter()
-        .map(|row| {
-            let parts: i64 = row.try_get("parts")?;
-            Ok(PagePath {
-                path: row.try_get("path")?,
-                weight_parts: u64::try_from(parts).unwrap_or(0),
-                partner: row.try_get("partner_id")?,
-            })
+/// Reads what visits are drawn from.
+pub async fn catalogue(connection: &mut Connection) -> Result<Catalogue, sqlx::Error> {
+    let page_paths = "select path, trunc(weight * 1000000)::bigint, partner_id from public.visit_page_paths limit $1";
+    let user_agents = "select user_agent, device_type, trunc(weight * 1000000)::bigint from public.visit_user_agents limit $1";
+    let referrers = "select referrer, trunc(desktop_weight * 1000000)::bigint, trunc(handheld_weight * 1000000)::bigint
+                       from public.visit_referrers limit $1";
+    Ok(Catalogue {
+        page_paths: entries(connection, page_paths, |(path, weight, partner)| PagePath {
+            path,
+            weight_parts: parts(weight),
+            partner,
         })
-        .collect()
+        .await?,
+        user_agents: entries(connection, user_agents, |(text, device_type, weight)| {
+            UserAgent {
+                text,
+                device_type,
+                weight_parts: parts(weight),
+            }
+        })
+        .await?,
+        referrers: entries(connection, referrers, |(site, desktop, handheld)| {
+            Referrer {
+                site,
+                desktop_parts: parts(desktop),
+                handheld_parts: parts(handheld),
+            }
+        })
+        .await?,
+    })
+}
+
+/// The entries of one table of the catalogue.
+async fn entries<R, T>(
+    connection: &mut Connection,
+    sql: &'static str,
+    entry: impl Fn(R) -> T,
+) -> Result<Vec<T>, sqlx::Error>
+where
+    R: for<'r> sqlx::FromRow<'r, PgRow> + Send + Unpin,
+{
+    let rows = sqlx::query_as(sql)
+        .bind(CATALOGUE_ROWS_MAX)
+        .fetch_all(connection)
+        .await?;
+    Ok(rows.into_iter().map(entry).collect())
+}
+
+fn parts(weight: i64) -> u64 {
+    u64::try_from(weight).unwrap_or(0)
 }
 
 /// The cells of one row, in the binary format that queries and COPY share.

@@ -15,7 +15,7 @@ use crate::domain::agent::{
 use crate::domain::batch::Batch;
 use crate::domain::time::{DbTime, Mono};
 use crate::domain::transport::Transport;
-use crate::domain::visit::{Generator, PagePath};
+use crate::domain::visit::{Catalogue, Generator};
 use crate::postgres::batches::{BatchRecords, store};
 use crate::postgres::connection::Connection;
 use crate::postgres::failure::Failure;
@@ -26,7 +26,7 @@ use crate::postgres::scan::Reader;
 
 /// Connections of an agent at work: one a lane.
 pub const LANES: usize = 3;
-/// The catalogue of page paths is read again after this time.
+/// The catalogue is read again after this time.
 const CATALOGUE_EVERY: Duration = Duration::from_secs(60);
 
 /// What a lane needs to answer.
@@ -59,7 +59,7 @@ pub async fn writer(
     mut jobs: mpsc::Receiver<Batch>,
     answers: Answers,
 ) {
-    let mut catalogue = Catalogue::default();
+    let mut catalogue = CatalogueCache::default();
     while let Some(batch) = jobs.recv().await {
         let (stored, round_trip) = write(&mut link, &mut catalogue, &batch, &answers).await;
         answers.give(Input::Stored(stored, round_trip)).await;
@@ -69,7 +69,7 @@ pub async fn writer(
 
 async fn write(
     link: &mut ReconnectingConnection,
-    catalogue: &mut Catalogue,
+    catalogue: &mut CatalogueCache,
     batch: &Batch,
     answers: &Answers,
 ) -> (Stored, Option<RoundTrip>) {
@@ -96,24 +96,24 @@ async fn write(
     }
 }
 
-/// The page paths that visits are drawn from, as last read.
-struct Catalogue {
-    paths: Vec<PagePath>,
+/// The catalogue that visits are drawn from, as last read.
+struct CatalogueCache {
+    catalogue: Catalogue,
     generator: Generator,
     read_at: Option<Mono>,
 }
 
-impl Default for Catalogue {
+impl Default for CatalogueCache {
     fn default() -> Self {
         Self {
-            paths: Vec::new(),
-            generator: Generator::new(&[]),
+            catalogue: Catalogue::default(),
+            generator: Generator::new(&Catalogue::default()),
             read_at: None,
         }
     }
 }
 
-impl Catalogue {
+impl CatalogueCache {
     async fn refresh(&mut self, connection: &mut Connection, now: Mono) -> Result<(), Failure> {
         if self
             .read_at
@@ -121,10 +121,10 @@ impl Catalogue {
         {
             return Ok(());
         }
-        let paths = with_timeout(rows::page_paths(connection)).await?;
-        if paths != self.paths || self.read_at.is_none() {
-            self.generator = Generator::new(&paths);
-            self.paths = paths;
+        let catalogue = with_timeout(rows::catalogue(connection)).await?;
+        if catalogue != self.catalogue {
+            self.generator = Generator::new(&catalogue);
+            self.catalogue = catalogue;
         }
         self.read_at = Some(now);
         Ok(())

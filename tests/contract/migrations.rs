@@ -72,6 +72,8 @@ async fn picture(connection: &mut PgConnection) -> String {
            (select string_agg(pg_get_triggerdef(oid), E'\\n' order by tgname) from pg_trigger where not tgisinternal),
            (select string_agg(format('%s %s', oid::regclass, relacl), E'\\n' order by relname) from pg_class where relnamespace = 'public'::regnamespace),
            (select string_agg(format('%s %s', path, weight), E'\\n' order by path) from visit_page_paths),
+           (select string_agg(a::text, E'\\n' order by a::text) from visit_user_agents a),
+           (select string_agg(r::text, E'\\n' order by r::text) from visit_referrers r),
            (select string_agg(name, E'\\n' order by name) from visit_pacer_replaced))",
     )
     .await
@@ -331,4 +333,30 @@ async fn several_at_once_wait_for_each_other_and_all_succeed() {
         .map(|applied| applied.expect("applied").len())
         .sum();
     assert_eq!(applied, MIGRATIONS.len(), "each file once");
+}
+
+#[tokio::test]
+async fn the_catalogue_begins_with_browsers_that_look_like_their_device_and_sites_without_a_path() {
+    let mut connection = PgConnection::connect(&server::shared().migrated().await)
+        .await
+        .expect("a connection");
+    let unlike: Vec<String> = sqlx::query_scalar(
+        "select user_agent from visit_user_agents
+          where user_agent not like 'Mozilla/5.0 (%'
+             or device_type <> case when user_agent like '%iPad%' then 'tablet' when user_agent like '%Mobile%' then 'mobile'
+                                    when user_agent like '%Android%' then 'tablet' else 'desktop' end
+         union all select referrer from visit_referrers where referrer !~ '^https://[^/]+/$'",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .expect("the catalogue");
+    assert_eq!(unlike, [""; 0]);
+    let devices = "select string_agg(device_type, ' ' order by weight desc)
+                     from (select device_type, sum(weight) as weight from visit_user_agents group by 1) d";
+    assert_eq!(
+        ask::<String>(&mut connection, devices).await,
+        "mobile desktop tablet"
+    );
+    let direct = "select count(*) from visit_referrers where referrer is null";
+    assert_eq!(ask::<i64>(&mut connection, direct).await, 1);
 }

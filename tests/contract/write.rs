@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 use visit_pacer::domain::batch::{Batch, BatchRow, Progress};
 use visit_pacer::domain::distribution::Distribution;
-use visit_pacer::domain::visit::Generator;
+use visit_pacer::domain::visit::{Catalogue, Generator};
 use visit_pacer::postgres::batches::{BatchRecords, store};
 use visit_pacer::postgres::connection::Connection;
 use visit_pacer::postgres::rows;
@@ -85,7 +85,7 @@ async fn batch(connection: &mut Connection, visits: i64) -> Batch {
 }
 
 async fn write(connection: &mut Connection, batch: &Batch) -> BTreeSet<Uuid> {
-    let generator = Generator::new(&[]);
+    let generator = Generator::new(&Catalogue::default());
     let records = BatchRecords::of(batch, &generator);
     let began = Instant::now();
     let (stored, _) = store(connection, &records)

@@ -10,7 +10,7 @@ use visit_pacer::domain::bucket::BucketRule;
 use visit_pacer::domain::distribution::Distribution;
 use visit_pacer::domain::schedule::RowRead;
 use visit_pacer::domain::time::DbTime;
-use visit_pacer::domain::visit::Generator;
+use visit_pacer::domain::visit::{Catalogue, Generator};
 use visit_pacer::domain::visit_times::{Span, visited_at};
 use visit_pacer::postgres::batches::{BatchRecords, store};
 use visit_pacer::postgres::connection::Connection;
@@ -220,7 +220,7 @@ impl Session {
         if self.batch.rows.is_empty() {
             return Ok(Vec::new());
         }
-        let generator = Generator::new(&[]);
+        let generator = Generator::new(&Catalogue::default());
         let records = BatchRecords::of(&self.batch, &generator);
         let (stored, _) = store(&mut self.connection, &records).await?;
         let rows = self.batch.rows.iter();

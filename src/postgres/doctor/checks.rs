@@ -182,6 +182,7 @@ pub const RIGHTS: &[Check] = &[
     from (values
       ('visit_distribution', 'select'), ('visit_distribution', 'update'), ('visit_distribution_progress', 'select'),
       ('visit_distribution_progress', 'update'), ('store_visits', 'select'), ('store_visits', 'insert'), ('visit_page_paths', 'select'),
+      ('visit_user_agents', 'select'), ('visit_referrers', 'select'),
       ('visit_pacer_control', 'select'), ('visit_pacer_control', 'insert'), ('visit_pacer_agents', 'select'), ('visit_pacer_agents', 'insert'),
       ('visit_pacer_agents', 'update'), ('visit_pacer_agents', 'delete'), ('visit_pacer_canary', 'select'), ('visit_pacer_canary', 'update'),
       ('visit_pacer_migrations', 'select')) as w (relation, \"right\")
@@ -209,7 +210,7 @@ pub const RIGHTS: &[Check] = &[
     from (values
       ('visit_distribution', 'select', 'r'), ('visit_distribution', 'update', 'w'), ('visit_distribution_progress', 'select', 'r'),
       ('visit_distribution_progress', 'update', 'w'), ('store_visits', 'select', 'r'), ('store_visits', 'insert', 'a'),
-      ('visit_page_paths', 'select', 'r'), ('visit_pacer_control', 'select', 'r'), ('visit_pacer_agents', 'select', 'r'),
+      ('visit_page_paths', 'select', 'r'), ('visit_user_agents', 'select', 'r'), ('visit_referrers', 'select', 'r'), ('visit_pacer_control', 'select', 'r'), ('visit_pacer_agents', 'select', 'r'),
       ('visit_pacer_agents', 'insert', 'a'), ('visit_pacer_agents', 'update', 'w'), ('visit_pacer_agents', 'delete', 'd'),
       ('visit_pacer_canary', 'select', 'r'), ('visit_pacer_canary', 'update', 'w'), ('visit_pacer_migrations', 'select', 'r')) as w (relation, command, code)
     join pg_class c on c.oid = to_regclass('public.' || w.relation)
@@ -466,6 +467,14 @@ pub const ROWS: &[Check] = &[
         sql: "
   select 'visit_page_paths has no row' as what, 'insert into public.visit_page_paths (path, weight) values (''/'', 1);' as sql, null as manual
    where not exists (select from public.visit_page_paths)",
+    },
+    Check {
+        name: "user-agents",
+        severity: Severity::Info,
+        why: "user_agent and device_type of visits are drawn from it, and are null without",
+        sql: "
+  select 'visit_user_agents has no row' as what, null as sql, 'insert browsers: (user_agent, device_type, weight)' as manual
+   where not exists (select from public.visit_user_agents)",
     },
     Check {
         name: "unanchored-rows",
