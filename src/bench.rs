@@ -1,13 +1,13 @@
-//! `visit-pacer bench`: how much, how exactly, how soon, how many and at what price, each beside what a user would pick instead,
-//! in one run on one machine.
+//! `visit-pacer bench`: throughput, precision, reaction times, scale and cost, each beside the alternatives that a user might
+//! choose, in one run on one machine.
 //!
-//! It owns its databases and removes them; it measures the program as it is: its own processes, or the writer's own calls.
-//! Nothing here is used by the agent, and no test depends on a figure.
+//! It owns its databases and removes them. It measures the program itself: its own processes, or calls of its writer. The agent
+//! uses nothing of this module, and no test depends on a figure.
 
 mod copy;
+pub mod environment;
 pub mod figures;
 pub mod footprint;
-pub mod ground;
 mod growth;
 mod peers;
 pub mod plot;

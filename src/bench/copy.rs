@@ -1,5 +1,5 @@
-//! Client-side COPY in the binary format: the fastest way that a client has of storing the same rows in the same table, and
-//! no more than that. It checks nothing, numbers nothing and knows no pause: the limit that the writer is measured against.
+//! Client-side COPY in the binary format: the fastest way for a client to store the same rows in the same table, without
+//! checks, locks or progress. The writer is compared with it.
 //!
 //! The format: <https://www.postgresql.org/docs/current/sql-copy.html>, "Binary Format".
 

@@ -5,42 +5,42 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-/// Everything that one run has measured.
+/// The results of one run.
 #[derive(Serialize, Debug)]
-pub struct Report {
-    /// On what.
+pub struct BenchReport {
+    /// The machine.
     pub machine: Machine,
-    /// In the order in which they were measured.
-    pub tables: Vec<Table>,
+    /// The tables, in the order in which they were measured.
+    pub tables: Vec<ReportTable>,
 }
 
-/// What it was measured on.
+/// The machine and the versions.
 #[derive(Serialize, Debug, Default)]
 pub struct Machine {
-    /// The model, as the kernel names it.
+    /// The processor's model.
     pub cpu: String,
-    /// Cores that we may use.
+    /// Available cores.
     pub cores: usize,
     /// In GiB.
     pub memory_gib: u64,
-    /// The server's version.
+    /// The version of PostgreSQL.
     pub postgres: String,
-    /// Our own.
+    /// The version of visit-pacer.
     pub visit_pacer: &'static str,
 }
 
-/// One measurement, with its peers beside it.
+/// One measurement, with alternatives.
 #[derive(Serialize, Debug)]
-pub struct Table {
-    /// What was measured.
+pub struct ReportTable {
+    /// The measurement.
     pub title: String,
-    /// Names of the columns; the first says whose figures a row has.
+    /// Names of the columns.
     pub columns: Vec<&'static str>,
     /// The figures.
     pub rows: Vec<Vec<Cell>>,
-    /// What is aimed at, and what was found.
+    /// The goals.
     pub aims: Vec<Aim>,
-    /// What could not be measured here, and why; how to read it.
+    /// What could not be measured, and how to read the figures.
     pub notes: Vec<String>,
 }
 
@@ -56,37 +56,42 @@ pub enum Cell {
     None,
 }
 
-/// A figure that is aimed at.
+/// A goal for a figure.
 #[derive(Serialize, Debug)]
 pub struct Aim {
-    /// In words.
+    /// The goal, in words.
     pub what: String,
-    /// What was found.
+    /// The figure.
     pub found: f64,
     /// Whether it is reached.
     pub reached: bool,
 }
 
-impl Table {
-    /// A table without rows.
-    pub fn new(title: impl Into<String>, columns: &[&'static str]) -> Self {
+impl ReportTable {
+    /// A table without rows; the names of the columns are separated by ` | `.
+    pub fn new(title: impl Into<String>, columns: &'static str) -> Self {
         Self {
             title: title.into(),
-            columns: columns.to_vec(),
+            columns: columns.split(" | ").collect(),
             rows: Vec::new(),
             aims: Vec::new(),
             notes: Vec::new(),
         }
     }
 
-    /// Aims at `found` being at least `bound`.
+    /// Adds the goal that `found` is at least `bound`.
     pub fn at_least(&mut self, what: &str, found: f64, bound: f64) {
         self.aim(what, found, found >= bound);
     }
 
-    /// Aims at `found` being at most `bound`.
+    /// Adds the goal that `found` is at most `bound`.
     pub fn at_most(&mut self, what: &str, found: f64, bound: f64) {
         self.aim(what, found, found <= bound);
+    }
+
+    /// Adds a note.
+    pub fn note(&mut self, text: impl Into<String>) {
+        self.notes.push(text.into());
     }
 
     fn aim(&mut self, what: &str, found: f64, reached: bool) {
@@ -107,6 +112,13 @@ impl Cell {
     /// A whole number.
     pub fn whole(number: impl Into<f64>) -> Self {
         Self::Number(number.into(), 0)
+    }
+
+    /// A number with decimals, if it was measured.
+    pub fn number(number: impl Into<Option<f64>>, decimals: usize) -> Self {
+        number
+            .into()
+            .map_or(Self::None, |number| Self::Number(number, decimals))
     }
 
     /// Milliseconds.
@@ -138,7 +150,7 @@ fn grouped(number: f64) -> String {
 }
 
 /// The report as Markdown, its columns aligned.
-pub fn markdown(report: &Report) -> String {
+pub fn markdown(report: &BenchReport) -> String {
     let machine = &report.machine;
     let mut text = format!(
         "{} ({} cores, {} GiB), PostgreSQL {}, visit-pacer {}\n",
@@ -150,16 +162,11 @@ pub fn markdown(report: &Report) -> String {
     text
 }
 
-/// One table as Markdown.
-pub fn table_text(table: &Table) -> String {
-    let head: Vec<String> = table
-        .columns
-        .iter()
-        .map(|name| (*name).to_owned())
-        .collect();
-    let body: Vec<Vec<String>> = table
-        .rows
-        .iter()
+/// One table as Markdown; the first column is aligned to the left, the others to the right.
+pub fn table_text(table: &ReportTable) -> String {
+    let head: Vec<String> = table.columns.iter().map(ToString::to_string).collect();
+    let body = table.rows.iter();
+    let body: Vec<Vec<String>> = body
         .map(|row| row.iter().map(Cell::text).collect())
         .collect();
     let width = |column: usize| {
@@ -171,27 +178,21 @@ pub fn table_text(table: &Table) -> String {
     let line = |cells: &[String]| {
         let mut line = String::from("|");
         for (column, (cell, width)) in cells.iter().zip(&widths).enumerate() {
-            let _infallible = if column == 0 {
-                write!(line, " {cell:<width$} |")
-            } else {
-                write!(line, " {cell:>width$} |")
+            let _infallible = match column {
+                0 => write!(line, " {cell:<width$} |"),
+                _ => write!(line, " {cell:>width$} |"),
             };
         }
         line
     };
-    let mut rule = String::from("|");
-    for (column, width) in widths.iter().enumerate() {
-        let dashes = "-".repeat(*width);
-        let _infallible = if column == 0 {
-            write!(rule, " {dashes} |")
-        } else {
-            write!(
-                rule,
-                " {}: |",
-                dashes.trim_end_matches(|_| false).get(1..).unwrap_or("")
-            )
-        };
-    }
+    let rules = widths
+        .iter()
+        .enumerate()
+        .map(|(column, width)| match column {
+            0 => "-".repeat(*width),
+            _ => format!("{}:", "-".repeat(width - 1)),
+        });
+    let rule = line(&rules.collect::<Vec<_>>());
     let mut text = format!("**{}**\n\n{}\n{rule}\n", table.title, line(&head));
     for row in &body {
         let _infallible = writeln!(text, "{}", line(row));
@@ -209,19 +210,18 @@ pub fn table_text(table: &Table) -> String {
     text
 }
 
-/// Moments of a measurement, sorted.
+/// Measured durations, sorted.
 #[derive(Debug, Clone, Default)]
-pub struct Spread(Vec<i64>);
+pub struct Samples(Vec<i64>);
 
-impl Spread {
-    /// Of figures in microseconds.
+impl Samples {
+    /// Durations in microseconds.
     pub fn of(mut micros: Vec<i64>) -> Self {
         micros.sort_unstable();
         Self(micros)
     }
 
-    /// The figure that so many percent are not above, by the nearest rank; of nothing it is no number, which reaches
-    /// no aim.
+    /// A percentile in milliseconds, by the nearest rank. NaN without samples, which reaches no goal.
     pub fn percentile(&self, percent: usize) -> f64 {
         let rank = (self.0.len() * percent).div_ceil(100).max(1);
         self.0
@@ -234,12 +234,12 @@ impl Spread {
         self.percentile(100)
     }
 
-    /// How many figures there are.
+    /// The number of samples.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no samples.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -252,18 +252,18 @@ impl Spread {
         [self.percentile(50), self.percentile(99), self.max()].map(|ms| Cell::Number(ms, 1))
     }
 
-    /// All of them, in milliseconds.
+    /// The samples in milliseconds.
     pub fn all(&self) -> impl Iterator<Item = f64> + '_ {
         self.0.iter().map(|micros| millis(*micros))
     }
 }
 
-/// Beyond 35 minutes it stays there.
+/// At most 35 minutes.
 fn millis(micros: i64) -> f64 {
     f64::from(i32::try_from(micros).unwrap_or(i32::MAX)) / 1_000.0
 }
 
-/// `a / b`; no number where there is nothing to compare with, so that no aim is reached.
+/// `a / b`. NaN if there is nothing to compare with, which reaches no goal.
 pub fn ratio(a: f64, b: f64) -> f64 {
     if b > 0.0 { a / b } else { f64::NAN }
 }
@@ -274,16 +274,16 @@ mod tests {
 
     #[test]
     fn percentiles_are_by_the_nearest_rank() {
-        let spread = Spread::of((1..=100).rev().map(|ms| ms * 1_000).collect());
-        let found = |spread: &Spread| spread.cells().map(|cell| cell.text()).join(" ");
+        let spread = Samples::of((1..=100).rev().map(|ms| ms * 1_000).collect());
+        let found = |spread: &Samples| spread.cells().map(|cell| cell.text()).join(" ");
         assert_eq!(found(&spread), "50.0 99.0 100.0");
-        assert_eq!(found(&Spread::of(vec![7_000])), "7.0 7.0 7.0");
-        assert_eq!(found(&Spread::default()), "– – –");
+        assert_eq!(found(&Samples::of(vec![7_000])), "7.0 7.0 7.0");
+        assert_eq!(found(&Samples::default()), "– – –");
     }
 
     #[test]
     fn a_table_is_markdown_with_aligned_columns() {
-        let mut table = Table::new("Throughput", &["who", "visits/s"]);
+        let mut table = ReportTable::new("Throughput", "who | visits/s");
         table
             .rows
             .push(vec![Cell::word("COPY"), Cell::whole(1_234_567.4)]);

@@ -1,164 +1,122 @@
-//! What it costs to run beside a project: memory and processor with ten rows, against the Node script's.
+//! What an agent costs: memory, CPU time and statements with ten distributions, beside the Node script.
 
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::figures::{Cell, Table};
-use super::ground::{Ground, Rows};
-use super::peers;
-use super::program::{Program, Told, cpu_of_server};
+use super::environment::{BenchEnvironment, Workload};
+use super::figures::{Cell, ReportTable};
+use super::program::{AgentOptions, Program, Runner, Usage};
 
 const ROWS: u32 = 10;
 const RATES: &[(&str, &str)] = &[("minute", "30"), ("minute", "60"), ("hour", "900")];
-/// The start is not the running.
-const SETTLES: Duration = Duration::from_secs(8);
-/// A tick of the kernel's count is a hundredth of a second; over so long that matters little.
+/// The start is not measured.
+const WARM_UP: Duration = Duration::from_secs(8);
+/// The kernel counts CPU time in hundredths of a second, so a figure needs this many seconds.
 const SECONDS_MIN: u32 = 30;
-const TOLD: Told = Told {
+const OPTIONS: AgentOptions = AgentOptions {
     max_visits_per_second: 2_000,
     log: None,
 };
 const MIB: f64 = 1_048_576.0;
 
-/// What was seen of a program.
-struct Seen {
+/// Memory in bytes, CPU time in percent of a core, statements per second.
+struct Footprint {
     memory: f64,
     cpu: f64,
-    server: Option<f64>,
-    /// A second.
+    server_cpu: Option<f64>,
     statements: Option<f64>,
 }
 
-/// Measures it; `seconds` for each program.
-pub async fn measure(ground: &mut Ground, peers: &Path, seconds: u32) -> anyhow::Result<Table> {
+/// Measures for `seconds` each.
+pub async fn measure(
+    environment: &mut BenchEnvironment,
+    peers: &Path,
+    seconds: u32,
+) -> anyhow::Result<ReportTable> {
     let seconds = seconds.max(SECONDS_MIN);
-    let mut table = Table::new(
-        "Footprint, ten rows",
-        &[
-            "who",
-            "memory, MiB",
-            "CPU, % of a core",
-            "server's CPU, %",
-            "statements/s",
-        ],
+    let mut table = ReportTable::new(
+        "Footprint, ten distributions",
+        "program | memory, MiB | CPU, % of a core | server's CPU, % | statements/s",
     );
-    let counted = ground.count_statements().await?;
-    let idle = look(ground, seconds, Who::Nobody, counted).await?;
-    let ours = look(ground, seconds, Who::Agent, counted).await?;
-    let (idle, ours) = idle.zip(ours).context("both are always there")?;
-    let node = look(ground, seconds, Who::Node(peers), counted).await?;
-    for (who, seen) in [("visit-pacer", Some(&ours)), ("Node script", node.as_ref())] {
-        let Some(seen) = seen else {
-            table
-                .notes
-                .push("No Node script: it needs node, `npm ci` in tests/peers and wal_level = logical, or it ended by itself.".to_owned());
-            continue;
-        };
+    let counted = environment.count_statements().await?;
+    let mut found = Vec::new();
+    for runner in [Runner::Idle, Runner::Agent, Runner::Node] {
+        let footprint = footprint(environment, seconds, (runner, peers), counted).await?;
+        if footprint.is_none() {
+            table.note(runner.missing());
+        }
+        found.push(footprint);
+    }
+    let [idle, agent, node] = found.as_slice() else {
+        unreachable!("three are measured");
+    };
+    let (idle, agent) = idle.as_ref().zip(agent.as_ref()).context("no agent")?;
+    for (runner, footprint) in [(Runner::Agent, Some(agent)), (Runner::Node, node.as_ref())] {
+        let Some(footprint) = footprint else { continue };
+        let server_cpu = footprint.server_cpu.zip(idle.server_cpu);
         table.rows.push(vec![
-            Cell::word(who),
-            Cell::Number(seen.memory / MIB, 1),
-            Cell::Number(seen.cpu, 2),
-            seen.server
-                .zip(idle.server)
-                .map_or(Cell::None, |(with, without)| {
-                    Cell::Number((with - without).max(0.0), 2)
-                }),
-            seen.statements
-                .map_or(Cell::None, |statements| Cell::Number(statements, 1)),
+            Cell::word(runner.name()),
+            Cell::Number(footprint.memory / MIB, 1),
+            Cell::Number(footprint.cpu, 2),
+            Cell::number(
+                server_cpu.map(|(with, without)| (with - without).max(0.0)),
+                2,
+            ),
+            Cell::number(footprint.statements, 1),
         ]);
     }
-    table.at_most("memory, MiB, at most 20", ours.memory / MIB, 20.0);
-    table.at_most("CPU, % of a core, under 0.5", ours.cpu, 0.5);
-    match ours.statements {
-        Some(statements) => table.at_most("statements a second, under 5", statements, 5.0),
-        None => table.notes.push(
-            "No statements a second: they need pg_stat_statements, on a server that may be restarted."
-                .to_owned(),
-        ),
+    table.at_most("memory, MiB, at most 20", agent.memory / MIB, 20.0);
+    table.at_most("CPU, % of a core, under 0.5", agent.cpu, 0.5);
+    match agent.statements {
+        Some(statements) => table.at_most("statements per second, under 5", statements, 5.0),
+        None => table.note("No statements per second: they need pg_stat_statements, on a server that may be restarted."),
     }
-    table.notes.push(
-        "The server's figures are without those of the Realtime server, which runs beside either."
-            .to_owned(),
-    );
+    table.note("The server's figures exclude those of the Realtime server, which runs beside both programs.");
     Ok(table)
 }
 
-/// Who works on the rows.
-#[derive(Clone, Copy)]
-enum Who<'a> {
-    Nobody,
-    Agent,
-    /// The script, which is in that folder.
-    Node(&'a Path),
-}
-
-/// One program for so long, or none; `None` where it is not on this machine.
-async fn look(
-    ground: &mut Ground,
+/// Measures one program, or the server without any; `None` if the program is not installed or has exited.
+async fn footprint(
+    environment: &mut BenchEnvironment,
     seconds: u32,
-    who: Who<'_>,
+    (runner, peers): (Runner, &Path),
     counted: bool,
-) -> anyhow::Result<Option<Seen>> {
-    let mut field = ground.field().await?;
-    field.starts_realtime().await?;
+) -> anyhow::Result<Option<Footprint>> {
+    let mut database = environment.database().await?;
+    database.start_realtime().await?;
     if counted {
-        field.is_counted().await?;
+        database.count_statements().await?;
     }
-    field
-        .rows(Rows {
-            count: ROWS,
-            rates: RATES,
-            start_in: -1,
-            start_over: 0,
-            active: true,
-        })
-        .await?;
-    let mut program = match who {
-        Who::Nobody => None,
-        Who::Agent => {
-            let mut agent = Program::agent(&field, TOLD)?;
-            agent.ready().await?;
-            Some(agent)
-        }
-        Who::Node(folder) => peers::node(folder, &field).map(Program::peer).transpose()?,
-    };
-    let mut seen = None;
-    if matches!(who, Who::Nobody) || program.is_some() {
-        tokio::time::sleep(SETTLES).await;
+    database.insert(Workload::running(ROWS, RATES)).await?;
+    let mut program = runner.start(&database, OPTIONS, peers).await?;
+    let mut footprint = None;
+    if runner == Runner::Idle || program.is_some() {
+        tokio::time::sleep(WARM_UP).await;
         if let Some(program) = &mut program
             && program.has_ended()?
         {
-            ground.clear(field).await?;
+            environment.remove(database).await?;
             return Ok(None);
         }
-        let cpu = || program.as_ref().map_or(Ok(Duration::ZERO), Program::cpu);
-        let server = || ground.server_pid().map(cpu_of_server).transpose();
-        let before = (cpu()?, server()?, field.statements().await?);
+        let before = Usage::read(environment, program.as_ref(), &mut database).await?;
         tokio::time::sleep(Duration::from_secs(seconds.into())).await;
-        let after = (cpu()?, server()?, field.statements().await?);
-        let sent = match after.2.zip(before.2) {
-            Some((after, before)) => Some(i32::try_from(after - before)?),
-            None => None,
-        };
-        let percent = |used: Duration| 100.0 * used.as_secs_f64() / f64::from(seconds);
-        seen = Some(Seen {
-            memory: match &program {
-                Some(program) => f64::from(u32::try_from(program.memory()? / 1024)?) * 1024.0,
-                None => 0.0,
-            },
-            cpu: percent(after.0.saturating_sub(before.0)),
-            server: after
-                .1
-                .zip(before.1)
-                .map(|(after, before)| percent(after.saturating_sub(before))),
-            statements: sent.map(|sent| f64::from(sent) / f64::from(seconds)),
+        let after = Usage::read(environment, program.as_ref(), &mut database).await?;
+        let used = after.since(&before);
+        let seconds = f64::from(seconds);
+        let percent = |used: Duration| 100.0 * used.as_secs_f64() / seconds;
+        let statements = used.statements.map(i32::try_from).transpose()?;
+        footprint = Some(Footprint {
+            memory: program.as_ref().map_or(Ok(0.0), Program::memory)?,
+            cpu: percent(used.cpu.unwrap_or_default()),
+            server_cpu: used.server_cpu.map(percent),
+            statements: statements.map(|sent| f64::from(sent) / seconds),
         });
     }
     if let Some(program) = program {
         program.stop().await?;
     }
-    ground.clear(field).await?;
-    Ok(seen)
+    environment.remove(database).await?;
+    Ok(footprint)
 }

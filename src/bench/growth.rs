@@ -1,13 +1,13 @@
-//! What grows with the rows that are known, and what does not: a sync that finds nothing, a look at every row, and the
-//! schedule's own work for what is due.
+//! What grows with the number of distributions, and what does not: a sync without changes, a full read, and the schedule's
+//! own work for what is due.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use super::figures::{Cell, Table};
-use super::ground::Field;
+use super::environment::BenchDatabase;
+use super::figures::{Cell, ReportTable};
 use crate::domain::agent::ReadRequest;
 use crate::domain::batch::Progress;
 use crate::domain::distribution::RawRow;
@@ -18,20 +18,20 @@ use crate::postgres::reconnect::Database;
 use crate::postgres::rows;
 use crate::postgres::scan::Reader;
 
-/// Syncs that find nothing; the median counts.
+/// Measured syncs without changes; the median counts.
 const SYNCS: usize = 21;
 
-/// What it costs to look at a table, without an agent.
-pub struct Looks {
-    /// … for what has changed, where nothing has.
-    pub changed: Duration,
-    /// … at every row.
+/// The duration of reading the table, without an agent.
+pub struct ReadDurations {
+    /// Of a sync that finds no changes.
+    pub sync: Duration,
+    /// Of all rows.
     pub full: Duration,
 }
 
-/// Looks at the field's table as the agent's reader does.
-pub async fn looks(field: &Field) -> anyhow::Result<Looks> {
-    let database = Database::from_url(&field.url)?;
+/// Reads the table as the agent's reader does.
+pub async fn read_durations(database: &BenchDatabase) -> anyhow::Result<ReadDurations> {
+    let database = Database::from_url(&database.url)?;
     let mut connection = database.connect().await?;
     let mut took = Vec::with_capacity(SYNCS);
     for _ in 0..SYNCS {
@@ -54,13 +54,13 @@ pub async fn looks(field: &Field) -> anyhow::Result<Looks> {
     while let Some(last) = reader.read(&mut connection, &what).await?.more_after {
         what = ReadRequest::After(last);
     }
-    Ok(Looks {
-        changed: took.get(SYNCS / 2).copied().unwrap_or_default(),
+    Ok(ReadDurations {
+        sync: took.get(SYNCS / 2).copied().unwrap_or_default(),
         full: began.elapsed(),
     })
 }
 
-/// Rows known, and of them active at six a minute.
+/// Distributions, and those of them that are active at six visits a minute.
 const LOADS: [(u32, u32); 5] = [
     (1_000, 1_000),
     (10_000, 1_000),
@@ -70,39 +70,33 @@ const LOADS: [(u32, u32); 5] = [
 ];
 /// 2027-01-15, in microseconds since the Unix epoch: some full second.
 const T0: i64 = 1_800_000_000_000_000;
-/// Time between two visits of a row.
+/// The time between two visits of a distribution.
 const PERIOD_US: i64 = 10_000_000;
-/// Seconds of the schedule that are worked through.
+/// Simulated seconds.
 const SECONDS: u32 = 20;
 
-/// The schedule's work for what is due, among more and more rows; no database is asked.
-pub fn ticks() -> Table {
-    let mut table = Table::new(
+/// The schedule's work for what is due, without a database.
+pub fn ticks() -> ReportTable {
+    let mut table = ReportTable::new(
         "The schedule's own work",
-        &[
-            "rows known",
-            "active",
-            "visits/s",
-            "fires/s",
-            "µs a visit",
-            "% of a core",
-        ],
+        "distributions | active | visits/s | fires/s | µs per visit | % of a core",
     );
     for (known, active) in LOADS {
         let (fires, visits, took) = work(known, active);
-        let a_second = |count: u32| Cell::Number(f64::from(count) / f64::from(SECONDS), 0);
-        let ownership = took.as_secs_f64() * 100.0 / f64::from(SECONDS);
+        let per_second = |count: u32| Cell::Number(f64::from(count) / f64::from(SECONDS), 0);
+        let percent = took.as_secs_f64() * 100.0 / f64::from(SECONDS);
         table.rows.push(vec![
             Cell::whole(known),
             Cell::whole(active),
-            a_second(visits),
-            a_second(fires),
+            per_second(visits),
+            per_second(fires),
             Cell::Number(took.as_secs_f64() * 1e6 / f64::from(visits.max(1)), 2),
-            Cell::Number(ownership, 2),
+            Cell::Number(percent, 2),
         ]);
         if active == 100_000 {
-            let what = "the ticks' CPU with 100,000 active rows, % of a core, under 10";
-            table.at_most(what, ownership, 10.0);
+            let what =
+                "the schedule's CPU with 100,000 active distributions, % of a core, under 10";
+            table.at_most(what, percent, 10.0);
         }
     }
     table
@@ -112,7 +106,7 @@ fn work(known: u32, active: u32) -> (u32, u32, Duration) {
     let mut schedule = Schedule::default();
     let start = DbTime::from_micros(T0);
     for n in 0..known {
-        // One after the other within the time between two visits.
+        // Their starts are spread over the time between two visits.
         let since = PERIOD_US * i64::from(n % active) / i64::from(active);
         let read = row(n < active, start.plus_micros(-since));
         schedule.apply(read.row.id, Some(read), ReadSequence(1), start);

@@ -1,4 +1,4 @@
-//! What a user would pick instead, where it is on this machine: pgbench, the guide's function by `pg_cron`, a Node script.
+//! The alternatives that a user might choose, if they are installed: pgbench and a Node script.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, ensure};
 use url::Url;
 
-use super::ground::Field;
+use super::environment::BenchDatabase;
 use crate::domain::secret::Secret;
 use crate::domain::time::SECOND_US;
 
@@ -14,36 +14,36 @@ use crate::domain::time::SECOND_US;
 const ONE_VISIT: &str = "insert into public.store_visits (partner_id, visited_at, session_duration, page_path, user_agent, device_type)
 values (md5('bench1')::uuid, clock_timestamp(), 90, '/', 'Mozilla/5.0 (X11; Linux x86_64; rv:132.0) Gecko/20100101 Firefox/132.0', 'desktop');
 ";
-/// What pgbench does in its first seconds, such as connect, is not looked at.
+/// The first seconds of pgbench, in which it connects, are not counted.
 const WARM_UP: u32 = 3;
-/// The script, below the folder of peers.
+/// The script.
 const NODE_SCRIPT: &str = "pacer.mjs";
 
-/// What pgbench logs of a transaction, in microseconds.
+/// A transaction in the log of pgbench, in microseconds.
 #[derive(Clone, Copy)]
 pub struct Transaction {
-    /// After its scheduled moment it was done.
-    pub late: i64,
-    /// When that was, by the clock of this machine.
-    pub done: i64,
+    /// From its scheduled moment to its end.
+    pub delay: i64,
+    /// When it ended, by the clock of this machine.
+    pub ended_at: i64,
 }
 
-/// pgbench at a rate, once it is warm; `None` where it is not on this machine.
+/// Runs pgbench at a rate; `None` if it is not installed.
 pub fn pgbench(
-    field: &Field,
+    database: &BenchDatabase,
     per_second: u32,
     seconds: u32,
 ) -> anyhow::Result<Option<Vec<Transaction>>> {
     let folder = std::env::temp_dir().join(format!("visit-pacer-bench-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
-    let logged = pgbench_in(&folder, field, per_second, seconds);
+    let logged = pgbench_in(&folder, database, per_second, seconds);
     std::fs::remove_dir_all(&folder)?;
     logged
 }
 
 fn pgbench_in(
     folder: &Path,
-    field: &Field,
+    database: &BenchDatabase,
     per_second: u32,
     seconds: u32,
 ) -> anyhow::Result<Option<Vec<Transaction>>> {
@@ -68,7 +68,7 @@ fn pgbench_in(
         ])
         .current_dir(folder)
         .stdin(Stdio::null());
-    place(&mut command, &field.url)?;
+    set_environment(&mut command, &database.url)?;
     let ended = match command.output() {
         Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         ended => ended.context("run pgbench")?,
@@ -89,27 +89,27 @@ fn pgbench_in(
         };
         logged.extend(text.lines().filter_map(transaction));
     }
-    let began = logged.iter().map(|done| done.done).min().unwrap_or(0);
-    let warm = began + i64::from(WARM_UP) * SECOND_US;
-    logged.retain(|transaction| transaction.done >= warm);
+    let first = logged.iter().map(|transaction| transaction.ended_at).min();
+    let warm = first.unwrap_or(0) + i64::from(WARM_UP) * SECOND_US;
+    logged.retain(|transaction| transaction.ended_at >= warm);
     Ok(Some(logged))
 }
 
-/// The third field: microseconds since the scheduled moment. The fifth and sixth: when it was done. Source: pgbench,
+/// The third field: microseconds since the scheduled moment. The fifth and sixth: when it ended. Source: pgbench,
 /// "Per-Transaction Logging".
 fn transaction(line: &str) -> Option<Transaction> {
     let mut fields = line.split(' ').skip(2);
-    let late = fields.next()?.parse().ok()?;
+    let delay = fields.next()?.parse().ok()?;
     let seconds: i64 = fields.nth(1)?.parse().ok()?;
     let micros: i64 = fields.next()?.parse().ok()?;
     Some(Transaction {
-        late,
-        done: seconds * SECOND_US + micros,
+        delay,
+        ended_at: seconds * SECOND_US + micros,
     })
 }
 
-/// Where the database is, by the environment: a password on a command line is anybody's to read.
-fn place(command: &mut Command, url: &Secret) -> anyhow::Result<()> {
+/// Passes the URL in the environment, since every user can read a command line.
+fn set_environment(command: &mut Command, url: &Secret) -> anyhow::Result<()> {
     let url = Url::parse(url.expose()).context("the URL of the database")?;
     let mode = url.query_pairs().find(|(name, _)| name == "sslmode");
     command
@@ -125,16 +125,16 @@ fn place(command: &mut Command, url: &Secret) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A part of a URL as it is meant.
+/// A percent-decoded part of a URL.
 fn decoded(part: &str) -> String {
     let form = format!("{}=", part.replace('+', "%2B"));
     let pair = url::form_urlencoded::parse(form.as_bytes()).next();
     pair.map_or_else(String::new, |(part, _)| part.into_owned())
 }
 
-/// The Node script as a process to start; `None` where Node, its packages or Realtime are missing.
-pub fn node(folder: &Path, field: &Field) -> Option<Command> {
-    let (server, key) = field.realtime.as_ref()?;
+/// The command of the Node script; `None` if Node, its packages or Realtime are missing.
+pub fn node(folder: &Path, database: &BenchDatabase) -> Option<Command> {
+    let (server, key) = database.realtime.as_ref()?;
     let script: PathBuf = folder.join(NODE_SCRIPT);
     let packages = folder.join("node_modules");
     let node = Command::new("node")
@@ -148,7 +148,7 @@ pub fn node(folder: &Path, field: &Field) -> Option<Command> {
     command
         .arg(NODE_SCRIPT)
         .current_dir(folder)
-        .env("DATABASE_URL", field.url.expose())
+        .env("DATABASE_URL", database.url.expose())
         .env("SUPABASE_URL", server.supabase_url())
         .env("SUPABASE_SERVICE_ROLE_KEY", key.expose());
     Some(command)
@@ -159,14 +159,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_of_pgbenchs_log_says_how_late_a_transaction_was_and_when_it_was_done() {
+    fn a_line_of_pgbenchs_log_has_the_delay_and_the_end_of_a_transaction() {
         let read = transaction("0 199 2241 0 1175850568 995598 1020").expect("a transaction");
-        assert_eq!((read.late, read.done), (2_241, 1_175_850_568_995_598));
+        assert_eq!((read.delay, read.ended_at), (2_241, 1_175_850_568_995_598));
         assert!(transaction("0 199 skipped 0 1175850568 998203 1071").is_none());
     }
 
     #[test]
-    fn a_password_is_what_it_was_before_it_came_into_a_url() {
+    fn a_password_of_a_url_is_decoded() {
         assert_eq!(decoded("p%40s+s%3D%25"), "p@s+s=%");
     }
 }

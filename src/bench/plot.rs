@@ -1,7 +1,7 @@
-//! Lateness as a picture that stands by itself: for each program the share of visits that were stored within so many
-//! milliseconds of their moment, on a logarithmic scale.
+//! The measured delays as a chart: for each program the share of visits that were stored within a time of their moment, on a
+//! logarithmic scale.
 
-use super::figures::Spread;
+use super::figures::Samples;
 use crate::svg::Drawing;
 
 const WIDTH: f64 = 890.0;
@@ -15,7 +15,7 @@ const FROM: f64 = 0.1;
 const DECADES: f64 = 6.0;
 /// Points of a curve.
 const POINTS: usize = 200;
-/// Colours that differ for the colour-blind too (Okabe and Ito), each with a dash of its own.
+/// Colours that colour-blind readers can tell apart (Okabe and Ito), each with its own dashes.
 const STYLE: &str = "
   .paper{fill:#fff} text{font:13px sans-serif;fill:#222} text.title{font-size:15px} text.axis{fill:#555} .grid{stroke:#ddd}
   .line0{stroke:#0072b2} .line1{stroke:#d55e00;stroke-dasharray:6 3} .line2{stroke:#009e73;stroke-dasharray:2 2}
@@ -23,16 +23,16 @@ const STYLE: &str = "
   .line0,.line1,.line2,.line3,.line4,.line5{stroke-width:2}";
 const CLASSES: [&str; 6] = ["line0", "line1", "line2", "line3", "line4", "line5"];
 
-/// The picture of these curves.
-pub fn svg(curves: &[(String, Spread)]) -> String {
+/// The chart of these curves.
+pub fn svg(curves: &[(String, Samples)]) -> String {
     let title = "Delay of commits: the share of visits stored within a time of their moment";
     let mut drawing = Drawing::new((WIDTH, HEIGHT), title, STYLE);
     let title = "Visits stored within … of their moment";
     drawing.text((LEFT, 26.0), "title", "start", title);
     axes(&mut drawing);
     let mut at = TOP + 12.0;
-    for ((name, late), class) in curves.iter().zip(CLASSES.iter().cycle()) {
-        drawing.line(class, steps(late).map(|(part, ms)| (x(ms), y(part))));
+    for ((name, delays), class) in curves.iter().zip(CLASSES.iter().cycle()) {
+        drawing.line(class, steps(delays).map(|(part, ms)| (x(ms), y(part))));
         let from = WIDTH - RIGHT + 16.0;
         drawing.line(class, [(from, at), (from + 28.0, at)]);
         drawing.text((from + 36.0, at + 4.0), "", "start", name);
@@ -61,12 +61,12 @@ fn axes(drawing: &mut Drawing) {
     }
 }
 
-/// The share of the figures that are not above one, for some of them.
-fn steps(late: &Spread) -> impl Iterator<Item = (f64, f64)> + '_ {
-    let count = late.len();
+/// Points of a curve: the share of the samples that are not larger.
+fn steps(delays: &Samples) -> impl Iterator<Item = (f64, f64)> + '_ {
+    let count = delays.len();
     let every = count.div_ceil(POINTS).max(1);
     let whole = f64::from(u32::try_from(count).unwrap_or(u32::MAX));
-    late.all().enumerate().filter_map(move |(place, ms)| {
+    delays.all().enumerate().filter_map(move |(place, ms)| {
         let wanted = place % every == 0 || place + 1 == count;
         let part = f64::from(u32::try_from(place + 1).unwrap_or(u32::MAX)) / whole;
         wanted.then_some((part, ms))
@@ -87,8 +87,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_curve_rises_to_the_whole_at_its_largest_figure() {
-        let svg = svg(&[("a < b".to_owned(), Spread::of(vec![1_000, 10_000]))]);
+    fn a_curve_reaches_the_whole_at_its_largest_sample() {
+        let svg = svg(&[("a < b".to_owned(), Samples::of(vec![1_000, 10_000]))]);
         let (x1, x10, top, half) = (x(1.0), x(10.0), y(1.0), y(0.5));
         assert!(
             svg.contains(&format!("{x1:.1},{half:.1} {x10:.1},{top:.1}\"")),

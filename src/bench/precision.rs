@@ -1,6 +1,6 @@
-//! How exactly: the lateness of commits against the moment that the curve and the row's grid say, and the seconds whose visits
-//! were not those of the curve. Beside it, on the same tables: pgbench at the same rate, the guide's function by `pg_cron`
-//! each minute, and a Node script.
+//! Precision: the delay of commits after the moment that the curve and the distribution's phase give, and the seconds whose
+//! visits were not those of the curve. On the same tables: pgbench at the same rate, the guide's function by `pg_cron` each
+//! minute, and a Node script.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -9,10 +9,10 @@ use std::time::Duration;
 use sqlx::Executor as _;
 use uuid::Uuid;
 
-use super::figures::{Cell, Spread, Table, ratio};
-use super::ground::{Field, Ground, Rows};
+use super::environment::{BenchDatabase, BenchEnvironment, Workload};
+use super::figures::{Cell, ReportTable, Samples, ratio};
 use super::peers::{self, Transaction};
-use super::program::{Program, Told, cpu_of_server};
+use super::program::{AgentOptions, Program, Runner, Usage};
 use crate::domain::curve::Curve;
 use crate::domain::distribution::Distribution;
 use crate::domain::limits::FIRE_PERIOD_US;
@@ -21,128 +21,104 @@ use crate::domain::time::{DbTime, SECOND_US};
 use crate::postgres::reconnect::Database;
 use crate::postgres::rows;
 
-/// One visit a second on the average, at rates that meet no second alike.
-const MIXED: &[(&str, &str)] = &[
+type Rates = &'static [(&'static str, &'static str)];
+
+/// A visit per second on average, at rates for which no two seconds are alike.
+const MIXED: Rates = &[
     ("minute", "33.33"),
     ("second", "1"),
     ("minute", "86.67"),
     ("hour", "3600"),
 ];
-const EACH_SECOND: &[(&str, &str)] = &[("second", "1")];
-const TEN_A_SECOND: &[(&str, &str)] = &[("second", "10")];
-/// Rows start so long after they were inserted: everybody is up by then.
+const EACH_SECOND: Rates = &[("second", "1")];
+const TEN_PER_SECOND: Rates = &[("second", "10")];
+/// Distributions start this long after they were inserted, when every program is running.
 const START_IN: i32 = 8;
-/// A peer that stores less than this part of its rate is no measure.
+/// An alternative that stores less than this part of its rate is not compared.
 const KEEPS_UP: f64 = 0.95;
-/// What comes in the first seconds is not looked at.
+/// The first seconds are not measured.
 const WARM_UP_US: i64 = 3 * SECOND_US;
-/// What was scheduled within the time is stored so long after it, or late.
-const SETTLES_US: i64 = 3 * SECOND_US;
-/// A minute of cron, and the one in which it begins.
+/// The time after the measured interval in which its last visits may still be stored.
+const LAST_VISITS_US: i64 = 3 * SECOND_US;
+/// Two runs of cron, each minute.
 const CRON_SECONDS: u32 = 130;
-const TOLD: Told = Told {
+const OPTIONS: AgentOptions = AgentOptions {
     max_visits_per_second: 50_000,
     log: None,
 };
 
-/// Who stores.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Who {
-    Agent,
-    Cron,
-    Node,
-}
-
-/// What was seen of one of them.
-struct Seen {
-    who: &'static str,
-    rows: u32,
+/// The figures of one program.
+struct PrecisionFigures {
+    load: Load,
     visits: usize,
-    seconds: f64,
-    late: Spread,
-    /// Seconds of single rows whose visits were not those of the curve, of so many.
+    delay: Samples,
+    /// Seconds of single distributions whose visits were not those of the curve, and all seconds.
     off: (usize, usize),
-    /// A second, the program's own.
-    statements: Option<f64>,
-    cpu: Option<Duration>,
-    server: Option<Duration>,
+    usage: Usage,
 }
 
-/// Rows, and who is to store their visits for so long.
+/// A number of distributions, and who stores their visits for how long.
 #[derive(Clone, Copy, Debug)]
 struct Load {
-    who: Who,
+    runner: Runner,
     rows: u32,
-    rates: &'static [(&'static str, &'static str)],
+    rates: Rates,
     seconds: u32,
 }
 
-/// Measures it; `seconds` for each figure.
+/// Measures for `seconds` each; returns the table, and the delays by name.
 pub async fn measure(
-    ground: &mut Ground,
+    environment: &mut BenchEnvironment,
     peers: &Path,
     seconds: u32,
-) -> anyhow::Result<(Table, Vec<(String, Spread)>)> {
-    let mut table = Table::new(
+) -> anyhow::Result<(ReportTable, Vec<(String, Samples)>)> {
+    let mut table = ReportTable::new(
         "Precision",
-        &[
-            "who",
-            "rows",
-            "visits/s",
-            "row-seconds off",
-            "late p50, ms",
-            "p99, ms",
-            "max, ms",
-            "statements/s",
-            "CPU s / 10⁶ visits",
-            "server's",
-        ],
+        "program | distributions | visits/s | seconds off | delay p50, ms | p99, ms | max, ms | statements/s | CPU s / 10⁶ visits | server's",
     );
-    if !ground.keeps_commits().await? {
-        table.notes.push(
-            "Not measured: this server does not keep the moments of commits; set track_commit_timestamp = on and restart it."
-                .to_owned(),
-        );
+    if !environment.has_commit_times().await? {
+        table.note("Not measured: this server does not record commit times; set track_commit_timestamp = on and restart it.");
         return Ok((table, Vec::new()));
     }
     let mut all = Vec::new();
-    let counted = ground.count_statements().await?;
+    let counted = environment.count_statements().await?;
     if !counted {
-        table.notes.push(
-            "No statements a second, and no aim for them: they need pg_stat_statements, on a server that may be restarted."
-                .to_owned(),
-        );
+        table.note("No statements per second, and no goal for them: they need pg_stat_statements, on a server that may be restarted.");
     }
     for load in loads(seconds) {
-        match look(ground, peers, load, counted).await? {
-            Some(seen) => {
-                table.rows.push(row(&seen));
-                all.push(seen);
+        match run(environment, peers, load, counted).await? {
+            Some(figures) => {
+                table.rows.push(row(&figures)?);
+                all.push(figures);
             }
-            None => table.notes.push(load.who.is_missing().to_owned()),
+            None => table.note(load.runner.missing()),
         }
     }
-    let pgbench = pgbench(ground, &mut table, seconds).await?;
+    let pgbench = pgbench(environment, &mut table, seconds).await?;
     table.notes.extend(how_to_read(&pgbench));
-    aims(&mut table, &all, &pgbench);
-    let of_a_thousand = all
+    goals(&mut table, &all, &pgbench)?;
+    let charted = all
         .into_iter()
-        .filter(|seen| seen.rows == 1_000 || seen.who == Who::Cron.name());
-    let mut curves: Vec<(String, Spread)> = of_a_thousand
-        .map(|seen| (format!("{}, {} rows", seen.who, seen.rows), seen.late))
+        .filter(|figures| figures.load.rows == 1_000 || figures.load.runner == Runner::Cron);
+    let mut curves: Vec<(String, Samples)> = charted
+        .map(|figures| {
+            let Load { runner, rows, .. } = figures.load;
+            let name = format!("{}, {rows} distributions", runner.name());
+            (name, figures.delay)
+        })
         .collect();
-    // Of two of one name the last is the one beside the peers.
+    // Of two of one name the last has the load of the alternatives.
     curves.reverse();
     curves.dedup_by_key(|(name, _)| name.clone());
     curves.reverse();
     let peers = pgbench.into_iter();
-    curves.extend(peers.map(|(rate, peer)| (format!("pgbench --rate {rate}"), peer.late)));
+    curves.extend(peers.map(|(rate, peer)| (format!("pgbench --rate {rate}"), peer.delay)));
     Ok((table, curves))
 }
 
 fn loads(seconds: u32) -> Vec<Load> {
-    let load = |who, rows, rates| Load {
-        who,
+    let load = |runner, rows, rates| Load {
+        runner,
         rows,
         rates,
         seconds,
@@ -150,78 +126,70 @@ fn loads(seconds: u32) -> Vec<Load> {
     let cron = Load {
         seconds: CRON_SECONDS,
         // What is due in a minute is less than distribute_visits() stores in a call.
-        ..load(Who::Cron, 100, EACH_SECOND)
+        ..load(Runner::Cron, 100, EACH_SECOND)
     };
     vec![
-        load(Who::Agent, 1, TEN_A_SECOND),
-        load(Who::Agent, 100, MIXED),
-        load(Who::Agent, 1_000, MIXED),
-        load(Who::Agent, 1_000, EACH_SECOND),
-        load(Who::Agent, 10_000, MIXED),
-        load(Who::Agent, 10_000, EACH_SECOND),
-        load(Who::Node, 1, TEN_A_SECOND),
-        load(Who::Node, 1_000, EACH_SECOND),
+        load(Runner::Agent, 1, TEN_PER_SECOND),
+        load(Runner::Agent, 100, MIXED),
+        load(Runner::Agent, 1_000, MIXED),
+        load(Runner::Agent, 1_000, EACH_SECOND),
+        load(Runner::Agent, 10_000, MIXED),
+        load(Runner::Agent, 10_000, EACH_SECOND),
+        load(Runner::Node, 1, TEN_PER_SECOND),
+        load(Runner::Node, 1_000, EACH_SECOND),
         cron,
     ]
 }
 
 async fn pgbench(
-    ground: &mut Ground,
-    table: &mut Table,
+    environment: &mut BenchEnvironment,
+    table: &mut ReportTable,
     seconds: u32,
 ) -> anyhow::Result<BTreeMap<u32, Pgbench>> {
-    let mut field = ground.field().await?;
-    let partners = Rows {
-        count: 1,
-        rates: EACH_SECOND,
+    let mut database = environment.database().await?;
+    let partners = Workload {
         start_in: 3_600,
-        start_over: 0,
         active: false,
+        ..Workload::running(1, EACH_SECOND)
     };
-    field.rows(partners).await?;
+    database.insert(partners).await?;
     let mut found = BTreeMap::new();
     for rate in [10, 1_000] {
-        field
-            .connection
-            .execute("truncate public.store_visits")
-            .await?;
-        let Some(done) = peers::pgbench(&field, rate, seconds)? else {
-            table
-                .notes
-                .push("No pgbench: it is not in the PATH.".to_owned());
+        let truncate = "truncate public.store_visits";
+        database.connection.execute(truncate).await?;
+        let Some(done) = peers::pgbench(&database, rate, seconds)? else {
+            table.note("No pgbench: it is not in the PATH.");
             continue;
         };
-        let late = Spread::of(done.iter().map(|done| done.late).collect());
-        let a_second = f64::from(u32::try_from(done.len())?) / f64::from(seconds);
+        let delay = Samples::of(done.iter().map(|done| done.delay).collect());
+        let per_second = f64::from(u32::try_from(done.len())?) / f64::from(seconds);
         let mut cells = vec![
             Cell::word("pgbench --rate"),
             Cell::None,
-            Cell::Number(a_second, 0),
+            Cell::Number(per_second, 0),
             Cell::None,
         ];
-        cells.extend(late.cells());
-        cells.extend([Cell::Number(a_second, 0), Cell::None, Cell::None]);
+        cells.extend(delay.cells());
+        cells.extend([Cell::Number(per_second, 0), Cell::None, Cell::None]);
         table.rows.push(cells);
         if !keeps_up(done.len(), rate * seconds) {
-            table.notes.push(format!(
-                "pgbench did not keep up with {rate} a second here, so nothing is judged by it."
+            table.note(format!(
+                "pgbench did not keep up with {rate} per second, so it is not compared."
             ));
             continue;
         }
-        let answer = match ground.server_pid() {
-            Some(_ours) => Some(answers(&field.plain_commits().await?, &done)),
+        let answer = match environment.server_pid() {
+            Some(_embedded) => Some(answers(&database.plain_commits().await?, &done)),
             None => None,
         };
-        found.insert(
-            rate,
-            Pgbench {
-                late,
-                answer,
-                a_second,
-            },
-        );
+        let peer = Pgbench {
+            delay,
+            answer,
+            per_second,
+        };
+        found.insert(rate, peer);
     }
-    ground.clear(field).await?;
+    environment.remove(database).await?;
     Ok(found)
 }
 
@@ -233,261 +201,201 @@ fn how_to_read(pgbench: &BTreeMap<u32, Pgbench>) -> [String; 2] {
     });
     [
         format!(
-            "Late is until the moment of the commit, which the server notes before it flushes; pgbench's until its client has the answer{after}."
+            "The delay ends at the commit time, which the server takes before it flushes; pgbench's ends when its client has the answer{after}."
         ),
         "The server's CPU includes that of the Realtime server beside the agent and the script."
             .to_owned(),
     ]
 }
 
-/// What was seen of pgbench at a rate.
+/// The figures of pgbench at a rate.
 struct Pgbench {
     /// Until its client had the answer.
-    late: Spread,
-    /// From the moment of a commit to its answer, where both are by one clock.
-    answer: Option<Spread>,
-    a_second: f64,
+    delay: Samples,
+    /// From a commit time to the answer, if both are by the same clock.
+    answer: Option<Samples>,
+    per_second: f64,
 }
 
 impl Pgbench {
-    /// How many times its lateness ours is.
-    fn times(&self, ours: &Spread, percent: usize) -> f64 {
-        ratio(ours.percentile(percent), self.late.percentile(percent))
+    /// The ratio of a delay to that of pgbench.
+    fn ratio(&self, delay: &Samples, percent: usize) -> f64 {
+        ratio(delay.percentile(percent), self.delay.percentile(percent))
     }
 }
 
-/// Whether so many transactions are those of the rate. pgbench draws its moments at random (a Poisson process), so a few may be
-/// missing by chance: three standard deviations are allowed for.
-fn keeps_up(done: usize, asked: u32) -> bool {
-    let asked = f64::from(asked);
-    f64::from(u32::try_from(done).unwrap_or(u32::MAX)) >= KEEPS_UP * asked - 3.0 * asked.sqrt()
+/// Whether so many transactions are enough for the rate. pgbench draws its moments at random (a Poisson process), so a few may
+/// be missing by chance: three standard deviations are allowed for.
+fn keeps_up(done: usize, expected: u32) -> bool {
+    let expected = f64::from(expected);
+    let done = f64::from(u32::try_from(done).unwrap_or(u32::MAX));
+    done >= KEEPS_UP * expected - 3.0 * expected.sqrt()
 }
 
-/// From the moments of commits, which the server notes before it flushes them, to their answers: the last so many of both.
-fn answers(commits: &[i64], done: &[Transaction]) -> Spread {
-    let mut done: Vec<i64> = done.iter().map(|done| done.done).collect();
-    done.sort_unstable();
-    let pairs = commits.iter().rev().zip(done.iter().rev());
-    Spread::of(pairs.map(|(commit, done)| done - commit).collect())
+/// From commit times, which the server takes before it flushes, to the answers: the last ones of both.
+fn answers(commits: &[i64], done: &[Transaction]) -> Samples {
+    let mut ends: Vec<i64> = done.iter().map(|done| done.ended_at).collect();
+    ends.sort_unstable();
+    let pairs = commits.iter().rev().zip(ends.iter().rev());
+    Samples::of(pairs.map(|(commit, end)| end - commit).collect())
 }
 
-impl Who {
-    /// As the table has it.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Agent => AGENT,
-            Self::Node => "Node script",
-            Self::Cron => "pg_cron, each minute",
-        }
-    }
-
-    /// Why there are no figures of it.
-    fn is_missing(self) -> &'static str {
-        match self {
-            Self::Agent => "An agent ended by itself; run it by hand to see why.",
-            Self::Node => {
-                "No Node script: it needs node, `npm ci` in tests/peers and wal_level = logical, or it ended by itself."
-            }
-            Self::Cron => {
-                "No cron: pg_cron is not installed beside this server, or the server is not ours to load it."
-            }
-        }
-    }
-}
-
-fn aims(table: &mut Table, all: &[Seen], pgbench: &BTreeMap<u32, Pgbench>) {
-    let ours = |rows: u32| {
-        all.iter()
-            .filter(move |seen| seen.who == AGENT && seen.rows == rows)
-    };
-    let off: usize = all
+fn goals(
+    table: &mut ReportTable,
+    all: &[PrecisionFigures],
+    pgbench: &BTreeMap<u32, Pgbench>,
+) -> anyhow::Result<()> {
+    let agents: Vec<_> = all
         .iter()
-        .filter(|seen| seen.who == AGENT)
-        .map(|seen| seen.off.0)
-        .sum();
-    let is_seen = all.iter().any(|seen| seen.who == AGENT && seen.visits > 0);
+        .filter(|figures| figures.load.runner == Runner::Agent)
+        .collect();
+    let off: usize = agents.iter().map(|figures| figures.off.0).sum();
+    let off = if agents.iter().any(|figures| figures.visits > 0) {
+        f64::from(u32::try_from(off)?)
+    } else {
+        f64::NAN
+    };
     table.at_most(
-        "row-seconds of visit-pacer that are off the curve: none",
-        if is_seen {
-            f64::from(u32::try_from(off).unwrap_or(u32::MAX))
-        } else {
-            f64::NAN
-        },
+        "seconds of visit-pacer that are off the curve: none",
+        off,
         0.0,
     );
-    if let (Some(one), Some(peer)) = (ours(1).next(), pgbench.get(&10)) {
+    let of = |rows: u32| agents.iter().filter(move |agent| agent.load.rows == rows);
+    if let (Some(one), Some(peer)) = (of(1).next(), pgbench.get(&10)) {
         table.at_most(
-            "p50 at one row and 10/s, within 2 × pgbench's",
-            peer.times(&one.late, 50),
+            "p50 with one distribution and 10/s, within 2 × pgbench's",
+            peer.ratio(&one.delay, 50),
             2.0,
         );
     }
-    if let (Some(many), Some(peer)) = (ours(1_000).next_back(), pgbench.get(&1_000)) {
+    if let (Some(many), Some(peer)) = (of(1_000).next_back(), pgbench.get(&1_000)) {
         table.at_most(
-            "p99 at 1,000 rows and 1,000/s, within 5 × pgbench's",
-            peer.times(&many.late, 99),
+            "p99 with 1,000 distributions and 1,000/s, within 5 × pgbench's",
+            peer.ratio(&many.delay, 99),
             5.0,
         );
-        if let Some(statements) = many.statements {
+        if let Some(statements) = many.statements()? {
             table.at_most(
                 "… with no more than a twentieth of its statements",
-                ratio(statements, peer.a_second),
+                ratio(statements, peer.per_second),
                 0.05,
             );
         }
     }
+    Ok(())
 }
 
-const AGENT: &str = "visit-pacer";
-
-async fn look(
-    ground: &mut Ground,
+async fn run(
+    environment: &mut BenchEnvironment,
     peers: &Path,
     load: Load,
     counted: bool,
-) -> anyhow::Result<Option<Seen>> {
-    let mut field = ground.field().await?;
-    // For cron the server is restarted, and nobody follows the table.
-    if load.who != Who::Cron {
-        field.starts_realtime().await?;
+) -> anyhow::Result<Option<PrecisionFigures>> {
+    let mut database = environment.database().await?;
+    // For cron the server is restarted, and no program follows the table.
+    if load.runner != Runner::Cron {
+        database.start_realtime().await?;
         if counted {
-            field.is_counted().await?;
+            database.count_statements().await?;
         }
     }
-    let start = field
-        .rows(Rows {
-            count: load.rows,
-            rates: load.rates,
-            start_in: START_IN,
-            start_over: 0,
-            active: true,
-        })
-        .await?;
-    let mut program = None;
-    match load.who {
-        Who::Agent => {
-            let mut agent = Program::agent(&field, TOLD)?;
-            agent.ready().await?;
-            program = Some(agent);
-        }
-        Who::Node => {
-            let command = peers::node(peers, &field);
-            program = command.map(Program::peer).transpose()?;
-        }
-        Who::Cron => {}
+    let workload = Workload {
+        start_in: START_IN,
+        ..Workload::running(load.rows, load.rates)
+    };
+    let start = database.insert(workload).await?;
+    let program = load.runner.start(&database, OPTIONS, peers).await?;
+    let runs = match load.runner {
+        Runner::Cron => environment.schedule_cron(&mut database).await?,
+        Runner::Idle | Runner::Agent | Runner::Node => program.is_some(),
+    };
+    let mut figures = None;
+    if runs {
+        figures = Some(watch(environment, &mut database, program.as_ref(), load, start).await?);
     }
-    let is_there = match load.who {
-        Who::Agent | Who::Node => program.is_some(),
-        Who::Cron => ground.schedule_cron(&mut field).await?,
-    };
-    let mut seen = if is_there {
-        Some(watch(ground, &mut field, program.as_ref(), load, start).await?)
-    } else {
-        None
-    };
     if let Some(mut program) = program {
         if program.has_ended()? {
-            seen = None; // what it left undone is nobody's figure
+            figures = None; // its visits are incomplete
         } else {
             program.stop().await?;
         }
     }
-    if load.who == Who::Cron && is_there {
-        ground.unschedule_cron().await?;
+    if load.runner == Runner::Cron && runs {
+        environment.unschedule_cron().await?;
     }
-    ground.clear(field).await?;
-    Ok(seen)
+    environment.remove(database).await?;
+    Ok(figures)
 }
 
 async fn watch(
-    ground: &Ground,
-    field: &mut Field,
+    environment: &BenchEnvironment,
+    database: &mut BenchDatabase,
     program: Option<&Program>,
     load: Load,
     start: DbTime,
-) -> anyhow::Result<Seen> {
+) -> anyhow::Result<PrecisionFigures> {
     let from = start.plus_micros(WARM_UP_US);
     let to = from.plus_micros(i64::from(load.seconds) * SECOND_US);
-    field.reach(from).await?;
-    let before = (used(ground, program)?, field.statements().await?);
-    field.reach(to).await?;
-    let after = (used(ground, program)?, field.statements().await?);
-    field.reach(to.plus_micros(SETTLES_US)).await?;
-    let (late, off) = judge(field, load.who, (from, to)).await?;
-    let spent =
-        |before: Option<Duration>, after: Option<Duration>| Some(after?.saturating_sub(before?));
-    let seconds = f64::from(load.seconds);
-    Ok(Seen {
-        who: load.who.name(),
-        rows: load.rows,
-        visits: late.len(),
-        seconds,
-        late,
+    database.wait_until(from).await?;
+    let before = Usage::read(environment, program, database).await?;
+    database.wait_until(to).await?;
+    let after = Usage::read(environment, program, database).await?;
+    database.wait_until(to.plus_micros(LAST_VISITS_US)).await?;
+    let (delay, off) = judge(database, load.runner, (from, to)).await?;
+    Ok(PrecisionFigures {
+        load,
+        visits: delay.len(),
+        delay,
         off,
-        statements: match after.1.zip(before.1) {
-            Some((after, before)) => Some(f64::from(i32::try_from(after - before)?) / seconds),
-            None => None,
-        },
-        cpu: spent(before.0.0, after.0.0),
-        server: spent(before.0.1, after.0.1),
+        usage: after.since(&before),
     })
 }
 
-/// The processor time of a program and of the server so far.
-fn used(
-    ground: &Ground,
-    program: Option<&Program>,
-) -> anyhow::Result<(Option<Duration>, Option<Duration>)> {
-    Ok((
-        program.map(Program::cpu).transpose()?,
-        ground.server_pid().map(cpu_of_server).transpose()?,
-    ))
-}
-
-/// How late the visits were that were scheduled in the time, and how many seconds of single rows were not those of the curve.
+/// The delays of the visits that were scheduled in the interval, and how many seconds of single distributions were not those of
+/// the curve.
 async fn judge(
-    field: &mut Field,
-    who: Who,
+    database: &mut BenchDatabase,
+    runner: Runner,
     (from, to): (DbTime, DbTime),
-) -> anyhow::Result<(Spread, (usize, usize))> {
-    field
-        .connection
-        .execute("analyze public.store_visits")
-        .await?;
-    let commits = field.commits().await?;
+) -> anyhow::Result<(Samples, (usize, usize))> {
+    let analyze = "analyze public.store_visits";
+    database.connection.execute(analyze).await?;
     let mut by_row: BTreeMap<Uuid, Vec<DbTime>> = BTreeMap::new();
-    for (row, at) in commits {
+    for (row, at) in database.commits().await? {
         by_row.entry(row).or_default().push(at);
     }
-    let mut connection = Database::from_url(&field.url)?.connect().await?;
+    let mut connection = Database::from_url(&database.url)?.connect().await?;
     let known = rows::every(&mut connection).await?.rows;
-    // The others tick on full seconds, as one row alone does.
-    let running = if who == Who::Agent { known.len() } else { 1 };
-    let nothing = Vec::new();
-    let (mut late, mut off, mut of) = (Vec::new(), 0, 0);
+    // The others store on full seconds, as the agent does with a single distribution.
+    let running = if runner == Runner::Agent {
+        known.len()
+    } else {
+        1
+    };
+    let (mut delays, mut off, mut of) = (Vec::new(), 0, 0);
     for read in &known {
         let Ok(row) = Distribution::parse(&read.row) else {
             continue;
         };
-        let grid = |at| Schedule::instant_at_or_after(running, row.id, at);
-        let commits = by_row.get(&row.id).unwrap_or(&nothing);
-        let (row_late, row_off, row_of) = judge_row(&row.curve, grid, commits, (from, to));
-        late.extend(row_late);
+        let fire = |at| Schedule::instant_at_or_after(running, row.id, at);
+        let commits = by_row.get(&row.id).map_or(&[][..], Vec::as_slice);
+        let (row_delays, row_off, row_of) = judge_row(&row.curve, fire, commits, (from, to));
+        delays.extend(row_delays);
         off += row_off;
         of += row_of;
     }
-    Ok((Spread::of(late), (off, of)))
+    Ok((Samples::of(delays), (off, of)))
 }
 
 fn judge_row(
     curve: &Curve,
-    grid: impl Fn(DbTime) -> DbTime,
+    fire: impl Fn(DbTime) -> DbTime,
     commits: &[DbTime],
     (from, to): (DbTime, DbTime),
 ) -> (Vec<i64>, usize, usize) {
-    let (mut late, mut off, mut seconds) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
+    let (mut delays, mut off, mut seconds) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
     for k in 1.. {
-        let Some(scheduled) = curve.due_at(k).map(&grid).filter(|at| *at < to) else {
+        let Some(scheduled) = curve.due_at(k).map(&fire).filter(|at| *at < to) else {
             break;
         };
         if scheduled < from {
@@ -497,41 +405,48 @@ fn judge_row(
         let at = usize::try_from(k - 1)
             .ok()
             .and_then(|place| commits.get(place));
-        let after = at.map(|at| at.micros_since(scheduled));
-        late.extend(after);
-        if !after.is_some_and(|after| (0..FIRE_PERIOD_US).contains(&after)) {
+        let delay = at.map(|at| at.micros_since(scheduled));
+        delays.extend(delay);
+        if !delay.is_some_and(|delay| (0..FIRE_PERIOD_US).contains(&delay)) {
             off.insert(scheduled);
         }
     }
-    (late, off.len(), seconds.len())
+    (delays, off.len(), seconds.len())
 }
 
-fn row(seen: &Seen) -> Vec<Cell> {
-    let visits = f64::from(u32::try_from(seen.visits).unwrap_or(u32::MAX));
-    let a_million = |used: Option<Duration>| {
-        used.map_or(Cell::None, |used| {
-            Cell::Number(used.as_secs_f64() / visits.max(1.0) * 1e6, 1)
-        })
+impl PrecisionFigures {
+    /// Statements per second.
+    fn statements(&self) -> anyhow::Result<Option<f64>> {
+        let statements = self.usage.statements.map(i32::try_from).transpose()?;
+        Ok(statements.map(|sent| f64::from(sent) / f64::from(self.load.seconds)))
+    }
+}
+
+fn row(figures: &PrecisionFigures) -> anyhow::Result<Vec<Cell>> {
+    let visits = f64::from(u32::try_from(figures.visits)?);
+    let per_million = |used: Option<Duration>| {
+        Cell::number(
+            used.map(|used| used.as_secs_f64() / visits.max(1.0) * 1e6),
+            1,
+        )
     };
-    let [p50, p99, max] = seen.late.cells();
-    let off = if seen.off.0 == 0 {
-        Cell::whole(0)
-    } else {
-        Cell::word(format!("{} of {}", seen.off.0, seen.off.1))
+    let [p50, p99, max] = figures.delay.cells();
+    let off = match figures.off {
+        (0, _) => Cell::whole(0),
+        (off, of) => Cell::word(format!("{off} of {of}")),
     };
-    vec![
-        Cell::word(seen.who),
-        Cell::whole(seen.rows),
-        Cell::Number(visits / seen.seconds, 0),
+    Ok(vec![
+        Cell::word(figures.load.runner.name()),
+        Cell::whole(figures.load.rows),
+        Cell::Number(visits / f64::from(figures.load.seconds), 0),
         off,
         p50,
         p99,
         max,
-        seen.statements
-            .map_or(Cell::None, |statements| Cell::Number(statements, 1)),
-        a_million(seen.cpu),
-        a_million(seen.server),
-    ]
+        Cell::number(figures.statements()?, 1),
+        per_million(figures.usage.cpu),
+        per_million(figures.usage.server_cpu),
+    ])
 }
 
 #[cfg(test)]
@@ -540,7 +455,7 @@ mod tests {
     use crate::domain::curve::VISIT;
 
     #[test]
-    fn a_peer_that_chance_gave_fewer_transactions_keeps_up_and_one_that_is_saturated_does_not() {
+    fn a_peer_with_fewer_transactions_by_chance_keeps_up_and_a_saturated_one_does_not() {
         assert!(keeps_up(90, 110), "10 a second for 11 s");
         assert!(!keeps_up(60, 110));
         assert!(keeps_up(10_800, 11_000));
@@ -562,10 +477,10 @@ mod tests {
             to: None,
             total: 1_000,
         };
-        let grid = |at| Schedule::instant_at_or_after(1, Uuid::nil(), at);
+        let fire = |at| Schedule::instant_at_or_after(1, Uuid::nil(), at);
         // Visit k is due at k − 1/2, and so fires at k.
         let commits = [s(1.002), s(1.9), s(4.5), s(4.6)];
-        let judged = judge_row(&curve, grid, &commits, (s(0.0), s(6.0)));
+        let judged = judge_row(&curve, fire, &commits, (s(0.0), s(6.0)));
         assert_eq!(judged, (vec![2_000, -100_000, 1_500_000, 600_000], 3, 5));
     }
 }

@@ -1,4 +1,4 @@
-//! The programs that are measured, as processes of their own, and what the kernel says of them.
+//! The measured programs, as processes of their own, and what they use: CPU time, memory, statements.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -10,39 +10,40 @@ use anyhow::{Context as _, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
-use super::ground::Field;
+use super::environment::{BenchDatabase, BenchEnvironment};
+use super::peers;
 
-/// A program has ended so long after it was asked to.
-const ENDS_WITHIN: Duration = Duration::from_secs(15);
-/// An agent is ready so long after its start, a million rows included.
-const READY_WITHIN: Duration = Duration::from_secs(120);
-/// How often that is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// Nobody answers there: an agent whose server decodes nothing listens in vain, and syncs.
+/// How long a program may take to end.
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long an agent may take to be ready, with a million rows.
+const READY_TIMEOUT: Duration = Duration::from_secs(120);
+/// How often both are checked.
+const CHECK_EVERY: Duration = Duration::from_millis(20);
+/// No server listens there: an agent without Realtime reads the table by sync.
 const NOWHERE: &str = "http://127.0.0.1:9";
 
-/// A process of ours; killed with this value.
+/// A process; dropping it kills it.
 pub struct Program {
     child: Child,
     listen: u16,
-    began: Instant,
+    started: Instant,
     log: Option<PathBuf>,
 }
 
-/// What an agent is told beside where its database is.
+/// The options of a measured agent.
 #[derive(Clone, Copy, Debug)]
-pub struct Told {
+pub struct AgentOptions {
     /// `--max-visits-per-second`
     pub max_visits_per_second: u32,
-    /// `VISIT_PACER_LOG`, where its log is to be read afterwards.
+    /// `VISIT_PACER_LOG`, if its log is needed afterwards.
     pub log: Option<&'static str>,
 }
 
 impl Program {
-    /// Starts an agent on the field.
-    pub fn agent(field: &Field, told: Told) -> anyhow::Result<Self> {
+    /// Starts an agent for the database.
+    pub fn agent(database: &BenchDatabase, options: AgentOptions) -> anyhow::Result<Self> {
         let listen = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let (url, key) = match &field.realtime {
+        let (url, key) = match &database.realtime {
             Some((server, key)) => (server.supabase_url(), key.expose()),
             None => (NOWHERE.to_owned(), "sb_secret_none"),
         };
@@ -52,14 +53,14 @@ impl Program {
             .args(["--listen", &format!("127.0.0.1:{listen}")])
             .args([
                 "--max-visits-per-second",
-                &told.max_visits_per_second.to_string(),
+                &options.max_visits_per_second.to_string(),
             ])
             .current_dir(std::env::temp_dir())
             .env_clear()
-            .env("DATABASE_URL", field.url.expose())
+            .env("DATABASE_URL", database.url.expose())
             .env("SUPABASE_URL", url)
             .env("SUPABASE_SERVICE_ROLE_KEY", key);
-        let log = told.log.map(|level| {
+        let log = options.log.map(|level| {
             command
                 .env("VISIT_PACER_LOG", level)
                 .env("VISIT_PACER_LOG_FORMAT", "json");
@@ -68,94 +69,191 @@ impl Program {
         Self::start(command, listen, log)
     }
 
-    /// Starts another program.
-    pub fn peer(command: Command) -> anyhow::Result<Self> {
-        Self::start(command, 0, None)
-    }
-
     fn start(mut command: Command, listen: u16, log: Option<PathBuf>) -> anyhow::Result<Self> {
-        let said = match &log {
+        let output = match &log {
             Some(path) => File::create(path)?.into(),
             None => Stdio::null(),
         };
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(said);
+            .stderr(output);
         let child = command
             .spawn()
             .with_context(|| format!("start {}", command.get_program().display()))?;
         Ok(Self {
             child,
             listen,
-            began: Instant::now(),
+            started: Instant::now(),
             log,
         })
     }
 
-    /// Waits until the agent has read every row; how long after its start.
+    /// Waits until the agent has read every row, and returns the time since its start.
     pub async fn ready(&mut self) -> anyhow::Result<Duration> {
         let url = format!("http://127.0.0.1:{}/readyz", self.listen);
         let client = reqwest::Client::builder().no_proxy().build()?;
-        while self.began.elapsed() < READY_WITHIN {
+        while self.started.elapsed() < READY_TIMEOUT {
             if let Some(status) = self.child.try_wait()? {
-                bail!("the agent ended ({status}); run it by hand to see why");
+                bail!("the agent exited with {status}; run it by hand to see why");
             }
             let answer = client.get(&url).send().await;
             if answer.is_ok_and(|answer| answer.status().is_success()) {
-                return Ok(self.began.elapsed());
+                return Ok(self.started.elapsed());
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(CHECK_EVERY).await;
         }
-        bail!("the agent was not ready within {READY_WITHIN:?}")
+        bail!("the agent was not ready within {READY_TIMEOUT:?}")
     }
 
-    /// Since its start.
+    /// The time since its start.
     pub fn age(&self) -> Duration {
-        self.began.elapsed()
+        self.started.elapsed()
     }
 
-    /// What it has used of the processors so far.
+    /// The CPU time that it has used.
     pub fn cpu(&self) -> anyhow::Result<Duration> {
         cpu_of(self.child.id(), false)
     }
 
-    /// What it holds of the memory, in bytes.
-    pub fn memory(&self) -> anyhow::Result<u64> {
+    /// Its resident memory, in bytes.
+    pub fn memory(&self) -> anyhow::Result<f64> {
         let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
-        Ok(1024 * kib.context("the kernel does not say how much memory it has")?)
+        let kib = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u32>().ok());
+        Ok(1024.0 * f64::from(kib.context("the kernel does not report its memory")?))
     }
 
-    /// Stops it; what it has logged.
+    /// Stops it, and returns its log.
     pub async fn stop_and_read_log(mut self) -> anyhow::Result<String> {
-        let log = self.log.take().context("its log was not kept")?;
+        let log = self.log.take().context("no log was kept")?;
         self.stop().await?;
         let text = std::fs::read_to_string(&log)?;
         std::fs::remove_file(&log)?;
         Ok(text)
     }
 
-    /// Whether it has ended by itself.
+    /// Whether it has exited by itself.
     pub fn has_ended(&mut self) -> anyhow::Result<bool> {
         Ok(self.child.try_wait()?.is_some())
     }
 
-    /// Asks it to stop, and waits.
+    /// Sends SIGTERM, and waits for its end.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         kill(
             Pid::from_raw(i32::try_from(self.child.id())?),
             Signal::SIGTERM,
         )?;
-        let asked = Instant::now();
-        while asked.elapsed() < ENDS_WITHIN {
+        let sent = Instant::now();
+        while sent.elapsed() < STOP_TIMEOUT {
             if self.child.try_wait()?.is_some() {
                 return Ok(());
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(CHECK_EVERY).await;
         }
-        bail!("a program has not ended {ENDS_WITHIN:?} after SIGTERM")
+        bail!("a program is still running {STOP_TIMEOUT:?} after SIGTERM")
+    }
+}
+
+/// Who stores the visits of a measurement.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Runner {
+    /// Nobody.
+    Idle,
+    /// visit-pacer.
+    Agent,
+    /// The Node script.
+    Node,
+    /// The guide's function, by `pg_cron`.
+    Cron,
+}
+
+impl Runner {
+    /// Its name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "nobody",
+            Self::Agent => "visit-pacer",
+            Self::Node => "Node script",
+            Self::Cron => "pg_cron, each minute",
+        }
+    }
+
+    /// Why there are no figures for it.
+    pub fn missing(self) -> &'static str {
+        match self {
+            Self::Idle | Self::Agent => "The agent exited by itself; run it by hand to see why.",
+            Self::Node => {
+                "No Node script: it needs node, `npm ci` in tests/peers and wal_level = logical, or it exited by itself."
+            }
+            Self::Cron => {
+                "No cron: pg_cron is not installed on this server, or the server must not be restarted to load it."
+            }
+        }
+    }
+
+    /// Starts its program, if it has one and that is installed, and waits until an agent is ready. The script is below `peers`.
+    pub async fn start(
+        self,
+        database: &BenchDatabase,
+        options: AgentOptions,
+        peers: &Path,
+    ) -> anyhow::Result<Option<Program>> {
+        match self {
+            Self::Idle | Self::Cron => Ok(None),
+            Self::Agent => {
+                let mut agent = Program::agent(database, options)?;
+                agent.ready().await?;
+                Ok(Some(agent))
+            }
+            Self::Node => {
+                let command = peers::node(peers, database);
+                command
+                    .map(|command| Program::start(command, 0, None))
+                    .transpose()
+            }
+        }
+    }
+}
+
+/// What a program and the server have used.
+pub struct Usage {
+    /// CPU time of the program.
+    pub cpu: Option<Duration>,
+    /// CPU time of the server.
+    pub server_cpu: Option<Duration>,
+    /// Statements of the program.
+    pub statements: Option<i64>,
+}
+
+impl Usage {
+    /// The usage until now.
+    pub async fn read(
+        environment: &BenchEnvironment,
+        program: Option<&Program>,
+        database: &mut BenchDatabase,
+    ) -> anyhow::Result<Self> {
+        Ok(Self {
+            cpu: program.map(Program::cpu).transpose()?,
+            server_cpu: server_cpu(environment)?,
+            statements: database.statements().await?,
+        })
+    }
+
+    /// The usage since an earlier reading.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let spent = |after: Option<Duration>, before: Option<Duration>| {
+            Some(after?.saturating_sub(before?))
+        };
+        Self {
+            cpu: spent(self.cpu, before.cpu),
+            server_cpu: spent(self.server_cpu, before.server_cpu),
+            statements: self
+                .statements
+                .zip(before.statements)
+                .map(|(after, before)| after - before),
+        }
     }
 }
 
@@ -166,16 +264,19 @@ impl Drop for Program {
     }
 }
 
-/// What a server has used of the processors: its children, those that have ended included.
-pub fn cpu_of_server(postmaster: u32) -> anyhow::Result<Duration> {
+/// The CPU time of the server with all its children, past ones included.
+pub fn server_cpu(environment: &BenchEnvironment) -> anyhow::Result<Option<Duration>> {
+    let Some(postmaster) = environment.server_pid() else {
+        return Ok(None);
+    };
     let mut used = cpu_of(postmaster, true)?;
     let children =
         std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"));
     for child in children.unwrap_or_default().split_whitespace() {
-        // One that has just ended is counted with the postmaster from now on.
+        // The time of a child that has just ended counts for the postmaster from then on.
         used += cpu_of(child.parse()?, false).unwrap_or_default();
     }
-    Ok(used)
+    Ok(Some(used))
 }
 
 /// User and system time, see proc(5): fields 14 and 15, and 16 and 17 for children that were waited for.

@@ -1,7 +1,7 @@
-//! How soon: from the COMMIT of an edit to the schedule that follows it, and to the first visit after a resume.
+//! Reaction times: from the COMMIT of an edit to the updated schedule, and to the first visit after a resume.
 //!
-//! The first is told by the agent's own log, at level debug; so both clocks must be one machine's: the embedded stack alone is
-//! measured. Edits come at moments that know nothing of the agent's, one at a time.
+//! The first is read from the agent's log, at level debug; so both clocks must be the same machine's, and only the embedded
+//! server is measured. Edits come one at a time, at moments that are independent of the agent's timers.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,96 +12,93 @@ use serde::Deserialize;
 use sqlx::Row as _;
 use uuid::Uuid;
 
-use super::figures::{Cell, Spread, Table};
-use super::ground::{Field, Ground, Rows};
-use super::program::{Program, Told};
+use super::environment::{BenchDatabase, BenchEnvironment, Workload};
+use super::figures::{Cell, ReportTable, Samples};
+use super::program::{AgentOptions, Program};
 use crate::domain::time::DbTime;
 
 const ROWS: u32 = 100;
 const RATES: &[(&str, &str)] = &[("minute", "60")];
-/// Edits are so far apart, and a part of that more, so that they meet every moment of a second.
-const EDITS_APART: Duration = Duration::from_millis(80);
-const APART_MORE_MS: u64 = 37;
-/// The last edit has been followed so long after it.
-const SETTLES: Duration = Duration::from_secs(3);
-/// A resumed row that asks for so much owes a visit within a millisecond.
+/// The pause between edits, to which a varying time is added, so that they are spread over a second.
+const EDIT_PAUSE: Duration = Duration::from_millis(80);
+const EXTRA_PAUSE_MS: u64 = 37;
+/// How long the agent has to follow the last edit.
+const LAST_EDIT: Duration = Duration::from_secs(3);
+/// At this rate the first visit is due within a millisecond of a resume.
 const FAST: &[(&str, &str)] = &[("second", "1000")];
 const RESUMES: u32 = 20;
-/// A paused row rests so long, and a resumed one runs so long.
-const RESTS: Duration = Duration::from_millis(1_337);
-const TOLD: Told = Told {
+/// How long the distribution is paused, and how long it runs.
+const PHASE: Duration = Duration::from_millis(1_337);
+const OPTIONS: AgentOptions = AgentOptions {
     max_visits_per_second: 20_000,
     log: Some("visit_pacer=debug"),
 };
 
-/// A line of the log that tells of a row.
+/// A line of the log about a new version of a distribution in the schedule.
 #[derive(Deserialize)]
-struct Line {
+struct LogLine {
     timestamp: String,
     message: String,
-    distribution: Option<Uuid>,
+    #[serde(alias = "distribution")]
+    distribution_id: Option<Uuid>,
+    config_version: Option<i64>,
 }
 
-/// Measures it; `seconds` of edits.
+/// Measures with `seconds` of edits.
 pub async fn measure(
-    ground: &mut Ground,
+    environment: &mut BenchEnvironment,
     seconds: u32,
-) -> anyhow::Result<(Table, Vec<(String, Spread)>)> {
-    let mut table = Table::new(
+) -> anyhow::Result<(ReportTable, Vec<(String, Samples)>)> {
+    let mut table = ReportTable::new(
         "Reaction, from the COMMIT of an edit",
-        &["to", "edits", "p50, ms", "p99, ms", "max, ms"],
+        "until | edits | p50, ms | p99, ms | max, ms",
     );
-    if ground.server_pid().is_none() {
-        table
-            .notes
-            .push("Not measured: the server's clock is not this machine's.".to_owned());
+    if environment.server_pid().is_none() {
+        table.note("Not measured: the server may have another clock than this machine.");
         return Ok((table, Vec::new()));
     }
-    let followed = followed(ground, seconds).await?;
-    let resumed = resumed(ground).await?;
-    for (to, seen) in [
-        ("the schedule changed", &followed),
-        ("the first visit after a resume", &resumed),
+    let edits = edits(environment, seconds).await?;
+    let resumes = resumes(environment).await?;
+    for (until, samples) in [
+        ("the schedule is updated", &edits),
+        ("the first visit after a resume", &resumes),
     ] {
-        let [p50, p99, max] = seen.cells();
+        let [p50, p99, max] = samples.cells();
         table.rows.push(vec![
-            Cell::word(to),
-            Cell::whole(u32::try_from(seen.len())?),
+            Cell::word(until),
+            Cell::whole(u32::try_from(samples.len())?),
             p50,
             p99,
             max,
         ]);
     }
     table.at_most(
-        "p99 of the schedule's change, ms, under 100",
-        followed.percentile(99),
+        "p99 until the schedule is updated, ms, under 100",
+        edits.percentile(99),
         100.0,
     );
-    table.notes.push("A row fires once a second, so a first visit waits half a second on the average, however soon its edit is known.".to_owned());
-    Ok((table, vec![("edit to schedule".to_owned(), followed)]))
+    table.note("A distribution fires once a second, so a first visit waits half a second on average, however soon the edit is known.");
+    Ok((table, vec![("edit to schedule".to_owned(), edits)]))
 }
 
-/// Rows, and an agent that follows them.
-async fn followed_rows(ground: &mut Ground, rows: Rows<'_>) -> anyhow::Result<(Field, Program)> {
-    let mut field = ground.field().await?;
-    field.starts_realtime().await?;
-    field.rows(rows).await?;
-    let mut agent = Program::agent(&field, TOLD)?;
+/// A database with distributions, and an agent that is ready.
+async fn start(
+    environment: &mut BenchEnvironment,
+    workload: Workload<'_>,
+) -> anyhow::Result<(BenchDatabase, Program)> {
+    let mut database = environment.database().await?;
+    database.start_realtime().await?;
+    database.insert(workload).await?;
+    let mut agent = Program::agent(&database, OPTIONS)?;
     agent.ready().await?;
-    Ok((field, agent))
+    Ok((database, agent))
 }
 
-async fn followed(ground: &mut Ground, seconds: u32) -> anyhow::Result<Spread> {
-    let rows = Rows {
-        count: ROWS,
-        rates: RATES,
-        start_in: -1,
-        start_over: 0,
-        active: true,
-    };
-    let (mut field, agent) = followed_rows(ground, rows).await?;
+async fn edits(environment: &mut BenchEnvironment, seconds: u32) -> anyhow::Result<Samples> {
+    let workload = Workload::running(ROWS, RATES);
+    let (mut database, agent) = start(environment, workload).await?;
     let ids: Vec<Uuid> = sqlx::query_scalar("select id from public.visit_distribution order by id")
-        .fetch_all(&mut field.connection)
+        .fetch_all(&mut database.connection)
         .await?;
     let mut commits: BTreeMap<(Uuid, i64), DbTime> = BTreeMap::new();
     let began = tokio::time::Instant::now();
@@ -114,85 +111,77 @@ async fn followed(ground: &mut Ground, seconds: u32) -> anyhow::Result<Spread> {
         );
         let version: i64 = edited
             .bind(id)
-            .fetch_one(&mut field.connection)
+            .fetch_one(&mut database.connection)
             .await?
             .try_get(0)?;
-        commits.insert((*id, version), committed(&mut field, *id).await?);
-        tokio::time::sleep(EDITS_APART + Duration::from_millis(turn * 7 % APART_MORE_MS)).await;
+        commits.insert((*id, version), committed(&mut database, *id).await?);
+        tokio::time::sleep(EDIT_PAUSE + Duration::from_millis(turn * 7 % EXTRA_PAUSE_MS)).await;
     }
-    tokio::time::sleep(SETTLES).await;
+    tokio::time::sleep(LAST_EDIT).await;
     let log = agent.stop_and_read_log().await?;
-    ground.clear(field).await?;
-    let mut after = Vec::new();
-    for line in log
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Line>(line).ok())
-    {
-        let version = line
+    environment.remove(database).await?;
+    let mut samples = Vec::new();
+    let lines = log.lines();
+    for line in lines.filter_map(|line| serde_json::from_str::<LogLine>(line).ok()) {
+        let text = line
             .message
             .strip_prefix("the schedule follows the row, version ");
-        let version = version.and_then(|version| version.parse().ok());
-        if let (Some(id), Some(version)) = (line.distribution, version)
+        let version = line.config_version.or_else(|| text?.parse().ok());
+        if let (Some(id), Some(version)) = (line.distribution_id, version)
             && let Some(at) = commits.remove(&(id, version))
         {
-            let told: DateTime<Utc> = line.timestamp.parse().context("the log's timestamp")?;
-            after.push(DbTime::from(told).micros_since(at));
+            let logged: DateTime<Utc> = line.timestamp.parse().context("the log's timestamp")?;
+            samples.push(DbTime::from(logged).micros_since(at));
         }
     }
     anyhow::ensure!(
         commits.is_empty(),
-        "{} edits were not followed",
+        "{} edits did not reach the schedule",
         commits.len()
     );
-    Ok(Spread::of(after))
+    Ok(Samples::of(samples))
 }
 
-/// When the row was last committed.
-async fn committed(field: &mut Field, id: Uuid) -> anyhow::Result<DbTime> {
+/// The commit time of the distribution's row.
+async fn committed(database: &mut BenchDatabase, id: Uuid) -> anyhow::Result<DbTime> {
     let at = sqlx::query_scalar(
         "select (extract(epoch from pg_xact_commit_timestamp(xmin)) * 1000000)::bigint from public.visit_distribution where id = $1",
     );
     Ok(DbTime::from_micros(
-        at.bind(id).fetch_one(&mut field.connection).await?,
+        at.bind(id).fetch_one(&mut database.connection).await?,
     ))
 }
 
-async fn resumed(ground: &mut Ground) -> anyhow::Result<Spread> {
-    let rows = Rows {
-        count: 1,
-        rates: FAST,
-        start_in: -1,
-        start_over: 0,
+async fn resumes(environment: &mut BenchEnvironment) -> anyhow::Result<Samples> {
+    let workload = Workload {
         active: false,
+        ..Workload::running(1, FAST)
     };
-    let (mut field, agent) = followed_rows(ground, rows).await?;
+    let (mut database, agent) = start(environment, workload).await?;
     let id: Uuid = sqlx::query_scalar("select id from public.visit_distribution")
-        .fetch_one(&mut field.connection)
+        .fetch_one(&mut database.connection)
         .await?;
     let mut resumes = Vec::new();
     for _ in 0..RESUMES {
         for active in [true, false] {
             let edited = sqlx::query("update public.visit_distribution set is_active = $1");
-            edited.bind(active).execute(&mut field.connection).await?;
+            edited
+                .bind(active)
+                .execute(&mut database.connection)
+                .await?;
             if active {
-                resumes.push(committed(&mut field, id).await?);
+                resumes.push(committed(&mut database, id).await?);
             }
-            tokio::time::sleep(RESTS).await;
+            tokio::time::sleep(PHASE).await;
         }
     }
-    let commits = field.commits().await?;
+    let commits = database.commits().await?;
     agent.stop().await?;
-    ground.clear(field).await?;
-    let first = |at: DbTime| {
-        commits
-            .iter()
-            .map(|(_, visit)| *visit)
-            .find(|visit| *visit >= at)
-    };
-    Ok(Spread::of(
-        resumes
-            .into_iter()
-            .filter_map(|at| Some(first(at)?.micros_since(at)))
-            .collect(),
-    ))
+    environment.remove(database).await?;
+    let samples = resumes.into_iter().filter_map(|resume| {
+        let mut visits = commits.iter().map(|(_, visit)| *visit);
+        let first = visits.find(|visit| *visit >= resume)?;
+        Some(first.micros_since(resume))
+    });
+    Ok(Samples::of(samples.collect()))
 }

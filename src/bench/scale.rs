@@ -1,272 +1,237 @@
-//! A million rows known, a hundred thousand of them active: memory, processor, cold start, syncs; two and four agents on one load.
+//! A million distributions, a hundred thousand of them active: memory, CPU, cold start, syncs. And two and four agents that
+//! share one load.
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use super::environment::{BenchDatabase, BenchEnvironment, Workload};
+use super::figures::{Cell, ReportTable};
+use super::growth::{self, ReadDurations};
+use super::program::{AgentOptions, Program, server_cpu};
 
-use super::figures::{Cell, Table};
-use super::ground::{Field, Ground, Rows};
-use super::growth::{self, Looks};
-use super::program::{Program, Told, cpu_of_server};
-
-/// Rows in all, and those of them that are active, one visit each ten seconds.
-const KNOWN: u32 = 1_000_000;
+/// Distributions in all, and those of them that are active, with one visit each ten seconds.
+const TOTAL: u32 = 1_000_000;
 const ACTIVE: u32 = 100_000;
 const RATES: &[(&str, &str)] = &[("minute", "6")];
-/// … in each second a tenth of them.
+/// Their starts are spread over these ten seconds.
 const PERIOD: u32 = 10;
-/// The agent's own bound: twice what the rows ask for.
-const TOLD: Told = Told {
+/// With a rate limit of twice what is due.
+const OPTIONS: AgentOptions = AgentOptions {
     max_visits_per_second: 20_000,
     log: None,
 };
-/// An agent is watched after it has settled.
-const SETTLES: Duration = Duration::from_secs(10);
-/// A first visit that has not come by now does not come: no row is active.
-const FIRST_WITHIN: Duration = Duration::from_secs(15);
-/// How often it is looked for.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// The start is not measured.
+const WARM_UP: Duration = Duration::from_secs(10);
+/// How long the first visit may take.
+const FIRST_VISIT_TIMEOUT: Duration = Duration::from_secs(15);
+const CHECK_EVERY: Duration = Duration::from_millis(10);
 
-/// Measures it; `seconds` for each figure.
-pub async fn measure(ground: &mut Ground, seconds: u32) -> anyhow::Result<Vec<Table>> {
-    let mut table = Table::new(
+/// Measures for `seconds` each.
+pub async fn measure(
+    environment: &mut BenchEnvironment,
+    seconds: u32,
+) -> anyhow::Result<Vec<ReportTable>> {
+    let mut table = ReportTable::new(
         "Scale, one agent",
-        &[
-            "rows known",
-            "active",
-            "visits/s",
-            "ready after, s",
-            "first batch, s",
-            "memory, MiB",
-            "bytes a row",
-            "agent's CPU, %",
-            "server's CPU, %",
-            "idle sync, ms",
-            "full look, s",
-        ],
+        "distributions | active | visits/s | ready after, s | first batch, s | memory, MiB | bytes per distribution | agent's CPU, % | server's CPU, % | idle sync, ms | full read, s",
     );
     let time = Duration::from_secs(seconds.into());
-    let empty = look(ground, 0, 0, time).await?;
-    let active = look(ground, ACTIVE, ACTIVE, time).await?;
-    let all = look(ground, KNOWN, ACTIVE, time).await?;
+    let empty = one_agent(environment, 0, 0, time).await?;
+    let active = one_agent(environment, ACTIVE, ACTIVE, time).await?;
+    let all = one_agent(environment, TOTAL, ACTIVE, time).await?;
     table.rows.push(row(0, 0, &empty, None));
     table.rows.push(row(ACTIVE, ACTIVE, &active, Some(&empty)));
-    table.rows.push(row(KNOWN, ACTIVE, &all, Some(&empty)));
+    table.rows.push(row(TOTAL, ACTIVE, &all, Some(&empty)));
     table.at_most(
-        "memory for a row that is known, in bytes, at most 500",
-        per_row(&all, &empty, KNOWN),
+        "memory per distribution, in bytes, at most 500",
+        bytes_each(&all, &empty, TOTAL),
         500.0,
     );
     table.at_most(
-        "cold start with a million rows, until the first batch is stored, s, at most 5",
+        "cold start with a million distributions, until the first batch is stored, s, at most 5",
         all.first.map_or(f64::NAN, |first| first.as_secs_f64()),
         5.0,
     );
-    table.notes.push(
-        "The active rows ask for 10,000 visits a second; what is beyond that was owed from before the agent's start, and is being made up."
-            .to_owned(),
-    );
-    table.notes.push(format!(
-        "A row that is active takes more memory than one that stands still: {:.0} bytes.",
-        per_row(&active, &empty, ACTIVE)
+    table.note("10,000 visits per second are due; what is beyond that is the backlog from before the agent's start.");
+    table.note(format!(
+        "An active distribution takes more memory than an inactive one: {:.0} bytes.",
+        bytes_each(&active, &empty, ACTIVE)
     ));
-    Ok(vec![table, growth::ticks(), shared(ground, time).await?])
+    Ok(vec![
+        table,
+        growth::ticks(),
+        several_agents(environment, time).await?,
+    ])
 }
 
-/// Rows that several agents share, a visit a second each.
+/// Distributions that several agents share, with a visit per second each.
 const SHARED: u32 = 10_000;
 const EACH_SECOND: &[(&str, &str)] = &[("second", "1")];
 
 /// One load, and one, two and four agents for it.
-async fn shared(ground: &mut Ground, time: Duration) -> anyhow::Result<Table> {
-    let mut table = Table::new(
-        "Agents that share 10,000 rows of a visit a second",
-        &[
-            "agents",
-            "visits/s",
-            "memory of all, MiB",
-            "CPU of all, %",
-            "server's CPU, %",
-            "transactions/s",
-        ],
+async fn several_agents(
+    environment: &mut BenchEnvironment,
+    time: Duration,
+) -> anyhow::Result<ReportTable> {
+    let mut table = ReportTable::new(
+        "Agents that share 10,000 distributions of a visit per second",
+        "agents | visits/s | memory of all, MiB | CPU of all, % | server's CPU, % | transactions/s",
     );
     for count in [1, 2, 4] {
-        let mut field = ground.field().await?;
-        field.starts_realtime().await?;
-        let rows = Rows {
-            count: SHARED,
-            rates: EACH_SECOND,
-            start_in: -1,
-            start_over: 0,
-            active: true,
-        };
-        field.rows(rows).await?;
+        let mut database = environment.database().await?;
+        database.start_realtime().await?;
+        let workload = Workload::running(SHARED, EACH_SECOND);
+        database.insert(workload).await?;
         let mut agents = Vec::new();
         for _ in 0..count {
-            agents.push(Program::agent(&field, TOLD)?);
+            agents.push(Program::agent(&database, OPTIONS)?);
         }
         for agent in &mut agents {
             agent.ready().await?;
         }
-        tokio::time::sleep(SETTLES).await;
-        let before = together(ground, &agents, &mut field).await?;
+        tokio::time::sleep(WARM_UP).await;
+        let before = totals(environment, &agents, &mut database).await?;
         tokio::time::sleep(time).await;
-        let after = together(ground, &agents, &mut field).await?;
+        let after = totals(environment, &agents, &mut database).await?;
         let seconds = after.at.duration_since(before.at).as_secs_f64();
         let rate = |after: i64, before: i64| -> anyhow::Result<f64> {
             Ok(f64::from(i32::try_from(after - before)?) / seconds)
         };
-        let percent = |used: Duration| 100.0 * used.as_secs_f64() / seconds;
-        let server = after.server.zip(before.server);
+        let percent = |after: Duration, before: Duration| {
+            100.0 * after.saturating_sub(before).as_secs_f64() / seconds
+        };
+        let server = after.server_cpu.zip(before.server_cpu);
         table.rows.push(vec![
             Cell::whole(count),
             Cell::Number(rate(after.visits, before.visits)?, 0),
             Cell::Number(after.memory / 1_048_576.0, 1),
-            Cell::Number(percent(after.cpu.saturating_sub(before.cpu)), 1),
-            server.map_or(Cell::None, |(after, before)| {
-                Cell::Number(percent(after.saturating_sub(before)), 1)
-            }),
+            Cell::Number(percent(after.cpu, before.cpu), 1),
+            Cell::number(server.map(|(after, before)| percent(after, before)), 1),
             Cell::Number(rate(after.transactions, before.transactions)?, 1),
         ]);
         for agent in agents {
             agent.stop().await?;
         }
-        ground.clear(field).await?;
+        environment.remove(database).await?;
     }
     Ok(table)
 }
 
 /// What agents and their server have used and done so far.
-struct Together {
+struct Totals {
     at: Instant,
     cpu: Duration,
     memory: f64,
-    server: Option<Duration>,
+    server_cpu: Option<Duration>,
     visits: i64,
     transactions: i64,
 }
 
-async fn together(
-    ground: &Ground,
+async fn totals(
+    environment: &BenchEnvironment,
     agents: &[Program],
-    field: &mut Field,
-) -> anyhow::Result<Together> {
+    database: &mut BenchDatabase,
+) -> anyhow::Result<Totals> {
     let (mut cpu, mut memory) = (Duration::ZERO, 0.0);
     for agent in agents {
         cpu += agent.cpu()?;
-        memory += f64::from(u32::try_from(agent.memory()? / 1024)?) * 1024.0;
+        memory += agent.memory()?;
     }
-    Ok(Together {
+    let transactions =
+        "select xact_commit from pg_stat_database where datname = current_database()";
+    Ok(Totals {
         at: Instant::now(),
         cpu,
         memory,
-        server: ground.server_pid().map(cpu_of_server).transpose()?,
-        visits: stored(field).await?,
-        transactions: field.transactions().await?,
+        server_cpu: server_cpu(environment)?,
+        visits: database.number(VISITS).await?,
+        transactions: database.number(transactions).await?,
     })
 }
 
-/// What was seen of an agent.
-struct Seen {
+/// The number of stored visits.
+const VISITS: &str = "select count(*) from public.store_visits";
+
+/// What one agent used.
+struct AgentFigures {
     ready: Duration,
     first: Option<Duration>,
     memory: f64,
     cpu: f64,
-    server: Option<f64>,
+    server_cpu: Option<f64>,
     rate: f64,
-    looks: Option<Looks>,
+    reads: ReadDurations,
 }
 
-/// An agent, started on a table that has so many rows already.
-async fn look(
-    ground: &mut Ground,
-    known: u32,
+/// Measures an agent that starts on a table with so many distributions.
+async fn one_agent(
+    environment: &mut BenchEnvironment,
+    total: u32,
     active: u32,
     time: Duration,
-) -> anyhow::Result<Seen> {
-    let mut field = ground.field().await?;
-    // What is active comes last, so that little is owed when the agent starts.
-    for (count, active) in [(known - active, false), (active, true)] {
-        let rows = Rows {
-            count,
-            rates: RATES,
-            start_in: -1,
+) -> anyhow::Result<AgentFigures> {
+    let mut database = environment.database().await?;
+    // The active ones come last, so that the backlog is small when the agent starts.
+    for (count, is_active) in [(total - active, false), (active, true)] {
+        let workload = Workload {
             start_over: PERIOD,
-            active,
+            active: is_active,
+            ..Workload::running(count, RATES)
         };
         if count > 0 {
-            field.rows(rows).await?;
+            database.insert(workload).await?;
         }
     }
-    field.starts_realtime().await?;
-    let mut agent = Program::agent(&field, TOLD)?;
+    database.start_realtime().await?;
+    let mut agent = Program::agent(&database, OPTIONS)?;
     let ready = agent.ready().await?;
+    let any = "select exists (select from public.store_visits)::int::bigint";
     let mut first = None;
-    while first.is_none() && active > 0 && agent.age() < ready + FIRST_WITHIN {
-        first = any(&mut field).await?.then(|| agent.age());
-        tokio::time::sleep(LOOK_EVERY).await;
+    while first.is_none() && active > 0 && agent.age() < ready + FIRST_VISIT_TIMEOUT {
+        first = (database.number(any).await? == 1).then(|| agent.age());
+        tokio::time::sleep(CHECK_EVERY).await;
     }
-    tokio::time::sleep(SETTLES).await;
-    let (began, cpu, visits) = (agent.age(), agent.cpu()?, stored(&mut field).await?);
-    let server = ground.server_pid().map(cpu_of_server).transpose()?;
+    tokio::time::sleep(WARM_UP).await;
+    let (began, cpu, visits) = (agent.age(), agent.cpu()?, database.number(VISITS).await?);
+    let server_before = server_cpu(environment)?;
     tokio::time::sleep(time).await;
-    let took = agent.age().saturating_sub(began).as_secs_f64();
-    let percent = |used: Duration| 100.0 * used.as_secs_f64() / took;
-    let server = match (server, ground.server_pid()) {
-        (Some(before), Some(pid)) => Some(percent(cpu_of_server(pid)?.saturating_sub(before))),
-        _none => None,
+    let seconds = agent.age().saturating_sub(began).as_secs_f64();
+    let percent = |after: Duration, before: Duration| {
+        100.0 * after.saturating_sub(before).as_secs_f64() / seconds
     };
-    let mut seen = Seen {
+    let server = server_cpu(environment)?.zip(server_before);
+    let cpu = percent(agent.cpu()?, cpu);
+    let visits = database.number(VISITS).await? - visits;
+    let memory = agent.memory()?;
+    agent.stop().await?;
+    let reads = growth::read_durations(&database).await?;
+    environment.remove(database).await?;
+    Ok(AgentFigures {
         ready,
         first,
-        cpu: percent(agent.cpu()?.saturating_sub(cpu)),
-        server,
-        rate: f64::from(i32::try_from(stored(&mut field).await? - visits)?) / took,
-        memory: f64::from(u32::try_from(agent.memory()? / 1024)?) * 1024.0,
-        looks: None,
-    };
-    agent.stop().await?;
-    seen.looks = Some(growth::looks(&field).await?);
-    ground.clear(field).await?;
-    Ok(seen)
+        memory,
+        cpu,
+        server_cpu: server.map(|(after, before)| percent(after, before)),
+        rate: f64::from(i32::try_from(visits)?) / seconds,
+        reads,
+    })
 }
 
-/// Whether a visit is stored.
-async fn any(field: &mut Field) -> anyhow::Result<bool> {
-    let any = sqlx::query_scalar("select exists (select from public.store_visits)");
-    Ok(any.fetch_one(&mut field.connection).await?)
+fn bytes_each(figures: &AgentFigures, empty: &AgentFigures, count: u32) -> f64 {
+    (figures.memory - empty.memory) / f64::from(count.max(1))
 }
 
-/// Visits that are stored.
-async fn stored(field: &mut Field) -> anyhow::Result<i64> {
-    let count = sqlx::query_scalar("select count(*) from public.store_visits");
-    let count = count.fetch_one(&mut field.connection).await;
-    count.context("count what is stored")
-}
-
-fn per_row(seen: &Seen, empty: &Seen, rows: u32) -> f64 {
-    (seen.memory - empty.memory) / f64::from(rows.max(1))
-}
-
-fn row(known: u32, active: u32, seen: &Seen, empty: Option<&Seen>) -> Vec<Cell> {
-    let looks = seen.looks.as_ref();
+fn row(total: u32, active: u32, figures: &AgentFigures, empty: Option<&AgentFigures>) -> Vec<Cell> {
     vec![
-        Cell::whole(known),
+        Cell::whole(total),
         Cell::whole(active),
-        Cell::Number(seen.rate, 0),
-        Cell::Number(seen.ready.as_secs_f64(), 1),
-        seen.first
-            .map_or(Cell::None, |first| Cell::Number(first.as_secs_f64(), 1)),
-        Cell::Number(seen.memory / 1_048_576.0, 1),
-        empty.map_or(Cell::None, |empty| {
-            Cell::Number(per_row(seen, empty, known), 0)
-        }),
-        Cell::Number(seen.cpu, 1),
-        seen.server
-            .map_or(Cell::None, |percent| Cell::Number(percent, 1)),
-        looks.map_or(Cell::None, |looks| Cell::millis(looks.changed)),
-        looks.map_or(Cell::None, |looks| {
-            Cell::Number(looks.full.as_secs_f64(), 1)
-        }),
+        Cell::Number(figures.rate, 0),
+        Cell::Number(figures.ready.as_secs_f64(), 1),
+        Cell::number(figures.first.map(|first| first.as_secs_f64()), 1),
+        Cell::Number(figures.memory / 1_048_576.0, 1),
+        Cell::number(empty.map(|empty| bytes_each(figures, empty, total)), 0),
+        Cell::Number(figures.cpu, 1),
+        Cell::number(figures.server_cpu, 1),
+        Cell::millis(figures.reads.sync),
+        Cell::Number(figures.reads.full.as_secs_f64(), 1),
     ]
 }

@@ -8,8 +8,8 @@ use sqlx::{Executor as _, PgConnection};
 use tokio::task::JoinSet;
 
 use super::copy::copy;
-use super::figures::{Cell, Table, ratio};
-use super::ground::{Field, Ground, Rows};
+use super::environment::{BenchDatabase, BenchEnvironment, Workload};
+use super::figures::{Cell, ReportTable, ratio};
 use crate::domain::batch::{Batch, BatchRow, Progress};
 use crate::domain::distribution::Distribution;
 use crate::domain::schedule::RowRead;
@@ -22,55 +22,52 @@ use crate::postgres::rows;
 
 /// Visits in a batch.
 const VISITS: i32 = 10_000;
-/// Rounds in which everybody is measured in turn, so that a machine that slows down slows all alike.
+/// Rounds of alternating turns, so that a machine that slows down affects both alike.
 const ROUNDS: u32 = 11;
 
-/// Rows that a batch is of, where each asks for much.
+/// Distributions of a batch in which each has many visits.
 const FEW_ROWS: u32 = 10;
 
-/// Both ways, measured in turn.
+/// COPY and the writer, measured in turn.
 struct Pair {
     rows: u32,
     connections: u32,
     /// Visits a second.
     copied: f64,
     stored: f64,
-    /// Of the second to the first.
+    /// The median of the turns' own ratios, stored to copied.
     ratio: f64,
 }
 
-/// Who stores.
+/// How visits are stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Who {
+enum StoreMethod {
     Copy,
     Writer,
 }
 
-/// Measures it; `seconds` for each way.
-pub async fn measure(ground: &mut Ground, seconds: u32) -> anyhow::Result<Table> {
-    let mut table = Table::new(
+/// Measures for `seconds` each.
+pub async fn measure(
+    environment: &mut BenchEnvironment,
+    seconds: u32,
+) -> anyhow::Result<ReportTable> {
+    let mut table = ReportTable::new(
         "Throughput, batches of 10,000 visits",
-        &[
-            "who",
-            "rows in a batch",
-            "connections",
-            "visits/s",
-            "of COPY",
-        ],
+        "method | rows in a batch | connections | visits/s | of COPY",
     );
     let mut found = Vec::new();
     for connections in [1, 2] {
         for rows in [FEW_ROWS, 10_000] {
-            found.push(pair(ground, rows, connections, seconds).await?);
+            found.push(pair(environment, rows, connections, seconds).await?);
         }
     }
     for pair in &found {
-        for (who, figure, of_copy) in [
+        for (name, figure, of_copy) in [
             ("COPY (binary, client side)", pair.copied, 1.0),
             ("visit-pacer", pair.stored, pair.ratio),
         ] {
             table.rows.push(vec![
-                Cell::word(who),
+                Cell::word(name),
                 Cell::whole(pair.rows),
                 Cell::whole(pair.connections),
                 Cell::Number(figure, 0),
@@ -94,50 +91,44 @@ pub async fn measure(ground: &mut Ground, seconds: u32) -> anyhow::Result<Table>
         );
         table.at_least(&what, ratio(pair.stored, best), 0.9);
     }
-    table.notes.push(
-        "Medians of turns that COPY and the writer take; “of COPY” is the median of the turns' own ratios, the best COPY that of the medians."
-            .to_owned(),
-    );
-    table.notes.push(
-        "Batches of 10,000 rows of one visit are judged by no aim: there each visit costs a lock, a comparison and a row of progress."
-            .to_owned(),
-    );
+    table.note("Medians of alternating turns of COPY and the writer. “of COPY” is the median of the turns' own ratios; the best COPY is the best of the medians.");
+    table.note("There is no goal for batches of 10,000 distributions with one visit each: there each visit costs a lock, a comparison and a row of progress.");
     Ok(table)
 }
 
 /// COPY and the writer, in turn.
 async fn pair(
-    ground: &mut Ground,
+    environment: &mut BenchEnvironment,
     rows: u32,
     connections: u32,
     seconds: u32,
 ) -> anyhow::Result<Pair> {
-    let mut field = ground.field().await?;
-    let asked = Rows {
-        count: rows * connections,
-        rates: &[("second", "1")],
+    let mut database = environment.database().await?;
+    let workload = Workload {
         start_in: -5,
-        start_over: 0,
-        active: true,
+        ..Workload::running(rows * connections, &[("second", "1")])
     };
-    field.rows(asked).await?;
+    database.insert(workload).await?;
     let time = Duration::from_secs(u64::from(seconds)) / ROUNDS;
     let (mut copied, mut stored) = (Vec::new(), Vec::new());
-    let mut lanes = lanes(&mut field, rows).await?;
+    let mut lanes = lanes(&database, rows).await?;
     for _ in 0..ROUNDS {
-        for (who, rates) in [(Who::Copy, &mut copied), (Who::Writer, &mut stored)] {
-            field
+        for (method, rates) in [
+            (StoreMethod::Copy, &mut copied),
+            (StoreMethod::Writer, &mut stored),
+        ] {
+            database
                 .connection
                 .execute("truncate public.store_visits; checkpoint")
                 .await?;
             let began = Instant::now();
             let mut running = JoinSet::new();
             for lane in lanes.drain(..) {
-                running.spawn(lane.run(who, time));
+                running.spawn(lane.run(method, time));
             }
             let mut visits = 0;
             while let Some(ended) = running.join_next().await {
-                let (lane, batches) = ended.context("a lane panicked")??;
+                let (lane, batches) = ended.context("a lane failed")??;
                 visits += batches * VISITS;
                 lanes.push(lane);
             }
@@ -145,7 +136,7 @@ async fn pair(
         }
     }
     drop(lanes);
-    ground.clear(field).await?;
+    environment.remove(database).await?;
     let each = stored.iter().zip(&copied);
     Ok(Pair {
         rows,
@@ -164,16 +155,16 @@ fn median(mut figures: Vec<f64>) -> f64 {
     figures.get(figures.len() / 2).copied().unwrap_or(0.0)
 }
 
-/// One connection, with rows of its own.
-struct Lane {
+/// A connection for each method, with rows of their own.
+struct BenchLane {
     generator: Generator,
     copying: (PgConnection, Batch),
     storing: (Connection, Batch),
 }
 
-/// Deals the field's rows out, so many to a lane.
-async fn lanes(field: &mut Field, rows_each: u32) -> anyhow::Result<Vec<Lane>> {
-    let database = Database::from_url(&field.url)?;
+/// Divides the distributions among lanes of `rows_each`.
+async fn lanes(bench: &BenchDatabase, rows_each: u32) -> anyhow::Result<Vec<BenchLane>> {
+    let database = Database::from_url(&bench.url)?;
     let mut connection = database.connect().await?;
     let catalogue = rows::catalogue(&mut connection).await?;
     let known = rows::every(&mut connection).await?.rows;
@@ -184,20 +175,20 @@ async fn lanes(field: &mut Field, rows_each: u32) -> anyhow::Result<Vec<Lane>> {
         let batch = Batch {
             rows: parts.collect(),
         };
-        lanes.push(Lane {
+        lanes.push(BenchLane {
             generator: Generator::new(&catalogue),
-            copying: (field.connect().await?, batch.clone()),
+            copying: (bench.connect().await?, batch.clone()),
             storing: (database.connect().await?, batch),
         });
     }
     Ok(lanes)
 }
 
-/// A row's part of a batch of so many visits.
+/// The part of a distribution in a batch of `visits` visits.
 fn part(read: &RowRead, visits: i64) -> Option<BatchRow> {
     let row = Distribution::parse(&read.row).ok()?;
     let after = read.progress.clone()?;
-    // As if the batch before had just been stored: `turn` goes on from there.
+    // As if a batch had just been stored: `advance` continues from there.
     let before = Progress {
         distributed: after.distributed - visits,
         last_number: after.last_number - visits,
@@ -214,8 +205,8 @@ fn part(read: &RowRead, visits: i64) -> Option<BatchRow> {
     })
 }
 
-/// On to the next visits, spread over a second as the curve would.
-fn turn(batch: &mut Batch) {
+/// Advances to the next visits, spread over a second as by the curve.
+fn advance(batch: &mut Batch) {
     for row in &mut batch.rows {
         let visits = row.visits();
         row.before = row.after.clone();
@@ -229,21 +220,21 @@ fn turn(batch: &mut Batch) {
     }
 }
 
-impl Lane {
-    /// Stores batches for so long; how many.
-    async fn run(mut self, who: Who, time: Duration) -> anyhow::Result<(Self, i32)> {
+impl BenchLane {
+    /// Stores batches for this time, and returns their number.
+    async fn run(mut self, method: StoreMethod, time: Duration) -> anyhow::Result<(Self, i32)> {
         let began = Instant::now();
         let mut batches = 0;
         while began.elapsed() < time {
-            match who {
-                Who::Copy => {
+            match method {
+                StoreMethod::Copy => {
                     let (connection, batch) = &mut self.copying;
-                    turn(batch);
+                    advance(batch);
                     copy(connection, batch, &self.generator).await?;
                 }
-                Who::Writer => {
+                StoreMethod::Writer => {
                     let (connection, batch) = &mut self.storing;
-                    turn(batch);
+                    advance(batch);
                     let records = BatchRecords::of(batch, &self.generator);
                     let (stored, _) = store(connection, &records).await?;
                     ensure!(

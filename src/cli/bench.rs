@@ -1,4 +1,4 @@
-//! `visit-pacer bench`: what to measure, and where the figures go.
+//! `visit-pacer bench`: which benchmarks to run, and where the figures go.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail, ensure};
 
 use super::log::{self, LogFormat};
-use crate::bench::figures::{Report, Spread, Table, markdown};
-use crate::bench::ground::Ground;
+use crate::bench::environment::BenchEnvironment;
+use crate::bench::figures::{BenchReport, ReportTable, Samples, markdown};
 use crate::bench::{footprint, plot, precision, reaction, scale, throughput};
 use crate::runtime::serve::asked_to_stop;
 use crate::settings::Environment;
@@ -15,50 +15,50 @@ use crate::settings::Environment;
 /// Flags of `bench`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// What to measure
-    #[arg(value_enum, default_value_t = Part::All)]
-    part: Part,
-    /// Measure on the server of `DATABASE_URL`, in databases of its own that are removed, rather than on an embedded one
+    /// The benchmark to run
+    #[arg(value_enum, default_value_t = Benchmark::All)]
+    benchmark: Benchmark,
+    /// Use the server of `DATABASE_URL` instead of an embedded one, with databases that are removed afterwards
     #[arg(long)]
     on_server: bool,
-    /// How long each figure is measured, in seconds
+    /// Duration of each measurement in seconds
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(5..=600))]
     seconds: u32,
-    /// Where the Node script is, with its packages (`npm ci`)
+    /// Directory of the Node script and its packages (`npm ci`)
     #[arg(long, value_name = "DIR", default_value = "tests/peers")]
     peers: PathBuf,
-    /// Write the figures to this file
+    /// Write the figures to this file as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Draw the lateness that was measured into this file
+    /// Write a chart of the measured delays to this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 }
 
-/// What can be measured.
+/// A benchmark.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Part {
-    /// Visits a second through the writer, against COPY
+enum Benchmark {
+    /// Visits per second through the writer, against COPY
     Throughput,
-    /// Lateness of commits and errors of single seconds, against pgbench, cron and a Node script
+    /// Delay of commits and errors of single seconds, against pgbench, cron and a Node script
     Precision,
-    /// From the COMMIT of an edit to the schedule, and to the first visit after a resume
+    /// Time from the COMMIT of an edit to the schedule, and to the first visit after a resume
     Reaction,
-    /// Memory and processor with ten rows, against a Node script's
+    /// Memory and CPU with ten distributions, against a Node script
     Footprint,
-    /// A million rows: memory, processor, cold start
+    /// A million distributions: memory, CPU, cold start
     Scale,
-    /// Everything
+    /// All of them
     All,
 }
 
-/// Measures.
+/// Runs the benchmarks.
 #[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn run(args: Args) -> anyhow::Result<()> {
     log::init_stderr(LogFormat::Human);
     ensure!(
-        args.svg.is_none() || args.wants(Part::Precision) || args.wants(Part::Reaction),
-        "--svg draws what `precision` and `reaction` measure: ask for one of them, or for all"
+        args.svg.is_none() || args.wants(Benchmark::Precision) || args.wants(Benchmark::Reaction),
+        "--svg needs the benchmark `precision`, `reaction` or `all`"
     );
     for path in args.json.iter().chain(&args.svg) {
         let opened = File::options().create(true).append(true).open(path);
@@ -69,18 +69,18 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     } else {
         None
     };
-    let mut ground = Ground::open(given).await?;
-    let mut found = Found::default();
-    // Dropped, what is measured ends, and its processes with it.
+    let mut environment = BenchEnvironment::open(given).await?;
+    let mut results = Results::default();
+    // A dropped measurement ends its processes.
     let measured = tokio::select! {
-        measured = measure(&mut ground, &args, &mut found) => measured,
-        stop = asked_to_stop() => stop.and_then(|()| bail!("stopped before everything was measured")),
+        measured = measure(&mut environment, &args, &mut results) => measured,
+        stop = asked_to_stop() => stop.and_then(|()| bail!("stopped before all benchmarks had ended")),
     };
-    let machine = ground.machine().await;
-    let closed = ground.close().await;
-    let report = Report {
+    let machine = environment.machine().await;
+    let closed = environment.close().await;
+    let report = BenchReport {
         machine: machine?,
-        tables: found.tables,
+        tables: results.tables,
     };
     println!("{}", markdown(&report));
     if let Some(path) = &args.json {
@@ -88,45 +88,49 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
     }
     if let Some(path) = &args.svg {
-        std::fs::write(path, plot::svg(&found.curves))
+        std::fs::write(path, plot::svg(&results.curves))
             .with_context(|| format!("write {}", path.display()))?;
     }
     measured.and(closed)
 }
 
 impl Args {
-    fn wants(&self, part: Part) -> bool {
-        self.part == part || self.part == Part::All
+    fn wants(&self, benchmark: Benchmark) -> bool {
+        self.benchmark == benchmark || self.benchmark == Benchmark::All
     }
 }
 
-/// What was measured so far.
+/// The results so far.
 #[derive(Default)]
-struct Found {
-    tables: Vec<Table>,
-    curves: Vec<(String, Spread)>,
+struct Results {
+    tables: Vec<ReportTable>,
+    curves: Vec<(String, Samples)>,
 }
 
-async fn measure(ground: &mut Ground, args: &Args, found: &mut Found) -> anyhow::Result<()> {
-    let Found { tables, curves } = found;
-    if args.wants(Part::Throughput) {
-        tables.push(throughput::measure(ground, args.seconds).await?);
+async fn measure(
+    environment: &mut BenchEnvironment,
+    args: &Args,
+    results: &mut Results,
+) -> anyhow::Result<()> {
+    let Results { tables, curves } = results;
+    if args.wants(Benchmark::Throughput) {
+        tables.push(throughput::measure(environment, args.seconds).await?);
     }
-    if args.wants(Part::Precision) {
-        let (table, late) = precision::measure(ground, &args.peers, args.seconds).await?;
+    if args.wants(Benchmark::Precision) {
+        let (table, delays) = precision::measure(environment, &args.peers, args.seconds).await?;
         tables.push(table);
-        curves.extend(late);
+        curves.extend(delays);
     }
-    if args.wants(Part::Reaction) {
-        let (table, late) = reaction::measure(ground, args.seconds).await?;
+    if args.wants(Benchmark::Reaction) {
+        let (table, delays) = reaction::measure(environment, args.seconds).await?;
         tables.push(table);
-        curves.extend(late);
+        curves.extend(delays);
     }
-    if args.wants(Part::Footprint) {
-        tables.push(footprint::measure(ground, &args.peers, args.seconds).await?);
+    if args.wants(Benchmark::Footprint) {
+        tables.push(footprint::measure(environment, &args.peers, args.seconds).await?);
     }
-    if args.wants(Part::Scale) {
-        tables.extend(scale::measure(ground, args.seconds).await?);
+    if args.wants(Benchmark::Scale) {
+        tables.extend(scale::measure(environment, args.seconds).await?);
     }
     Ok(())
 }
