@@ -11,7 +11,6 @@ mod connection_limit;
 pub mod guard;
 mod login_throttle;
 pub mod token;
-pub mod view;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,7 +33,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower_http::timeout::TimeoutLayer;
 
-use self::api::Desk;
+use self::api::Dashboard;
 use self::connection_limit::ConnectionLimit;
 pub use self::connection_limit::{CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS};
 use self::guard::Access;
@@ -53,19 +52,19 @@ pub struct Pages {
     pub unready: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
     /// `/metrics`
     pub metrics: Arc<ScrapeFn>,
-    /// What the dashboard asks.
-    pub desk: Desk,
+    /// `/api`
+    pub dashboard: Dashboard,
 }
 
-impl FromRef<Pages> for Desk {
+impl FromRef<Pages> for Dashboard {
     fn from_ref(pages: &Pages) -> Self {
-        pages.desk.clone()
+        pages.dashboard.clone()
     }
 }
 
 impl FromRef<Pages> for Arc<Access> {
     fn from_ref(pages: &Pages) -> Self {
-        Arc::clone(&pages.desk.access)
+        Arc::clone(&pages.dashboard.access)
     }
 }
 
@@ -86,7 +85,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const BODY_MAX: usize = 4 * 1024;
 /// From a request's head to the head of its answer; the body and the answer of the agent's loop come in between.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
-const _: () = assert!(api::ASK_TIMEOUT.as_secs() < ANSWER_TIMEOUT.as_secs());
+const _: () = assert!(api::QUERY_TIMEOUT.as_secs() < ANSWER_TIMEOUT.as_secs());
 /// Pause after a failed accept (no free descriptor).
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -118,18 +117,18 @@ fn bound(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 fn router(pages: Pages) -> Router {
-    let access = Arc::clone(&pages.desk.access);
+    let access = Arc::clone(&pages.dashboard.access);
     Router::new()
         .route("/", get(assets::index))
         .route("/assets/{name}", get(assets::asset))
         .route("/login", get(assets::login).post(guard::log_in))
         .route("/logout", post(guard::log_out))
-        .route("/api/board", get(api::board))
+        .route("/api/snapshot", get(api::snapshot))
         .route("/api/events", get(api::events))
-        .route("/api/rows/{id}", get(api::row))
-        .route("/api/rows/{id}/pause", post(api::pause))
-        .route("/api/rows/{id}/resume", post(api::resume))
-        .route("/api/rows/{id}/rate", post(api::rate))
+        .route("/api/distributions/{id}", get(api::detail))
+        .route("/api/distributions/{id}/pause", post(api::pause))
+        .route("/api/distributions/{id}/resume", post(api::resume))
+        .route("/api/distributions/{id}/rate", post(api::rate))
         .route("/api/partners/{id}/distribute", post(api::distribute))
         .route("/api/pause", post(api::pause_all))
         .route("/api/resume", post(api::resume_all))

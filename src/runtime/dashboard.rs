@@ -1,4 +1,6 @@
-//! What the dashboard shows: [`snapshot`] is all distributions as they stand, [`queries`] the task that answers the pages.
+//! What the dashboard shows and edits: [`snapshot`] has all distributions, [`view`] the JSON of one, [`queries`] the tasks that
+//! answer the pages.
 
 pub mod queries;
 pub mod snapshot;
+mod view;

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::clock::Clock;
 use super::dashboard::queries;
-use super::dashboard::snapshot::About;
+use super::dashboard::snapshot::AgentInfo;
 use super::driver::{self, Config, Windows, bindings};
 use super::log_messages::{Said, Voice};
 use super::metrics::readings;
@@ -30,7 +30,7 @@ use crate::postgres::maintenance::Identity;
 use crate::postgres::migrations;
 use crate::postgres::reconnect::{Database, ReconnectingConnection, with_timeout};
 use crate::realtime::{Endpoint, FeedConfig};
-use crate::web::api::{ASKS_WAITING, Ask, Desk, LISTENERS_MAX};
+use crate::web::api::{Dashboard, DashboardQuery, LISTENERS_MAX, QUERIES_MAX};
 use crate::web::guard::Access;
 use crate::web::{self, Pages, Scraped};
 
@@ -90,11 +90,11 @@ pub async fn serve(service: Service, shutdown: CancellationToken) -> anyhow::Res
         database: service.database.clone(),
         always: service.metrics_rows,
     });
-    let (desk, asks) = desk(service.access);
-    let pages = pages(seen.clone(), clock, scrape, (waits_for.clone(), desk));
-    let about = About {
+    let (dashboard, dashboard_queries) = dashboard(service.access);
+    let pages = pages(seen.clone(), clock, scrape, (waits_for.clone(), dashboard));
+    let info = AgentInfo {
         identity: identity.clone(),
-        read_only: pages.desk.access.read_only,
+        read_only: pages.dashboard.access.read_only,
         metrics: metrics.clone(),
         recent: voice.recent().clone(),
         unready: Arc::clone(&pages.unready),
@@ -105,7 +105,7 @@ pub async fn serve(service: Service, shutdown: CancellationToken) -> anyhow::Res
     let link = ReconnectingConnection::new(service.database.clone().in_transactions());
     let shown = seen.clone();
     web.spawn(async move {
-        queries::serve(about, link, clock, (shown, asks)).await;
+        queries::serve(info, link, clock, (shown, dashboard_queries)).await;
         Ok(())
     });
     web.spawn(web::serve(service.listener, pages, web_shutdown.clone()));
@@ -279,22 +279,21 @@ impl Scrape {
     }
 }
 
-/// What the pages ask, and where it arrives.
-fn desk(access: Access) -> (Desk, mpsc::Receiver<Ask>) {
-    let (asks, arriving) = mpsc::channel(ASKS_WAITING);
-    let desk = Desk {
-        asks,
+fn dashboard(access: Access) -> (Dashboard, mpsc::Receiver<DashboardQuery>) {
+    let (queries, arriving) = mpsc::channel(QUERIES_MAX);
+    let dashboard = Dashboard {
+        queries,
         listeners: Arc::new(Semaphore::new(LISTENERS_MAX)),
         access: Arc::new(access),
     };
-    (desk, arriving)
+    (dashboard, arriving)
 }
 
 fn pages(
     seen: watch::Receiver<Snapshot>,
     clock: Clock,
     scrape: Arc<Scrape>,
-    (waits_for, desk): (watch::Receiver<String>, Desk),
+    (waits_for, dashboard): (watch::Receiver<String>, Dashboard),
 ) -> Pages {
     let turned = seen.clone();
     Pages {
@@ -312,7 +311,7 @@ fn pages(
             snapshot.unready(clock.now())
         }),
         metrics: Arc::new(move |rows, accept| scrape.text(rows, accept)),
-        desk,
+        dashboard,
     }
 }
 

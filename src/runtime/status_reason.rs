@@ -1,76 +1,71 @@
-//! Why a row is not on its curve, or stands still, for people who see the dashboard and nothing else: what keeps it, and what
-//! to do about it.
+//! The sentence of a reason on the dashboard: why a distribution makes no progress, and what to do.
 
 use uuid::Uuid;
 
 use crate::domain::schedule::{DistributionStatus, Stall, Status};
 
-const LOCKED: &str = "Another transaction holds this row or its partner, so its visits wait; they come when it commits or rolls \
-                      back. To find it: select pid, usename, state, query from pg_stat_activity where xact_start < now() - interval '5 s'.";
-const BUCKET: &str = "Catching up: what fell due in an interruption is stored at catch_up times the pace (2 unless set), not in \
-                      one burst. Nothing to do; a greater catch_up in the row is quicker.";
-const BOUND: &str = "All rows together ask for more than this agent may store a second, so they share what there is. Start the \
-                     agent with a greater --max-visits-per-second, or run another agent.";
-const DATABASE: &str = "The database does not take the agent's statements. The schedule is kept, and what is owed drains when it \
-                        is back; the notes have its last error.";
+const LOCKED: &str = "Another transaction has locked this row or its partner. Visits are stored after it ends. To find it: select pid, usename, state, query from pg_stat_activity where xact_start < now() - interval '5 s'.";
+const BUCKET: &str = "Catching up at catch_up times the rate (default 2). No action needed; a higher catch_up is faster.";
+const BOUND: &str = "All distributions together need more than --max-visits-per-second, so they share it. Raise the limit, or \
+                     start another agent.";
+const DATABASE: &str = "The database is unavailable. The backlog drains once it is back; see Health for the last error.";
 const RATE_0: &str =
-    "The rate is 0, so that nothing more is stored, nor what is still owed. Set a rate.";
-const STOPPED: &str = "Everything is paused. Resume everything to go on.";
-const PAUSED: &str = "is_active is false. Resume it to go on; the time until then is not made up.";
-const COMPLETED: &str = "Every visit of total_visits is stored.";
-const BEHIND: &str = "More than a second's worth is owed; the next batches bring it.";
+    "The rate is 0: no visits are stored, and the backlog does not drain. Set a rate.";
+const STOPPED: &str = "Everything is paused. Resume everything to continue.";
+const PAUSED: &str = "Paused (is_active is false). The paused time is not backfilled.";
+const COMPLETED: &str = "All visits of total_visits are stored.";
+const BEHIND: &str = "More than one second's worth behind; the next batches store it.";
 
-/// In words; `None` for a row on which there is nothing to say.
-pub fn reason(look: &DistributionStatus, everything_paused: bool) -> Option<String> {
+/// `None` if there is nothing to say.
+pub fn reason(status: &DistributionStatus, everything_paused: bool) -> Option<String> {
     let window_open = matches!(
-        look.status,
+        status.status,
         Status::Active | Status::Behind | Status::Draining | Status::Scheduled
     );
     if everything_paused && window_open {
         return Some(STOPPED.to_owned());
     }
-    let pace = look.pace.as_ref();
-    let owed = look.due.saturating_sub(look.distributed).max(0);
-    match look.status {
-        Status::Active if pace.is_some_and(|pace| pace.slope == 0) => Some(RATE_0.to_owned()),
+    let terms = status.pace.as_ref();
+    let backlog = status.due.saturating_sub(status.distributed).max(0);
+    match status.status {
+        Status::Active if terms.is_some_and(|terms| terms.slope == 0) => Some(RATE_0.to_owned()),
         Status::Active => None,
-        Status::Behind if pace.is_some_and(|pace| pace.slope == 0) => Some(RATE_0.to_owned()),
-        Status::Behind => Some(look.stall.map_or(BEHIND, stalled).to_owned()),
+        Status::Behind if terms.is_some_and(|terms| terms.slope == 0) => Some(RATE_0.to_owned()),
+        Status::Behind => Some(status.stall.map_or(BEHIND, stalled).to_owned()),
         Status::Draining => Some(format!(
-            "The window is over; {owed} visits that were due in it are still being stored. {}",
-            look.stall.map_or("", stalled)
+            "The window is over; {backlog} due visits are still being stored. {}",
+            status.stall.map_or("", stalled)
         )),
         Status::Paused => Some(PAUSED.to_owned()),
-        Status::Scheduled if pace.is_some_and(|pace| pace.start.is_some()) => {
-            Some("It has not begun: start_time is yet to come.".to_owned())
+        Status::Scheduled if terms.is_some_and(|terms| terms.start.is_some()) => {
+            Some("Starts at start_time.".to_owned())
         }
-        Status::Scheduled if pace.is_some() => {
-            Some("start_time is null, so it never begins. Set start_time.".to_owned())
+        Status::Scheduled if terms.is_some() => {
+            Some("Never starts: start_time is null. Set start_time.".to_owned())
         }
-        Status::Scheduled => Some("The next sync takes it in.".to_owned()),
+        Status::Scheduled => Some("Waiting for the next sync.".to_owned()),
         Status::Completed => Some(COMPLETED.to_owned()),
-        Status::Ended if owed > 0 => Some(format!(
-            "The window is over, and so is the time to catch up: {owed} visits were due and not stored. Move end_time to go on."
+        Status::Ended if backlog > 0 => Some(format!(
+            "Ended; {backlog} due visits were not stored within give_up_after. Change end_time to continue."
         )),
         Status::Ended => Some(
-            "The window is over before the total was reached: the rate is too low for the window. Move end_time or raise the \
-             rate to go on."
+            "Ended below the total: the rate was too low for the window. Change end_time or the rate to continue."
                 .to_owned(),
         ),
         Status::Invalid => Some(quarantine(
-            look.reason.as_deref().unwrap_or("it cannot be paced"),
+            status.reason.as_deref().unwrap_or("a value is not valid"),
         )),
     }
 }
 
-/// … of a row that the database cannot take a visit of, since its partner is gone.
+/// … of a distribution whose partner was deleted.
 pub fn no_partner(partner: Uuid) -> String {
     format!(
-        "Its partner {partner} does not exist in partners, so nothing can be stored. Restore the partner, or set partner_id."
+        "The partner {partner} does not exist in partners, so no visits can be stored. Restore it, or change partner_id."
     )
 }
 
-/// … of a row that another agent stores, by the status and the reason that the view of it has.
+/// … of another agent's distribution, from the status and the reason in the view.
 pub fn of_view(status: &str, reason: Option<&str>) -> Option<String> {
     let known = match (status, reason) {
         (_, Some("stopped")) => STOPPED,
@@ -86,7 +81,7 @@ pub fn of_view(status: &str, reason: Option<&str>) -> Option<String> {
 }
 
 fn quarantine(why: &str) -> String {
-    format!("Set aside: {why}. Correct the row, and it goes on at once.")
+    format!("{why}. The agent continues as soon as the row is corrected.")
 }
 
 fn stalled(stall: Stall) -> &'static str {
@@ -103,14 +98,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_of_another_agent_has_the_same_words_as_one_of_ours() {
+    fn another_agents_distribution_has_the_same_reason_as_an_own_one() {
         assert_eq!(of_view("behind", Some("stopped")).as_deref(), Some(STOPPED));
         assert_eq!(of_view("draining", Some("bucket")).as_deref(), Some(BUCKET));
         assert_eq!(of_view("paused", None).as_deref(), Some(PAUSED));
         assert_eq!(of_view("active", None), None);
         let invalid = of_view("invalid", Some("total_visits is null; use a number"));
-        assert!(invalid.is_some_and(
-            |words| words.contains("total_visits is null") && words.contains("Correct the row")
-        ));
+        assert!(
+            invalid.is_some_and(|words| words.contains("total_visits is null")
+                && words.contains("as soon as the row is corrected"))
+        );
     }
 }

@@ -1,6 +1,7 @@
-//! `/api`: what the page shows, live, and the edits that it makes. Each edit is an edit of the table.
+//! `/api`: the dashboard's data, live, and its edits. Each edit is an edit of the table.
 //!
-//! Owns JSON in and out. What is shown and who carries an edit out is the runtime's: it answers an [`Ask`] each time.
+//! Owns paths, bodies, status codes and the event stream. The data is JSON of the runtime, which answers each
+//! [`DashboardQuery`].
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -11,358 +12,360 @@ use axum::body::Bytes;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
-use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::sse::{Event as StreamEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use futures_util::stream::{Stream, unfold};
-use serde::Deserialize;
+use futures_util::stream::unfold;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
 use uuid::Uuid;
 
 use super::guard::Access;
-use super::view::{RowView, Second};
 use crate::domain::time::DbTime;
 
-/// Browsers that are told live, at once.
+/// Browsers with live updates, at once.
 pub const LISTENERS_MAX: usize = 32;
-/// Frames that a slow listener may be behind; then it is sent the whole board again.
-pub const FRAMES_KEPT: usize = 4;
-/// Asks that may wait.
-pub const ASKS_WAITING: usize = 64;
-/// How long an ask may take.
-pub const ASK_TIMEOUT: Duration = Duration::from_secs(15);
-/// A quiet line is kept open by a comment each so often.
+/// Updates that a slow listener may be behind; then it gets the whole snapshot again.
+pub const UPDATES_KEPT: usize = 4;
+/// Queries that may wait.
+pub const QUERIES_MAX: usize = 64;
+/// How long a query may take.
+pub const QUERY_TIMEOUT: Duration = Duration::from_secs(15);
+/// A quiet stream is kept open by a comment this often.
 const COMMENT_EVERY: Duration = Duration::from_secs(15);
+
+/// JSON that any number of responses share, however slowly they are read.
+pub type SharedJson = Arc<str>;
+
+/// What changed within a second, as JSON.
+#[derive(Debug)]
+pub struct Update {
+    /// Everything but the distributions.
+    pub overview: String,
+    /// The changed and the removed distributions.
+    pub distributions: String,
+}
+
+/// Updates for one listener.
+pub type Updates = broadcast::Receiver<Arc<Update>>;
 
 /// An edit of the table, or of the control row.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Edit {
-    /// `is_active` of a row.
+pub enum DashboardEdit {
+    /// `is_active` of a distribution.
     Active(Uuid, bool),
-    /// `visits_per_unit` and `time_period` of a row, as text: the database judges them.
+    /// `visits_per_unit` and `time_period` of a distribution, as text: the database validates them.
     Rate(Uuid, String, String),
-    /// So many visits for a partner, at once.
+    /// This number of visits for a partner, at once.
     Distribute(Uuid, i32),
     /// `paused` of the control row.
     Paused(bool),
 }
 
-/// What came of an edit.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Done {
-    /// Visits that were stored by it.
+/// The result of an edit.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct EditOutcome {
+    /// Visits that it stored.
     pub added: Option<i64>,
-    /// In words.
+    /// What the database says of it.
     pub message: Option<String>,
 }
 
-/// Why there is no answer, or an edit was not made; with what to do.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Refused {
-    /// There is no such row.
-    Unknown(String),
-    /// Somebody holds the row.
-    Held(String),
-    /// The database does not take the value.
-    Value(String),
-    /// The database is away, or says no.
-    Database(String),
-}
-
-/// One frame for every listener.
+/// What a handler asks the runtime for.
 #[derive(Debug)]
-pub struct Frame {
-    /// The data of an event `head`.
-    pub head: String,
-    /// The data of an event `rows`.
-    pub rows: String,
+pub enum DashboardQuery {
+    /// Everything, once.
+    Snapshot(oneshot::Sender<SharedJson>),
+    /// Everything, and then what changes.
+    Watch(oneshot::Sender<(SharedJson, Updates)>),
+    /// What needs the database.
+    Database(DatabaseQuery),
 }
 
-/// A board, and all frames from there on.
-pub type Watched = (Arc<str>, broadcast::Receiver<Arc<Frame>>);
-
-/// The seconds of a row that ended after a moment, and the number of the last visit that was counted.
-pub struct Seconds {
-    /// In order.
-    pub seconds: Vec<Second>,
-    /// Where to go on.
-    pub from: DbTime,
-}
-
-/// What the page asks of the runtime.
-pub enum Ask {
-    /// The whole board, once.
-    Board(oneshot::Sender<Arc<str>>),
-    /// The whole board, and then what changes.
-    Watch(oneshot::Sender<Watched>),
-    /// One row from near.
-    Row(Uuid, oneshot::Sender<Result<Box<RowView>, Refused>>),
-    /// The seconds of one row since a moment; `None`: the last two minutes.
+/// See [`DashboardQuery::Database`].
+#[derive(Debug)]
+pub enum DatabaseQuery {
+    /// One distribution with its curve, its latest seconds and its edits.
+    Detail(Uuid, oneshot::Sender<Result<String, QueryError>>),
+    /// Its seconds since a moment (`None`: the last two minutes), and the moment to continue from.
     Seconds(
         Uuid,
         Option<DbTime>,
-        oneshot::Sender<Result<Seconds, Refused>>,
+        oneshot::Sender<Result<(String, DbTime), QueryError>>,
     ),
     /// An edit.
-    Edit(Edit, oneshot::Sender<Result<Done, Refused>>),
+    Edit(
+        DashboardEdit,
+        oneshot::Sender<Result<EditOutcome, QueryError>>,
+    ),
 }
 
-/// What handlers need.
+/// Why a request is not answered, or an edit not made.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    /// 404
+    #[error("no distribution {0}; it may have been deleted")]
+    NotFound(Uuid),
+    /// 409
+    #[error("the row is locked by another transaction; nothing was changed")]
+    Locked,
+    /// 422
+    #[error("rejected by the database: {0}")]
+    Rejected(String),
+    /// 502: nothing was changed.
+    #[error("database error: {0}")]
+    Database(String),
+    /// 502: it may have been changed.
+    #[error("the outcome is unknown ({0}); check the distribution before you retry")]
+    Unknown(String),
+    /// 503
+    #[error("the agent is busy or stopping; try again")]
+    Busy,
+    /// 503
+    #[error("at most {LISTENERS_MAX} browsers can watch; close one")]
+    TooManyListeners,
+    /// 403
+    #[error("editing is disabled (--read-only); edit the table instead")]
+    ReadOnly,
+    /// The body is not the JSON that is expected.
+    #[error("{}", .0.body_text())]
+    Body(#[from] JsonRejection),
+}
+
+impl IntoResponse for QueryError {
+    fn into_response(self) -> Response {
+        let status = match &self {
+            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::Locked => StatusCode::CONFLICT,
+            Self::Rejected(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Database(_) | Self::Unknown(_) => StatusCode::BAD_GATEWAY,
+            Self::Busy | Self::TooManyListeners => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ReadOnly => StatusCode::FORBIDDEN,
+            Self::Body(rejection) => rejection.status(),
+        };
+        (status, Json(json!({ "error": self.to_string() }))).into_response()
+    }
+}
+
+/// What the handlers need.
 #[derive(Clone)]
-pub struct Desk {
-    /// Where asks go.
-    pub asks: mpsc::Sender<Ask>,
-    /// Room for listeners.
+pub struct Dashboard {
+    /// To the task of the runtime.
+    pub queries: mpsc::Sender<DashboardQuery>,
+    /// One permit for each listener.
     pub listeners: Arc<Semaphore>,
     /// Who may edit.
     pub access: Arc<Access>,
 }
 
-impl Desk {
-    async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Response> {
-        let (answer, answered) = oneshot::channel();
-        let busy = || {
-            let error = "the agent is busy or stopping; try again";
-            problem(StatusCode::SERVICE_UNAVAILABLE, error)
-        };
-        self.asks.try_send(ask(answer)).map_err(|_| busy())?;
-        match tokio::time::timeout(ASK_TIMEOUT, answered).await {
+impl Dashboard {
+    async fn query<T>(
+        &self,
+        query: impl FnOnce(oneshot::Sender<T>) -> DashboardQuery,
+    ) -> Result<T, QueryError> {
+        let (to, answer) = oneshot::channel();
+        let sent = self.queries.try_send(query(to));
+        sent.map_err(|_| QueryError::Busy)?;
+        match tokio::time::timeout(QUERY_TIMEOUT, answer).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) | Err(_) => Err(busy()),
+            Ok(Err(_)) | Err(_) => Err(QueryError::Busy),
         }
     }
 
-    async fn edit(&self, edit: Edit) -> Response {
+    async fn database<T>(
+        &self,
+        query: impl FnOnce(oneshot::Sender<Result<T, QueryError>>) -> DatabaseQuery,
+    ) -> Result<T, QueryError> {
+        self.query(|to| DashboardQuery::Database(query(to))).await?
+    }
+
+    async fn edit(&self, edit: DashboardEdit) -> Edited {
         if self.access.read_only {
-            let error = "this agent's pages are read-only (--read-only); edit the table itself";
-            return problem(StatusCode::FORBIDDEN, error);
+            return Err(QueryError::ReadOnly);
         }
-        match self.ask(|answer| Ask::Edit(edit, answer)).await {
-            Ok(Ok(done)) => {
-                let Done { added, message } = done;
-                Json(json!({ "ok": true, "added": added, "message": message })).into_response()
-            }
-            Ok(Err(refused)) => refused.into_response(),
-            Err(busy) => busy,
+        let outcome = self.database(|to| DatabaseQuery::Edit(edit, to)).await?;
+        Ok(Json(outcome))
+    }
+}
+
+fn json_response(body: Bytes) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// `GET /api/snapshot`
+pub async fn snapshot(State(dashboard): State<Dashboard>) -> Result<Response, QueryError> {
+    struct Owner(SharedJson);
+    impl AsRef<[u8]> for Owner {
+        fn as_ref(&self) -> &[u8] {
+            self.0.as_bytes()
         }
     }
+    let snapshot = dashboard.query(DashboardQuery::Snapshot).await?;
+    Ok(json_response(Bytes::from_owner(Owner(snapshot))))
 }
 
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        let (status, error) = match &self {
-            Self::Unknown(why) => (StatusCode::NOT_FOUND, why),
-            Self::Held(why) => (StatusCode::CONFLICT, why),
-            Self::Value(why) => (StatusCode::UNPROCESSABLE_ENTITY, why),
-            Self::Database(why) => (StatusCode::BAD_GATEWAY, why),
-        };
-        problem(status, error)
-    }
+/// `GET /api/distributions/ID`
+pub async fn detail(
+    State(dashboard): State<Dashboard>,
+    Path(id): Path<Uuid>,
+) -> Result<Response, QueryError> {
+    let detail = dashboard.database(|to| DatabaseQuery::Detail(id, to));
+    Ok(json_response(detail.await?.into()))
 }
 
-fn problem(status: StatusCode, error: &str) -> Response {
-    (status, Json(json!({ "error": error }))).into_response()
-}
+type Body<T> = Result<Json<T>, JsonRejection>;
+type Edited = Result<Json<EditOutcome>, QueryError>;
 
-/// One text for whoever asks for it at the same time, however slowly they read.
-struct Shared(Arc<str>);
+/// `{}`: a body is required all the same, since another site's page cannot send JSON from a browser.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmptyBody {}
 
-impl AsRef<[u8]> for Shared {
-    fn as_ref(&self) -> &[u8] {
-        self.0.as_bytes()
-    }
-}
-
-/// `GET /api/board`
-pub async fn board(State(desk): State<Desk>) -> Response {
-    match desk.ask(Ask::Board).await {
-        Ok(board) => (
-            [(header::CONTENT_TYPE, "application/json")],
-            Bytes::from_owner(Shared(board)),
-        )
-            .into_response(),
-        Err(busy) => busy,
-    }
-}
-
-/// `GET /api/rows/ID`
-pub async fn row(State(desk): State<Desk>, Path(id): Path<Uuid>) -> Response {
-    match desk.ask(|answer| Ask::Row(id, answer)).await {
-        Ok(Ok(row)) => Json(row).into_response(),
-        Ok(Err(refused)) => refused.into_response(),
-        Err(busy) => busy,
-    }
-}
-
-/// `POST /api/rows/ID/pause`
+/// `POST /api/distributions/ID/pause`
 pub async fn pause(
-    State(desk): State<Desk>,
+    State(dashboard): State<Dashboard>,
     Path(id): Path<Uuid>,
-    body: Asked<Nothing>,
-) -> Response {
-    checked(body, async |Nothing {}| {
-        desk.edit(Edit::Active(id, false)).await
-    })
-    .await
+    body: Body<EmptyBody>,
+) -> Edited {
+    let Json(EmptyBody {}) = body?;
+    dashboard.edit(DashboardEdit::Active(id, false)).await
 }
 
-/// `POST /api/rows/ID/resume`
+/// `POST /api/distributions/ID/resume`
 pub async fn resume(
-    State(desk): State<Desk>,
+    State(dashboard): State<Dashboard>,
     Path(id): Path<Uuid>,
-    body: Asked<Nothing>,
-) -> Response {
-    checked(body, async |Nothing {}| {
-        desk.edit(Edit::Active(id, true)).await
-    })
-    .await
+    body: Body<EmptyBody>,
+) -> Edited {
+    let Json(EmptyBody {}) = body?;
+    dashboard.edit(DashboardEdit::Active(id, true)).await
 }
 
-/// `POST /api/rows/ID/rate`
-pub async fn rate(State(desk): State<Desk>, Path(id): Path<Uuid>, body: Asked<Rate>) -> Response {
-    checked(body, async |rate: Rate| {
-        let edit = Edit::Rate(id, rate.visits_per_unit, rate.time_period);
-        desk.edit(edit).await
-    })
-    .await
-}
-
-/// `POST /api/partners/ID/distribute`
-pub async fn distribute(
-    State(desk): State<Desk>,
-    Path(partner): Path<Uuid>,
-    body: Asked<Visits>,
-) -> Response {
-    checked(body, async |Visits { visits }| {
-        desk.edit(Edit::Distribute(partner, visits)).await
-    })
-    .await
-}
-
-/// `POST /api/pause`
-pub async fn pause_all(State(desk): State<Desk>, body: Asked<Nothing>) -> Response {
-    checked(body, async |Nothing {}| desk.edit(Edit::Paused(true)).await).await
-}
-
-/// `POST /api/resume`
-pub async fn resume_all(State(desk): State<Desk>, body: Asked<Nothing>) -> Response {
-    checked(body, async |Nothing {}| {
-        desk.edit(Edit::Paused(false)).await
-    })
-    .await
-}
-
-type Asked<T> = Result<Json<T>, JsonRejection>;
-
-/// A body that says nothing: `{}`. It is asked for all the same, since only our own page can send JSON from a browser.
+/// The body of [`rate`].
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Nothing {}
-
-/// The body of a change of rate.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Rate {
+pub struct RateBody {
     visits_per_unit: String,
     time_period: String,
 }
 
-/// The body of a manual distribution.
+/// `POST /api/distributions/ID/rate`
+pub async fn rate(
+    State(dashboard): State<Dashboard>,
+    Path(id): Path<Uuid>,
+    body: Body<RateBody>,
+) -> Edited {
+    let Json(body) = body?;
+    let edit = DashboardEdit::Rate(id, body.visits_per_unit, body.time_period);
+    dashboard.edit(edit).await
+}
+
+/// The body of [`distribute`].
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Visits {
+pub struct DistributeBody {
     visits: i32,
 }
 
-async fn checked<T>(body: Asked<T>, then: impl AsyncFnOnce(T) -> Response) -> Response {
-    match body {
-        Ok(Json(body)) => then(body).await,
-        Err(rejection) => problem(rejection.status(), &rejection.body_text()),
-    }
+/// `POST /api/partners/ID/distribute`
+pub async fn distribute(
+    State(dashboard): State<Dashboard>,
+    Path(partner): Path<Uuid>,
+    body: Body<DistributeBody>,
+) -> Edited {
+    let Json(DistributeBody { visits }) = body?;
+    let edit = DashboardEdit::Distribute(partner, visits);
+    dashboard.edit(edit).await
 }
 
-/// The query of `/api/events`.
+/// `POST /api/pause`
+pub async fn pause_all(State(dashboard): State<Dashboard>, body: Body<EmptyBody>) -> Edited {
+    let Json(EmptyBody {}) = body?;
+    dashboard.edit(DashboardEdit::Paused(true)).await
+}
+
+/// `POST /api/resume`
+pub async fn resume_all(State(dashboard): State<Dashboard>, body: Body<EmptyBody>) -> Edited {
+    let Json(EmptyBody {}) = body?;
+    dashboard.edit(DashboardEdit::Paused(false)).await
+}
+
+/// The query string of [`events`].
 #[derive(Deserialize)]
-pub struct Watching {
-    row: Option<Uuid>,
+pub struct EventsParams {
+    distribution: Option<Uuid>,
 }
 
-/// `GET /api/events`: the whole board, then each second what has changed; of one row its seconds as well.
-pub async fn events(State(desk): State<Desk>, Query(watching): Query<Watching>) -> Response {
-    let Ok(permit) = Arc::clone(&desk.listeners).try_acquire_owned() else {
-        let error = format!("{LISTENERS_MAX} browsers are watching already; close one");
-        return problem(StatusCode::SERVICE_UNAVAILABLE, &error);
-    };
-    let (board, frames) = match desk.ask(Ask::Watch).await {
-        Ok(watched) => watched,
-        Err(busy) => return busy,
-    };
+/// `GET /api/events`: the snapshot, then each second what changed; with the seconds of one distribution.
+pub async fn events(
+    State(dashboard): State<Dashboard>,
+    Query(params): Query<EventsParams>,
+) -> Result<Response, QueryError> {
+    let permit = Arc::clone(&dashboard.listeners).try_acquire_owned();
+    let permit = permit.map_err(|_| QueryError::TooManyListeners)?;
+    let (snapshot, updates) = dashboard.query(DashboardQuery::Watch).await?;
     let listener = Listener {
-        desk,
-        frames,
-        row: watching.row,
+        dashboard,
+        updates,
+        distribution: params.distribution,
         seconds_from: None,
-        next: vec![Event::default().event("board").data(board)],
+        next: vec![event("snapshot", &snapshot)],
         _permit: permit,
     };
+    let stream = unfold(listener, async |mut listener| {
+        let event = listener.next().await?;
+        Some((Ok::<_, Infallible>(event), listener))
+    });
     let keep_alive = KeepAlive::new().interval(COMMENT_EVERY);
-    Sse::new(told(listener))
-        .keep_alive(keep_alive)
-        .into_response()
+    Ok(Sse::new(stream).keep_alive(keep_alive).into_response())
+}
+
+fn event(name: &str, data: &str) -> StreamEvent {
+    StreamEvent::default().event(name).data(data)
 }
 
 struct Listener {
-    desk: Desk,
-    frames: broadcast::Receiver<Arc<Frame>>,
-    row: Option<Uuid>,
+    dashboard: Dashboard,
+    updates: Updates,
+    distribution: Option<Uuid>,
     seconds_from: Option<DbTime>,
     /// Events to send, the next one last.
-    next: Vec<Event>,
+    next: Vec<StreamEvent>,
     _permit: OwnedSemaphorePermit,
 }
 
-fn told(listener: Listener) -> impl Stream<Item = Result<Event, Infallible>> {
-    unfold(listener, async |mut listener| {
-        while listener.next.is_empty() {
-            listener.refill().await?;
-        }
-        let event = listener.next.pop()?;
-        Some((Ok(event), listener))
-    })
-}
-
 impl Listener {
-    /// Waits for what is to be sent next; `None` when there is no more.
-    async fn refill(&mut self) -> Option<()> {
-        match self.frames.recv().await {
-            Ok(frame) => {
-                if let Some(id) = self.row
-                    && let Some(seconds) = self.seconds(id).await
-                {
-                    self.next.push(seconds);
+    /// Waits for the next event; `None` at the end.
+    async fn next(&mut self) -> Option<StreamEvent> {
+        while self.next.is_empty() {
+            match self.updates.recv().await {
+                Ok(update) => {
+                    let seconds = self.seconds().await;
+                    self.next.extend(seconds);
+                    self.next
+                        .push(event("distributions", &update.distributions));
+                    self.next.push(event("overview", &update.overview));
                 }
-                self.next
-                    .push(Event::default().event("rows").data(&frame.rows));
-                self.next
-                    .push(Event::default().event("head").data(&frame.head));
+                Err(RecvError::Lagged(_)) => {
+                    let (snapshot, updates) =
+                        self.dashboard.query(DashboardQuery::Watch).await.ok()?;
+                    self.updates = updates;
+                    self.next.push(event("snapshot", &snapshot));
+                }
+                Err(RecvError::Closed) => return None,
             }
-            Err(RecvError::Lagged(_)) => {
-                let (board, frames) = self.desk.ask(Ask::Watch).await.ok()?;
-                self.frames = frames;
-                self.next.push(Event::default().event("board").data(board));
-            }
-            Err(RecvError::Closed) => return None,
         }
-        Some(())
+        self.next.pop()
     }
 
-    async fn seconds(&mut self, id: Uuid) -> Option<Event> {
-        let from = self.seconds_from;
-        let found = self.desk.ask(|answer| Ask::Seconds(id, from, answer)).await;
-        let found = found.ok()?.ok()?;
-        self.seconds_from = Some(found.from);
-        let data = json!({ "id": id, "seconds": found.seconds });
-        Some(Event::default().event("row").data(data.to_string()))
+    async fn seconds(&mut self) -> Option<StreamEvent> {
+        let (id, from) = (self.distribution?, self.seconds_from);
+        let seconds = self
+            .dashboard
+            .database(|to| DatabaseQuery::Seconds(id, from, to));
+        let (json, from) = seconds.await.ok()?;
+        self.seconds_from = Some(from);
+        Some(event("seconds", &json))
     }
 }

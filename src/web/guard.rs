@@ -368,7 +368,7 @@ mod tests {
         }
         for closed in [
             "/",
-            "/api/board",
+            "/api/snapshot",
             "/api/events",
             "/metrics",
             "/assets",

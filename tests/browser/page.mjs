@@ -1,6 +1,7 @@
-// A browser before a running agent: URL in DASHBOARD, rows in ROW (it runs), BAD (its time_period is not one) and LOST (it has no
-// total), SQL asked of the test over standard output and answered on standard input. With TOKEN it is what the login is about, and nothing else; with
-// READ_ONLY it is of an agent that lets nobody edit, and that is killed when that is asked for. Each line that is said is JSON; it ends with {"done": true}.
+// The dashboard of a running agent in a browser. Environment: DASHBOARD (its URL), ROW (a distribution that runs), BAD (its
+// time_period is invalid), LOST (its total_visits is null). With TOKEN only the login is tested, with READ_ONLY a dashboard that
+// cannot edit. Each line of standard output is JSON: a query for the test to run, a request to kill the agent, or at the end
+// {"done": true, "faults": […]}; answers come on standard input.
 import { createInterface } from "node:readline";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -10,7 +11,7 @@ const { DASHBOARD, ROW, BAD, LOST, TOKEN, READ_ONLY, CHROMIUM } = process.env;
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const answers = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 
-// The test asks the database, and says what it found.
+// The test runs the query.
 async function ask(sql) {
   console.log(JSON.stringify({ ask: sql }));
   return (await answers.next()).value;
@@ -40,7 +41,7 @@ async function open(browser, options, path = "/") {
 }
 
 async function soundFor(page, where) {
-  // The page's policy lets no other script in; the test's own is.
+  // The page's policy allows no other script, but one that the browser itself evaluates.
   await page.evaluate(axe);
   const { violations } = await page.evaluate(() => globalThis.axe.run(document, {
     runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"],
@@ -53,123 +54,138 @@ async function soundFor(page, where) {
   }
 }
 
-// Where whoever pressed the button looks.
+// The result of an edit is visible without scrolling.
 async function answered(page, words) {
-  const answer = page.locator("#row .done, #row .problem").getByText(words);
+  const answer = page.locator("#detail .done, #detail .problem").getByText(words);
   await answer.waitFor();
   const { y, height } = await answer.boundingBox();
   check(y >= 0 && y + height <= page.viewportSize().height, `the answer ${words} is in the window`);
 }
 
-// What is searched for and chosen is in the address, and an address shows it.
+// Presses one of the two buttons of a question.
+async function answer(page, question, button) {
+  await page.locator("#question").getByText(question).waitFor();
+  await page.locator("#question").getByRole("button", { name: button, exact: true }).click();
+  await page.locator("#question").waitFor({ state: "hidden" });
+}
+
+// The filter is in the address, and the address restores it.
 async function filters(page) {
   await page.locator("#chips .chip").getByText("invalid").click();
   await page.getByLabel(/^Search/).fill("total_visits is");
-  const found = page.locator("#view-rows:not([hidden]) .grid-row.body:not([hidden])").getByText(LOST.slice(0, 8));
+  const found = page.locator("#view-distributions:not([hidden]) .grid-row.body:not([hidden])").getByText(LOST.slice(0, 8));
   await found.waitFor();
   check(page.url().endsWith("/#/?status=invalid&q=total_visits+is"), `the address is ${page.url()}`);
-  const count = await page.locator("#rows-count").textContent();
+  const count = await page.locator("#count").textContent();
   await page.reload();
   await found.waitFor();
-  check(await page.locator("#rows-count").textContent() === count, "the address shows what was seen");
+  check(await page.locator("#count").textContent() === count, "the address shows what was seen");
   await page.locator("#nav-health").click();
-  await page.locator("#nav-rows").click();
+  await page.locator("#nav-distributions").click();
   await found.waitFor();
   check(await page.locator("#grid").getAttribute("aria-activedescendant") === "row-0", "the row of the cursor");
   await page.getByLabel(/^Search/).fill("nothing has this in it");
-  await page.locator("#rows-count").getByText(/^0 of/).waitFor();
+  await page.locator("#count").getByText(/^0 of/).waitFor();
   check(await page.locator("#grid").getAttribute("aria-activedescendant") === null, "no row, no cursor");
-  await soundFor(page, "no row is like that");
+  await soundFor(page, "no match");
   await page.goto(`${DASHBOARD}/#/`);
-  await page.locator("#rows-count").getByText(/^[0-9]+$/).waitFor();
+  await page.locator("#count").getByText(/^[0-9]+$/).waitFor();
 }
 
 async function edits(browser) {
   const page = await open(browser, { viewport: { width: 1440, height: 900 } });
   const first = page.locator(".grid-row.body:not([hidden])").first();
-  await first.getByText("invalid").waitFor();
+  await first.getByText("invalid", { exact: true }).waitFor();
   await filters(page);
   await page.getByLabel(/^Search/).fill(ROW.slice(0, 8));
   await page.locator(".grid-row.body:not([hidden])").first().click();
-  await page.getByRole("button", { name: "Pause this row" }).click();
+  await page.getByRole("button", { name: "Pause", exact: true }).click();
   await answered(page, "Paused.");
   const paused = await ask(`select count(*)::text from store_visits where distribution_id = '${ROW}'`);
   check(await ask(`select is_active::text from visit_distribution where id = '${ROW}'`) === "false", "paused in the table");
-  await page.locator("#row .why-line .word").getByText("paused").waitFor();
+  await page.locator("#detail .reason-line .word").getByText("paused").waitFor();
   await ask("select 'three seconds, in each of which the row would fire' from pg_sleep(3)");
   check(await ask(`select count(*)::text from store_visits where distribution_id = '${ROW}'`) === paused, "nothing is stored after the pause");
 
-  await page.locator("#row").getByText("Not while the row is paused: resume it first.").waitFor();
+  await page.locator("#detail").getByText("Paused; resume it first.").waitFor();
   check(await page.getByRole("button", { name: "Store now" }).isDisabled(), "nothing can be stored for a paused row");
 
-  await page.getByLabel("Rate").fill("5000000");
+  await page.getByRole("textbox", { name: "Rate" }).fill("5000000");
   await page.getByRole("button", { name: "Set rate" }).click();
-  await page.getByRole("button", { name: /^20 → 5,000,000 a second: the other [0-9,]+ visits would be stored within seconds. Click again$/ }).waitFor();
-  check(await ask(`select visits_per_unit || ' ' || time_period from visit_distribution where id = '${ROW}'`) === "20 second", "a rate that is asked about is not set yet");
-  await page.getByLabel("Rate").fill("7.5");
-  await page.getByLabel("visits a").selectOption("second");
-  await page.locator("#row form").first().getByRole("button").click();
-  await answered(page, "The rate is 7.5 a second");
+  const question = /^Change the rate from 20 \/ second to 5,000,000 \/ second\? The remaining [0-9,]+ visits would be stored within seconds\.$/;
+  await page.locator("#question").getByText(question).waitFor();
+  await soundFor(page, "a question");
+  await answer(page, question, "Keep rate");
+  check(await ask(`select visits_per_unit || ' ' || time_period from visit_distribution where id = '${ROW}'`) === "20 second", "a rate that was not confirmed is not set");
+  await page.getByRole("textbox", { name: "Rate" }).fill("7.5");
+  await page.getByRole("combobox", { name: "visits per" }).selectOption("second");
+  await page.locator("#detail form").first().getByRole("button").click();
+  await answered(page, "Rate: 7.5 / second");
   check(await ask(`select visits_per_unit || ' ' || time_period from visit_distribution where id = '${ROW}'`) === "7.5 second", "the rate in the table");
 
-  await page.getByRole("button", { name: "Resume this row" }).click();
+  await page.getByRole("button", { name: "Resume", exact: true }).click();
   await answered(page, "Resumed.");
-  await page.locator("#row .why-line .word").getByText("active").waitFor();
-  await page.locator("#row canvas").nth(1).waitFor();
-  await page.locator("#row .log li").getByText(/resumed/).waitFor();
+  await page.locator("#detail .reason-line .word").getByText("active").waitFor();
+  await page.locator("#detail canvas").nth(1).waitFor();
+  await page.locator("#detail .log li").getByText(/resumed/).waitFor();
 
   await page.getByRole("spinbutton").fill("1");
   await page.getByRole("button", { name: "Store now" }).click();
-  await page.getByRole("button", { name: "Store 1 now? Click again" }).click();
-  await answered(page, /^1 visit was stored: /);
+  await answer(page, "Store 1 visit now? This cannot be undone.", "Store 1 visit");
+  await answered(page, /^1 visit stored: /);
 
   await ask(`update visit_distribution set visits_per_unit = 9 where id = '${ROW}' returning 'edited'`);
-  await page.locator("#row .facts").getByText("9 / second").first().waitFor();
+  await page.locator("#detail .facts").getByText("9 / second").first().waitFor();
 
   // By the keyboard alone.
   await page.keyboard.press("Escape");
-  await page.locator("#row").waitFor({ state: "hidden" });
+  await page.locator("#detail").waitFor({ state: "hidden" });
   await page.keyboard.press("/");
   await page.keyboard.press("ControlOrMeta+a");
   await page.keyboard.type(BAD.slice(0, 8));
-  await page.locator("#rows-count").getByText(/^1 of/).waitFor();
+  await page.locator("#count").getByText(/^1 of/).waitFor();
   await page.locator("#grid").focus();
   await page.keyboard.press("ArrowDown");
   await page.keyboard.press("Enter");
-  await page.locator("#row .why-line").getByText(/Correct the row/).waitFor();
-  await mends(page);
+  await page.locator("#detail .reason-line").getByText(/as soon as the row is corrected/).waitFor();
+  await repairs(page);
   await page.keyboard.press("Escape");
-  await page.locator("#row").waitFor({ state: "hidden" });
+  await page.locator("#detail").waitFor({ state: "hidden" });
 
   await page.getByRole("button", { name: "Pause everything" }).click();
-  await page.getByRole("button", { name: "Pause all? What falls due is stored after resuming. Click again" }).click();
+  await page.locator("#question").waitFor();
+  await page.keyboard.press("Escape");
+  await page.locator("#question").waitFor({ state: "hidden" });
+  check(await ask("select paused::text from visit_pacer_control") === "false", "Escape pauses nothing");
+  await page.getByRole("button", { name: "Pause everything" }).click();
+  await answer(page, "Pause everything? Visits that fall due meanwhile are stored after you resume.", "Pause everything");
   await page.locator("#banner").getByText(/Everything is paused/).waitFor();
   await page.getByLabel(/^Search/).fill("");
-  await page.locator(".grid-row.body:not([hidden]) .why").getByText("Everything is paused").first().waitFor();
-  check(await page.locator("#view-rows .status.good, #chips .chip.good").count() === 0, "no row looks as if it ran");
+  await page.locator(".grid-row.body:not([hidden]) .reason").getByText("Everything is paused").first().waitFor();
+  check(await page.locator("#view-distributions .status.good, #chips .chip.good").count() === 0, "no row looks as if it ran");
   await soundFor(page, "everything is paused");
   await page.getByRole("button", { name: "Resume everything" }).click();
   await page.locator("#banner").waitFor({ state: "hidden" });
   await page.context().close();
 }
 
-// A row that is not right is mended where it can be, and says how where it cannot.
-async function mends(page) {
-  await page.getByRole("button", { name: "Pause this row" }).waitFor();
-  check(await page.getByLabel("visits a").inputValue() === "", "no unit is chosen for a row that has none");
+// An invalid row can be repaired with the form, or shows the statement that does it.
+async function repairs(page) {
+  await page.getByRole("button", { name: "Pause", exact: true }).waitFor();
+  check(await page.getByRole("combobox", { name: "visits per" }).inputValue() === "", "no unit is chosen for a row that has none");
   await page.getByRole("button", { name: "Set rate" }).click();
   check(await ask(`select time_period from visit_distribution where id = '${BAD}'`) === "fortnight", "no unit is set that was not chosen");
-  await page.getByLabel("visits a").selectOption("minute");
+  await page.getByRole("combobox", { name: "visits per" }).selectOption("minute");
   await page.getByRole("button", { name: "Set rate" }).click();
-  await answered(page, "The rate is 1 a minute");
+  await answered(page, "Rate: 1 / minute");
   check(await ask(`select time_period from visit_distribution where id = '${BAD}'`) === "minute", "the unit in the table");
-  await page.locator("#row .why-line .word").getByText("active").waitFor();
+  await page.locator("#detail .reason-line .word").getByText("active").waitFor();
 
-  await page.goto(`${DASHBOARD}/#/rows/${LOST}`);
-  await page.locator("#row code").getByText(`update visit_distribution set total_visits = … where id = '${LOST}';`).waitFor();
+  await page.goto(`${DASHBOARD}/#/distributions/${LOST}`);
+  await page.locator("#detail code").getByText(`update visit_distribution set total_visits = … where id = '${LOST}';`).waitFor();
 }
 
-// Only a real browser says of a form where it comes from as browsers do.
+// Only a real browser sends the origin of a form as browsers do.
 async function login(browser) {
   for (const viewport of [{ width: 1280, height: 800 }, { width: 360, height: 700 }]) {
     const context = await browser.newContext({ viewport });
@@ -179,14 +195,14 @@ async function login(browser) {
     await soundFor(page, `login, ${viewport.width} pixels`);
     await page.getByLabel("Token").fill("not the token of this agent");
     await page.getByRole("button", { name: "Log in" }).click();
-    await page.getByText("That is not this agent's token.").waitFor();
+    await page.getByText("Wrong token.").waitFor();
     await soundFor(page, `a refused login, ${viewport.width} pixels`);
     await page.getByLabel("Token").fill(TOKEN);
     await page.keyboard.press("Enter");
     await page.getByText("✓ ready").waitFor();
     const wide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth + 1);
     check(!wide, `${viewport.width} pixels: wider than the screen`);
-    await soundFor(page, `rows, ${viewport.width} pixels`);
+    await soundFor(page, `distributions, ${viewport.width} pixels`);
     await page.getByRole("button", { name: "Log out" }).click();
     await page.getByLabel("Token").waitFor();
     await page.goto(DASHBOARD);
@@ -195,59 +211,59 @@ async function login(browser) {
     await page.goto("about:blank");
     await page.setContent(`<form method="post" action="${DASHBOARD}/login"><input name="token"><button>Go</button></form>`);
     await page.getByRole("button", { name: "Go" }).click();
-    await page.getByText("a page of another origin may not change anything here").waitFor();
+    await page.getByText("a page of another origin may not change anything").waitFor();
     check(await page.title() === "Refused · visit-pacer", "a refusal is a page");
     await soundFor(page, "another site's form is refused");
     await context.close();
   }
 }
 
-// What the page cannot do, and what it cannot know, it says.
+// A page that cannot edit says so, and one without a connection shows what is unknown.
 async function readOnlyThenLost(browser) {
   const pages = [];
   for (const [viewport, colorScheme] of [[{ width: 1440, height: 900 }, "light"], [{ width: 360, height: 700 }, "dark"]]) {
     const context = await browser.newContext({ viewport, colorScheme });
     const page = await context.newPage();
     page.setDefaultTimeout(60000);
-    await page.goto(`${DASHBOARD}/#/rows/${ROW}`);
-    await page.locator("#row").getByText("This page is read-only here").waitFor();
-    check(await page.locator("#row .edit, #pause-all").filter({ visible: true }).count() === 0, "nothing can be edited");
+    await page.goto(`${DASHBOARD}/#/distributions/${ROW}`);
+    await page.locator("#detail").getByText("Editing is disabled here (read-only).").waitFor();
+    check(await page.locator("#detail .edit, #pause-all").filter({ visible: true }).count() === 0, "nothing can be edited");
     await soundFor(page, `read-only, ${viewport.width} pixels`);
     pages.push(page);
   }
   await killAgent();
   for (const page of pages) {
     const { width } = page.viewportSize();
-    await page.locator("#lost").getByText("The agent does not answer since").waitFor();
-    const banner = await page.locator("#lost").boundingBox();
-    const panel = await page.locator("#row").boundingBox();
+    await page.locator("#disconnected").getByText(/^No connection to the agent since [0-9:]+ \S+; showing the last known state/).waitFor();
+    const banner = await page.locator("#disconnected").boundingBox();
+    const panel = await page.locator("#detail").boundingBox();
     check(panel.y >= banner.y + banner.height, `${width} pixels: the panel covers the banner`);
-    await soundFor(page, `the agent is lost, a row, ${width} pixels`);
+    await soundFor(page, `disconnected, a distribution, ${width} pixels`);
     await page.keyboard.press("Escape");
     for (const tile of ["ready", "database", "realtime"]) {
       check(await page.locator(`#tile-${tile}`).textContent() === "unknown", `${tile} is not known`);
     }
-    await soundFor(page, `the agent is lost, ${width} pixels`);
+    await soundFor(page, `disconnected, ${width} pixels`);
     await page.context().close();
   }
 }
 
-async function looks(browser) {
+async function appearance(browser) {
   const desktop = { width: 1280, height: 800 };
   const phone = { width: 360, height: 700 };
   for (const colorScheme of ["light", "dark"]) {
     for (const [device, viewport] of [["desktop", desktop], ["phone", phone]]) {
       for (const [view, path, sign] of [
-        ["rows", "/", ".grid-row.body:not([hidden])"],
-        ["row", `/#/rows/${ROW}`, "#row canvas"],
-        ["health", "/#/health", "#events li"],
+        ["distributions", "/", ".grid-row.body:not([hidden])"],
+        ["distribution", `/#/distributions/${ROW}`, "#detail canvas"],
+        ["health", "/#/health", "#realtime-events li"],
       ]) {
         const page = await open(browser, { viewport, colorScheme }, path);
         await page.locator(sign).first().waitFor();
         await soundFor(page, `${view}, ${device}, ${colorScheme}`);
         const wide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth + 1);
         check(!wide, `${view}, ${device}: wider than the screen`);
-        if (view === "rows") {
+        if (view === "distributions") {
           const room = await page.locator("#grid").evaluate((grid) => grid.clientHeight / grid.querySelector(".body").offsetHeight);
           check(room > 3, `${device}: room for ${room} rows`);
         }
@@ -265,7 +281,7 @@ try {
     await readOnlyThenLost(browser);
   } else {
     await edits(browser);
-    await looks(browser);
+    await appearance(browser);
   }
 } catch (error) {
   faults.push(String(error));

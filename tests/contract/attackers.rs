@@ -30,7 +30,7 @@ async fn who_comes_from_elsewhere_or_sends_without_end_is_refused_and_the_rows_s
     let agent = place.agent().await;
     let row = place.insert(1_000_000, "40 a second", "null").await;
     place.has_stored(row, 10).await;
-    let pause = format!("/api/rows/{row}/pause");
+    let pause = format!("/api/distributions/{row}/pause");
     let other_origin = Visitor::of(&agent).with("origin", "http://evil.test");
     assert_eq!(
         other_origin.post(&pause, json!({})).await.0,
@@ -41,7 +41,7 @@ async fn who_comes_from_elsewhere_or_sends_without_end_is_refused_and_the_rows_s
     assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
     let forged = Visitor::of(&agent).with("host", "evil.test");
     assert_eq!(
-        forged.get("/api/board").await.0,
+        forged.get("/api/snapshot").await.0,
         StatusCode::MISDIRECTED_REQUEST
     );
     let page = form.client.get(&form.base).send().await.expect("the page");
@@ -153,7 +153,7 @@ async fn ten_thousand_idle_connections_keep_nobody_from_an_answer_and_no_row_fro
                 for path in ["/healthz", "/readyz"] {
                     assert_eq!(agent.get(path).await.0, 200, "{path}");
                 }
-                script.board().await;
+                script.snapshot().await;
             });
             answers.await.expect("nobody waits for a place");
             asked += 3;
@@ -273,14 +273,14 @@ async fn whoever_never_reads_an_answer_or_the_events_is_cut_off() {
         ))
         .await;
     let visitor = Visitor::of(&agent);
-    wait_until("the board has all rows", PATIENCE, async || {
-        let rows = &visitor.board().await["rows"];
+    wait_until("the snapshot has all distributions", PATIENCE, async || {
+        let rows = &visitor.snapshot().await["distributions"];
         i64::try_from(rows.as_array().map_or(0, Vec::len)) == Ok(ROWS)
     })
     .await;
-    let size = visitor.get("/api/board").await.1.len();
-    println!("a board of {size} bytes");
-    for path in ["/api/board", "/api/events"] {
+    let size = visitor.get("/api/snapshot").await.1.len();
+    println!("a snapshot of {size} bytes");
+    for path in ["/api/snapshot", "/api/events"] {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(TAKEN).expect("a size");
         let mut connection = socket.connect(agent.address()).await.expect("taken");
@@ -333,7 +333,7 @@ async fn who_guesses_tokens_is_stopped_and_nobody_else() {
     let visitor = Visitor::of(&agent);
     let (status, _) = visitor.send(Method::POST, "/login", FORM, right).await;
     assert_eq!(status, StatusCode::SEE_OTHER);
-    script(&agent).board().await;
+    script(&agent).snapshot().await;
 }
 
 #[tokio::test]
@@ -348,6 +348,6 @@ async fn a_cookie_that_was_kept_for_longer_than_a_login_lasts_is_worth_nothing()
     ] {
         let cookie = cookie(&Secret::new(TOKEN), issued);
         let visitor = Visitor::of(&agent).with("cookie", format!("visit_pacer={cookie}"));
-        assert_eq!(visitor.get("/api/board").await.0, status);
+        assert_eq!(visitor.get("/api/snapshot").await.0, status);
     }
 }

@@ -1,5 +1,5 @@
-//! The dashboard in a real browser: an operator's clicks are edits of the table, the keyboard reaches all of it, nothing is said on
-//! the console, and axe finds no serious fault on any view, in light and dark, on a desktop and on a phone.
+//! The dashboard in a real browser: clicks are edits of the table, the keyboard reaches everything, the console stays empty, and
+//! axe finds no serious fault on any view, in light and dark, on a desktop and on a phone.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -14,7 +14,7 @@ use crate::harness::{Agent, Place};
 use crate::peers::install;
 
 const TOKEN: &str = "a token of sixteen letters and more";
-/// All of it.
+/// For all of it.
 const LIMIT: Duration = Duration::from_secs(300);
 /// Where Debian and others have the browser.
 const BROWSERS: [&str; 3] = [
@@ -24,7 +24,7 @@ const BROWSERS: [&str; 3] = [
 ];
 
 #[tokio::test]
-async fn what_an_operator_does_on_the_page_happens_in_the_table_and_the_page_is_sound() {
+async fn an_operators_clicks_are_edits_of_the_table_and_the_page_is_sound() {
     let place = Place::new().await;
     let mut agent = place.agent().await;
     let row = place.insert(1_000_000, "20 a second", "null").await;
@@ -48,7 +48,7 @@ async fn what_an_operator_does_on_the_page_happens_in_the_table_and_the_page_is_
 }
 
 #[tokio::test]
-async fn whoever_has_the_token_logs_in_with_a_browser_and_nobody_else() {
+async fn a_browser_logs_in_with_the_token_only() {
     let place = Place::new().await;
     let mut agent = agent_with(&place, &[("VISIT_PACER_TOKEN", TOKEN)]).await;
     let asked = [("TOKEN", TOKEN.to_owned())];
@@ -56,7 +56,7 @@ async fn whoever_has_the_token_logs_in_with_a_browser_and_nobody_else() {
 }
 
 #[tokio::test]
-async fn a_page_that_may_not_edit_says_so_and_one_whose_agent_is_gone_says_what_is_unknown() {
+async fn a_read_only_page_says_so_and_a_disconnected_one_shows_what_is_unknown() {
     let place = Place::new().await;
     let mut agent = agent_with(&place, &[("VISIT_PACER_READ_ONLY", "true")]).await;
     let row = place.insert(1_000_000, "20 a second", "null").await;
@@ -65,7 +65,7 @@ async fn a_page_that_may_not_edit_says_so_and_one_whose_agent_is_gone_says_what_
     is_without_fault(&place, &mut agent, &asked).await;
 }
 
-/// Runs the script in the browser; answers what it asks of the database, and kills the agent where it asks for that.
+/// Runs the script in the browser; runs its queries, and kills the agent at its request.
 async fn is_without_fault(place: &Place, agent: &mut Agent, asked: &[(&str, String)]) {
     let browser = BROWSERS.into_iter().find(|path| Path::new(path).exists());
     let browser = browser.expect("a browser; install one: apt install chromium");
@@ -84,10 +84,10 @@ async fn is_without_fault(place: &Place, agent: &mut Agent, asked: &[(&str, Stri
         .expect("node runs");
     let mut answers = page.stdin.take().expect("a pipe");
     let mut lines = BufReader::new(page.stdout.take().expect("a pipe")).lines();
-    let told = async {
+    let run = async {
         loop {
             let line = lines.next_line().await.expect("it is read");
-            let line = line.expect("the script goes on to its end");
+            let line = line.expect("the script runs to its end");
             let said: Value = serde_json::from_str(&line).expect("JSON");
             if let Some(sql) = said["ask"].as_str() {
                 let answer: String = place.ask(sql).await;
@@ -102,7 +102,7 @@ async fn is_without_fault(place: &Place, agent: &mut Agent, asked: &[(&str, Stri
             }
         }
     };
-    let faults = tokio::time::timeout(LIMIT, told).await.expect("in time");
+    let faults = tokio::time::timeout(LIMIT, run).await.expect("in time");
     assert_eq!(faults, Value::Array(Vec::new()), "{faults:#}");
     page.wait().await.expect("it ends");
 }

@@ -1,4 +1,4 @@
-//! The dashboard: what it shows is so, what it changes is an edit of the table, and who has no token sees nothing of it.
+//! The dashboard shows what is so, its edits are edits of the table, and without the token it shows nothing.
 
 use std::net::Ipv4Addr;
 
@@ -8,10 +8,10 @@ use uuid::Uuid;
 
 use crate::harness::{Agent, PATIENCE, Place, find, wait_until};
 
-/// What agents of these tests ask for, where they do.
+/// The token of the agents that have one.
 pub const TOKEN: &str = "a-token-of-our-own-0123456789";
 
-/// A browser, or who pretends to be one.
+/// A browser, or a client that pretends to be one.
 pub struct Visitor {
     /// Follows no redirection.
     pub client: reqwest::Client,
@@ -49,7 +49,7 @@ impl Visitor {
         self
     }
 
-    /// Asks: status and text.
+    /// The status and the text of the response.
     pub async fn send(
         &self,
         method: Method,
@@ -70,7 +70,7 @@ impl Visitor {
         (status, response.text().await.unwrap_or_default())
     }
 
-    /// Sends JSON, and is told some.
+    /// Posts JSON; the status and the JSON of the response.
     pub async fn post(&self, path: &str, body: Value) -> (StatusCode, Value) {
         let (status, text) = self
             .send(Method::POST, path, "application/json", body.to_string())
@@ -78,26 +78,36 @@ impl Visitor {
         (status, serde_json::from_str(&text).unwrap_or(Value::Null))
     }
 
-    /// Asks for a page.
+    /// Edits a distribution.
+    async fn edit(&self, id: Uuid, edit: &str, body: Value) -> (StatusCode, Value) {
+        let path = format!("/api/distributions/{id}/{edit}");
+        self.post(&path, body).await
+    }
+
+    /// Gets a page.
     pub async fn get(&self, path: &str) -> (StatusCode, String) {
         self.send(Method::GET, path, "text/plain", "").await
     }
 
-    /// The whole board.
-    pub async fn board(&self) -> Value {
-        let (status, text) = self.get("/api/board").await;
+    /// The whole snapshot.
+    pub async fn snapshot(&self) -> Value {
+        let (status, text) = self.get("/api/snapshot").await;
         assert_eq!(status, StatusCode::OK, "{text}");
         serde_json::from_str(&text).expect("JSON")
     }
 
-    /// A row as the board has it, once it is like that.
+    /// A distribution, once the dashboard shows it like that.
     async fn sees(&self, id: Uuid, what: &str, like: impl Fn(&Value) -> bool) -> Value {
-        find(format!("the board shows: {what}"), PATIENCE, async || {
-            let board = self.board().await;
-            let rows = board["rows"].as_array()?.clone();
-            let row = rows.into_iter().find(|row| row["id"] == json!(id))?;
-            like(&row).then_some(row)
-        })
+        find(
+            format!("the dashboard shows: {what}"),
+            PATIENCE,
+            async || {
+                let snapshot = self.snapshot().await;
+                let rows = snapshot["distributions"].as_array()?.clone();
+                let row = rows.into_iter().find(|row| row["id"] == json!(id))?;
+                like(&row).then_some(row)
+            },
+        )
         .await
     }
 }
@@ -114,7 +124,7 @@ pub async fn agent_with(place: &Place, settings: &[(&str, &str)]) -> Agent {
 }
 
 #[tokio::test]
-async fn each_row_is_shown_with_what_it_asks_what_it_has_and_why_it_is_not_on_its_curve() {
+async fn each_distribution_is_shown_with_its_target_its_state_and_its_reason() {
     let place = Place::new().await;
     let agent = place.agent().await;
     let visitor = Visitor::of(&agent);
@@ -142,7 +152,7 @@ async fn each_row_is_shown_with_what_it_asks_what_it_has_and_why_it_is_not_on_it
         .await;
     let why = shown["reason"].as_str().expect("a reason");
     assert!(
-        why.contains("visits_per_unit is -1") && why.contains("Correct the row"),
+        why.contains("visits_per_unit is -1") && why.contains("as soon as the row is corrected"),
         "{why}"
     );
 
@@ -169,10 +179,11 @@ async fn each_row_is_shown_with_what_it_asks_what_it_has_and_why_it_is_not_on_it
         .sees(row, "behind", |row| row["status"] == "behind")
         .await;
     let why = shown["reason"].as_str().expect("a reason");
-    assert!(why.contains("Another transaction holds this row"), "{why}");
-    let (status, answer) = visitor
-        .post(&format!("/api/rows/{row}/pause"), json!({}))
-        .await;
+    assert!(
+        why.contains("Another transaction has locked this row"),
+        "{why}"
+    );
+    let (status, answer) = visitor.edit(row, "pause", json!({})).await;
     assert_eq!(status, StatusCode::CONFLICT);
     assert!(
         answer["error"].to_string().contains("another transaction"),
@@ -188,7 +199,7 @@ async fn each_row_is_shown_with_what_it_asks_what_it_has_and_why_it_is_not_on_it
 }
 
 #[tokio::test]
-async fn of_a_bad_row_all_that_can_be_read_is_shown_and_a_row_whose_partner_is_gone_says_so() {
+async fn an_invalid_row_shows_what_can_be_read_and_a_missing_partner_is_a_reason() {
     let place = Place::new().await;
     let agent = place.agent().await;
     let visitor = Visitor::of(&agent);
@@ -201,11 +212,11 @@ async fn of_a_bad_row_all_that_can_be_read_is_shown_and_a_row_whose_partner_is_g
              alter table visit_distribution enable trigger all"
         ))
         .await;
-    // While somebody watches.
+    // While a browser listens.
     let events = format!("{}/api/events", visitor.base);
     let watched = visitor.client.get(events).send().await.expect("a stream");
     let shown = visitor
-        .sees(bad, "what can be read", |row| row["total"] == 4_321)
+        .sees(bad, "what can be read", |row| row["total_visits"] == 4_321)
         .await;
     assert_eq!(shown["status"], "invalid");
     assert_eq!(shown["partner_id"], json!(place.partner));
@@ -229,16 +240,14 @@ async fn of_a_bad_row_all_that_can_be_read_is_shown_and_a_row_whose_partner_is_g
 }
 
 #[tokio::test]
-async fn what_is_changed_on_the_page_is_an_edit_of_the_table() {
+async fn a_change_on_the_page_is_an_edit_of_the_table() {
     let place = Place::new().await;
     let agent = place.agent().await;
     let visitor = Visitor::of(&agent);
     let row = place.insert(1_000_000, "50 a second", "null").await;
     place.has_stored(row, 20).await;
 
-    let (status, _) = visitor
-        .post(&format!("/api/rows/{row}/pause"), json!({}))
-        .await;
+    let (status, _) = visitor.edit(row, "pause", json!({})).await;
     assert_eq!(status, StatusCode::OK);
     let at_the_answer = place.stored(row).await;
     visitor
@@ -246,16 +255,16 @@ async fn what_is_changed_on_the_page_is_an_edit_of_the_table() {
         .await;
     assert_eq!(place.stored(row).await, at_the_answer);
 
-    let rate = json!({ "visits_per_unit": "12.5", "time_period": "minute" });
-    let (status, _) = visitor.post(&format!("/api/rows/{row}/rate"), rate).await;
+    let body = json!({ "visits_per_unit": "12.5", "time_period": "minute" });
+    let (status, _) = visitor.edit(row, "rate", body).await;
     assert_eq!(status, StatusCode::OK);
-    let pace: String = place
+    let rate: String = place
         .ask(format!("select visits_per_unit || ' a ' || time_period from visit_distribution where id = '{row}'"))
         .await;
-    assert_eq!(pace, "12.5 a minute");
+    assert_eq!(rate, "12.5 a minute");
 
     let bad = json!({ "visits_per_unit": "-1", "time_period": "minute" });
-    let (status, answer) = visitor.post(&format!("/api/rows/{row}/rate"), bad).await;
+    let (status, answer) = visitor.edit(row, "rate", bad).await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
     assert!(
         answer["error"]
@@ -264,12 +273,10 @@ async fn what_is_changed_on_the_page_is_an_edit_of_the_table() {
         "{answer}"
     );
     let text = json!({ "visits_per_unit": "lots", "time_period": "minute" });
-    let (status, _) = visitor.post(&format!("/api/rows/{row}/rate"), text).await;
+    let (status, _) = visitor.edit(row, "rate", text).await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
 
-    let (status, _) = visitor
-        .post(&format!("/api/rows/{row}/resume"), json!({}))
-        .await;
+    let (status, _) = visitor.edit(row, "resume", json!({})).await;
     assert_eq!(status, StatusCode::OK);
     visitor
         .sees(row, "no pause", |row| row["status"] != "paused")
@@ -285,12 +292,7 @@ async fn what_is_changed_on_the_page_is_an_edit_of_the_table() {
     .await;
     assert!(place.stored(row).await >= before + 40);
 
-    let (status, answer) = visitor
-        .post(
-            &format!("/api/rows/{}/pause", Uuid::from_u128(1)),
-            json!({}),
-        )
-        .await;
+    let (status, answer) = visitor.edit(Uuid::from_u128(1), "pause", json!({})).await;
     assert_eq!(status, StatusCode::NOT_FOUND, "{answer}");
     let (status, _) = visitor.post("/api/pause", json!({})).await;
     assert_eq!(status, StatusCode::OK);
@@ -309,48 +311,48 @@ async fn what_is_changed_on_the_page_is_an_edit_of_the_table() {
 }
 
 #[tokio::test]
-async fn one_row_from_near_has_its_seconds_and_its_curve() {
+async fn the_detail_of_a_distribution_has_its_seconds_and_its_curve() {
     let place = Place::new().await;
     let agent = place.agent().await;
     let visitor = Visitor::of(&agent);
     let row = place.insert(1_000_000, "20 a second", "null").await;
     place.has_stored(row, 120).await;
-    let near = find("three seconds that have settled", PATIENCE, async || {
-        let (status, text) = visitor.get(&format!("/api/rows/{row}")).await;
+    let detail = find("three seconds that have settled", PATIENCE, async || {
+        let (status, text) = visitor.get(&format!("/api/distributions/{row}")).await;
         assert_eq!(status, StatusCode::OK, "{text}");
-        let near: Value = serde_json::from_str(&text).expect("JSON");
-        let seconds = near["seconds"].as_array()?.clone();
+        let detail: Value = serde_json::from_str(&text).expect("JSON");
+        let seconds = detail["seconds"].as_array()?.clone();
         let full = seconds
             .iter()
-            .filter(|second| second["asked"] == json!(20))
+            .filter(|second| second["target"] == json!(20))
             .count();
-        (full >= 3).then_some(near)
+        (full >= 3).then_some(detail)
     })
     .await;
-    for second in near["seconds"].as_array().expect("seconds") {
-        if second["asked"] == json!(20) {
+    for second in detail["seconds"].as_array().expect("seconds") {
+        if second["target"] == json!(20) {
             assert_eq!(second["stored"], json!(20), "{second}");
         }
     }
-    let stored = near["curve"]["stored"].as_array().expect("points");
+    let stored = detail["curve"]["stored"].as_array().expect("points");
     assert!(stored.len() > 50 && stored.len() <= 200, "{}", stored.len());
-    assert_eq!(near["row"]["id"], json!(row));
+    assert_eq!(detail["distribution"]["id"], json!(row));
     let (status, _) = visitor
-        .get(&format!("/api/rows/{}", Uuid::from_u128(1)))
+        .get(&format!("/api/distributions/{}", Uuid::from_u128(1)))
         .await;
     assert_eq!(status, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]
-async fn who_watches_is_told_each_second_what_has_changed_and_an_edit_in_sql_at_once() {
+async fn a_listener_gets_each_seconds_changes_and_an_edit_in_sql_at_once() {
     let place = Place::new().await;
     let agent = place.agent().await;
     let row = place.insert(1_000_000, "10 a second", "null").await;
     let visitor = Visitor::of(&agent);
-    let url = format!("{}/api/events?row={row}", visitor.base);
+    let url = format!("{}/api/events?distribution={row}", visitor.base);
     let mut stream = visitor.client.get(url).send().await.expect("a stream");
     let mut text = String::new();
-    let mut told = async |words: &str| {
+    let mut receives = async |words: &str| {
         let mut chunks = 0;
         while !text.contains(words) && chunks < 1_000 {
             chunks += 1;
@@ -360,29 +362,27 @@ async fn who_watches_is_told_each_second_what_has_changed_and_an_edit_in_sql_at_
         }
         assert!(text.contains(words), "{words}");
     };
-    told("event: board").await;
-    told("event: head").await;
-    told("\"distributed\":").await;
-    told("event: row\n").await;
+    receives("event: snapshot").await;
+    receives("event: overview").await;
+    receives("\"distributed\":").await;
+    receives("event: seconds\n").await;
     place.set(row, "visits_per_unit = 77").await;
-    told("\"visits_per_unit\":\"77\"").await;
+    receives("\"visits_per_unit\":\"77\"").await;
     place
         .edit(format!("delete from visit_distribution where id = '{row}'"))
         .await;
-    told(&format!("\"removed\":[\"{row}\"]")).await;
+    receives(&format!("\"removed\":[\"{row}\"]")).await;
 }
 
 #[tokio::test]
-async fn a_read_only_page_shows_and_changes_nothing() {
+async fn a_read_only_page_shows_everything_and_changes_nothing() {
     let place = Place::new().await;
     let agent = agent_with(&place, &[("VISIT_PACER_READ_ONLY", "true")]).await;
     let row = place.insert(1_000_000, "10 a second", "null").await;
     let visitor = Visitor::of(&agent);
     visitor.sees(row, "it", |_| true).await;
-    assert_eq!(visitor.board().await["read_only"], json!(true));
-    let (status, answer) = visitor
-        .post(&format!("/api/rows/{row}/pause"), json!({}))
-        .await;
+    assert_eq!(visitor.snapshot().await["read_only"], json!(true));
+    let (status, answer) = visitor.edit(row, "pause", json!({})).await;
     assert_eq!(status, StatusCode::FORBIDDEN, "{answer}");
     assert!(
         place
@@ -394,7 +394,7 @@ async fn a_read_only_page_shows_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn an_address_that_others_reach_is_not_served_without_a_token() {
+async fn an_address_that_other_machines_reach_is_not_served_without_a_token() {
     let place = Place::new().await;
     let mut environment = place.environment();
     environment.push(("VISIT_PACER_LISTEN".to_owned(), "0.0.0.0:0".to_owned()));
@@ -412,13 +412,13 @@ async fn an_address_that_others_reach_is_not_served_without_a_token() {
 }
 
 #[tokio::test]
-async fn with_a_token_who_has_not_logged_in_sees_nothing_but_whether_it_lives() {
+async fn without_a_login_only_the_health_endpoints_answer() {
     let place = Place::new().await;
     let agent = agent_with(&place, &[("VISIT_PACER_TOKEN", TOKEN)]).await;
     let stranger = Visitor::of(&agent);
     for (path, status) in [
         ("/", StatusCode::SEE_OTHER),
-        ("/api/board", StatusCode::UNAUTHORIZED),
+        ("/api/snapshot", StatusCode::UNAUTHORIZED),
         ("/api/events", StatusCode::UNAUTHORIZED),
         ("/metrics", StatusCode::UNAUTHORIZED),
         ("/healthz", StatusCode::OK),
@@ -453,7 +453,7 @@ async fn with_a_token_who_has_not_logged_in_sees_nothing_but_whether_it_lives() 
     let cookie = cookie.split(';').next().expect("a pair").to_owned();
     let visitor = Visitor::of(&agent).with("cookie", cookie);
     assert_eq!(visitor.get("/").await.0, StatusCode::OK);
-    visitor.board().await;
+    visitor.snapshot().await;
     let script = Visitor::of(&agent).with("authorization", format!("Bearer {TOKEN}"));
-    script.board().await;
+    script.snapshot().await;
 }

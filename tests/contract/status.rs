@@ -42,25 +42,28 @@ async fn status_says(place: &Place, words: &str) -> String {
     .await
 }
 
-/// Waits until the dashboard's board says this at that place; gives all of it.
-async fn board_says(agent: &Agent, place: &str, words: &str) -> Value {
-    let what = format!("the board says at {place}: {words}");
+/// Waits until the dashboard shows this at that place; returns all of it.
+async fn dashboard_shows(agent: &Agent, place: &str, words: &str) -> Value {
+    let what = format!("the dashboard shows at {place}: {words}");
     find(what, PATIENCE, async || {
-        let (_, board) = agent.get("/api/board").await;
-        let board: Value = serde_json::from_str(&board).ok()?;
-        let said = board.pointer(place)?.to_string();
-        said.contains(words).then_some(board)
+        let (_, shown) = agent.get("/api/snapshot").await;
+        let shown: Value = serde_json::from_str(&shown).ok()?;
+        let text = shown.pointer(place)?.to_string();
+        text.contains(words).then_some(shown)
     })
     .await
 }
 
-/// What the board says of a row: its status, and why.
-async fn board_says_of(agent: &Agent, row: Uuid, status: &str, reason: &str) {
-    let what = format!("the board says of {row}: {status}, {reason}");
+/// Waits until the dashboard shows a distribution with this status and reason.
+async fn dashboard_shows_distribution(agent: &Agent, row: Uuid, status: &str, reason: &str) {
+    let what = format!("the dashboard shows {row}: {status}, {reason}");
     wait_until(what, PATIENCE, async || {
-        let (_, board) = agent.get("/api/board").await;
-        let board: Value = serde_json::from_str(&board).unwrap_or_default();
-        let rows = board["rows"].as_array().cloned().unwrap_or_default();
+        let (_, shown) = agent.get("/api/snapshot").await;
+        let shown: Value = serde_json::from_str(&shown).unwrap_or_default();
+        let rows = shown["distributions"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
         rows.iter().any(|shown| {
             let why = shown["reason"].as_str().unwrap_or_default();
             shown["id"] == row.to_string() && shown["status"] == status && why.contains(reason)
@@ -99,11 +102,11 @@ async fn of_a_realtime_that_is_gone() {
     agent.unready("Realtime is not live").await;
     status_says(&place, "Realtime").await;
     reads(&agent, "visit_pacer_ready", 0.0).await;
-    let board = board_says(&agent, "/health/unready", "Realtime is not live").await;
-    assert_eq!(board["health"]["database"], "up", "{board}");
-    assert_ne!(board["health"]["realtime"], "live", "{board}");
-    board_says(&agent, "/notes", "Realtime is not live").await;
-    board_says(&agent, "/realtime/events", "not live").await;
+    let shown = dashboard_shows(&agent, "/health/unready", "Realtime is not live").await;
+    assert_eq!(shown["health"]["database"]["up"], true, "{shown}");
+    assert_eq!(shown["health"]["realtime"]["live"], false, "{shown}");
+    dashboard_shows(&agent, "/events", "Realtime is not live").await;
+    dashboard_shows(&agent, "/realtime/events", "not live").await;
 
     place
         .realtime
@@ -154,8 +157,8 @@ async fn of_a_database_that_is_dead() {
     );
     agent.unready("the database has been away").await;
     reads(&agent, "visit_pacer_ready", 0.0).await;
-    board_says(&agent, "/health/unready", "the database has been away").await;
-    board_says(&agent, "/notes", "see that it runs and lets us in").await;
+    dashboard_shows(&agent, "/health/unready", "the database has been away").await;
+    dashboard_shows(&agent, "/events", "see that it runs and lets us in").await;
     let status = place.command(&["status"]).await;
     assert_eq!(status.code, Some(1), "{status:?}");
     assert!(
@@ -195,8 +198,8 @@ async fn of_one_bad_row() {
     );
     let status = status_says(&place, "invalid").await;
     assert!(status.contains("time_period is 'fortnight'"), "{status}");
-    board_says_of(&agent, bad, "invalid", "time_period is 'fortnight'").await;
-    board_says(&agent, "/notes", "row set aside").await;
+    dashboard_shows_distribution(&agent, bad, "invalid", "time_period is 'fortnight'").await;
+    dashboard_shows(&agent, "/events", "row set aside").await;
     assert_eq!(agent.get("/readyz").await.0, 200, "the others go on");
     place.finishes(good).await;
 }
@@ -213,7 +216,7 @@ async fn of_a_row_that_is_paused() {
     reads(&agent, r#"visit_pacer_distributions{status="behind"}"#, 0.0).await;
     reads(&agent, "visit_pacer_paused", 0.0).await;
     status_says(&place, "paused").await;
-    board_says_of(&agent, row, "paused", "is_active is false").await;
+    dashboard_shows_distribution(&agent, row, "paused", "is_active is false").await;
     assert_eq!(
         agent.get("/readyz").await.0,
         200,
@@ -268,8 +271,14 @@ async fn of_a_row_that_an_editors_lock_keeps_behind() {
     .await;
     exceeds(&agent, "visit_pacer_backlog_visits", 20.0).await;
     status_says(&place, "behind").await;
-    board_says_of(&agent, row, "behind", "Another transaction holds this row").await;
-    board_says_of(&agent, beside, "active", "").await;
+    dashboard_shows_distribution(
+        &agent,
+        row,
+        "behind",
+        "Another transaction has locked this row",
+    )
+    .await;
+    dashboard_shows_distribution(&agent, beside, "active", "").await;
     assert_eq!(agent.get("/readyz").await.0, 200, "the others go on");
     let words = "1 because somebody holds the row or its partner: end that transaction";
     find(

@@ -96,7 +96,7 @@ async fn with_the_environment_of_the_pods_probes_and_prometheus_are_answered_and
         assert_eq!(agent.get(path).await.0, status, "{path}");
     }
     assert_eq!(
-        agent.get("/api/board").await.0,
+        agent.get("/api/snapshot").await.0,
         401,
         "not without the token"
     );

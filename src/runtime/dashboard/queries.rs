@@ -1,20 +1,23 @@
-//! Who answers the dashboard: the board's task, and a clerk with a connection of its own for what only the database knows.
+//! The two tasks behind the dashboard: one keeps the [`DashboardSnapshot`], one asks the database what only that knows.
 //!
-//! The connection is opened for the first question, and closed when there was none for a minute: where nobody looks, the agent
-//! has no more than its three. A question that finds the clerk busy waits; one that finds too many waiting is refused.
+//! The second opens its connection for the first query and closes it after a minute without one: while no browser is open, the
+//! agent has no more than its three. Queries wait for each other, up to a bound.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use serde::Serialize;
+use serde_json::json;
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
 use super::super::clock::Clock;
 use super::super::snapshot::Snapshot;
-use super::snapshot::{About, Board, Facts};
+use super::snapshot::{AgentInfo, DashboardSnapshot, Polled};
+use super::view::DistributionView;
 use crate::domain::agent::ReadRequest;
 use crate::domain::curve::Curve;
 use crate::domain::distribution::Distribution;
@@ -25,458 +28,448 @@ use crate::postgres::connection::Connection;
 use crate::postgres::failure::{ErrorKind, Failure};
 use crate::postgres::reconnect::{ReconnectingConnection, with_timeout};
 use crate::postgres::{rows, series, sql_functions, status};
-use crate::web::api::{Ask, Done, Edit, FRAMES_KEPT, Frame, Refused, Seconds, Watched};
-use crate::web::view::{Curves, EditView, Row, RowView, Second, Text, Time};
+use crate::web::api::{
+    DashboardEdit, DashboardQuery, DatabaseQuery, EditOutcome, QueryError, UPDATES_KEPT, Update,
+};
 
-/// The board is looked at so often.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Questions that may wait for the clerk.
-const QUESTIONS_WAITING: usize = 32;
-/// The clerk's connection is closed when it was not needed for so long.
+/// How often the snapshot is refreshed.
+const REFRESH_EVERY: Duration = Duration::from_secs(1);
+/// Queries that may wait for the connection.
+const QUERIES_WAITING: usize = 32;
+/// The connection is closed after this time without a query.
 const IDLE_AFTER: Duration = Duration::from_secs(60);
-/// What only the database knows is read again so often while somebody watches.
-const FACTS_EVERY: Duration = Duration::from_secs(5);
-/// Bad rows that are read for what can be shown of them.
-const BAD_MAX: usize = 500;
-/// Names of partners are read again so often.
+/// How often the database is polled while a browser listens.
+const POLL_EVERY: Duration = Duration::from_secs(5);
+/// How often the names of the partners are polled.
 const PARTNERS_EVERY: Duration = Duration::from_secs(30);
-/// A row's seconds that are shown at first.
+/// Invalid rows that are polled.
+const INVALID_MAX: usize = 500;
+/// Seconds of a distribution that are shown.
 const SECONDS_SHOWN: i64 = 120;
-/// A second is shown when it ended so long ago: by then its visits are stored.
-const SECOND_SETTLES: i64 = 2;
-/// Points of the curve that is asked for.
+/// A second is shown after this many more: by then its visits are stored.
+const SECONDS_TO_SETTLE: i64 = 2;
+/// Points of the target curve.
 const POINTS: i64 = 200;
 
-/// Answers until nobody can ask any more.
+/// Answers queries until their senders are gone.
 pub async fn serve(
-    about: About,
-    link: ReconnectingConnection,
+    info: AgentInfo,
+    connection: ReconnectingConnection,
     clock: Clock,
-    (seen, mut asks): (watch::Receiver<Snapshot>, mpsc::Receiver<Ask>),
+    (agent, mut queries): (watch::Receiver<Snapshot>, mpsc::Receiver<DashboardQuery>),
 ) {
-    let (questions, waiting) = mpsc::channel(QUESTIONS_WAITING);
-    let (facts_in, facts) = watch::channel(Facts::default());
-    let (watched_in, watched) = watch::channel(Watching::default());
-    let mut clerks = JoinSet::new();
-    clerks.spawn(clerk(link, waiting, facts_in, watched));
-    let (frames, nobody) = broadcast::channel(FRAMES_KEPT);
-    drop(nobody); // a receiver that is kept counts as somebody who watches
-    let mut board = Board::new(about);
-    let mut fresh = false;
+    let (database, database_queries) = mpsc::channel(QUERIES_WAITING);
+    let (scope, scopes) = watch::channel(PollScope::Nothing);
+    let (polled_to, polled) = watch::channel(Polled::default());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(serve_database(
+        connection,
+        database_queries,
+        scopes,
+        polled_to,
+    ));
+    let mut task = DashboardTask {
+        snapshot: DashboardSnapshot::new(info),
+        agent,
+        polled,
+        scope,
+        updates: broadcast::Sender::new(UPDATES_KEPT),
+        database,
+        clock,
+        is_fresh: false,
+    };
     let mut next = Instant::now();
     loop {
         tokio::select! {
             () = sleep_until(next) => {
-                next = (next + LOOK_EVERY).max(Instant::now());
-                let watched = frames.receiver_count() > 0;
-                fresh = watched;
-                if watched {
-                    let frame = look(&mut board, &seen, &facts, &watched_in, clock, true);
-                    // Whoever listened has gone meanwhile.
-                    let _heard = frames.send(Arc::new(frame)).is_ok();
-                } else {
-                    board.forget();
-                    watched_in.send_if_modified(|watching| std::mem::take(&mut watching.watched));
-                }
+                next = (next + REFRESH_EVERY).max(Instant::now());
+                task.tick();
             }
-            ask = asks.recv() => {
-                let Some(ask) = ask else { break };
-                if !fresh && matches!(ask, Ask::Board(_) | Ask::Watch(_) | Ask::Row(..)) {
-                    let _frame = look(&mut board, &seen, &facts, &watched_in, clock, false);
-                    fresh = true;
-                }
-                answer(ask, &board, &frames, &questions);
+            query = queries.recv() => {
+                let Some(query) = query else { break };
+                task.answer(query);
             }
         }
     }
-    drop(questions);
-    clerks.shutdown().await;
+    tasks.shutdown().await;
 }
 
-/// What the clerk is to find out by itself.
-#[derive(Clone, PartialEq, Eq, Default)]
-struct Watching {
-    watched: bool,
-    /// Other agents have rows, no more than can be shown.
-    shared: bool,
-    /// Rows of which the agent itself knows no more than that they are bad.
-    bad: Vec<Uuid>,
+/// The distributions that are polled from the database.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum PollScope {
+    /// No browser listens.
+    Nothing,
+    /// Other agents own some.
+    All,
+    /// The invalid ones, of which the agent itself keeps nothing else.
+    Only(Vec<Uuid>),
 }
 
-fn look(
-    board: &mut Board,
-    seen: &watch::Receiver<Snapshot>,
-    facts: &watch::Receiver<Facts>,
-    watched: &watch::Sender<Watching>,
+/// Where a receiver of an answer is gone, nobody needs the answer.
+struct DashboardTask {
+    snapshot: DashboardSnapshot,
+    agent: watch::Receiver<Snapshot>,
+    polled: watch::Receiver<Polled>,
+    scope: watch::Sender<PollScope>,
+    updates: broadcast::Sender<Arc<Update>>,
+    database: mpsc::Sender<(DatabaseQuery, Option<DistributionView>)>,
     clock: Clock,
-    live: bool,
-) -> Frame {
-    let snapshot = seen.borrow().clone();
-    let shared = snapshot.rows_owned < snapshot.rows && snapshot.rows <= ROWS_PER_LOOK;
-    if live {
-        let bad = snapshot.status_summary.looks.iter();
-        let bad = bad.filter(|look| look.partner_id.is_none()).take(BAD_MAX);
-        let wanted = Watching {
-            watched: true,
-            shared,
-            bad: bad.map(|look| look.id).collect(),
+    /// The snapshot is of this second.
+    is_fresh: bool,
+}
+
+impl DashboardTask {
+    fn tick(&mut self) {
+        self.is_fresh = self.updates.receiver_count() > 0;
+        let scope = if self.is_fresh {
+            let update = Arc::new(self.refresh());
+            let _sent = self.updates.send(update).is_ok();
+            self.wanted_scope()
+        } else {
+            self.snapshot.clear();
+            PollScope::Nothing
         };
-        watched.send_if_modified(|watching| {
-            let before = std::mem::replace(watching, wanted);
-            before != *watching
+        self.scope.send_if_modified(|before| {
+            let is_new = *before != scope;
+            *before = scope;
+            is_new
         });
     }
-    let facts = facts.borrow().clone();
-    board.take(&snapshot, &facts, clock.now())
-}
 
-/// Whoever asked may have gone; then the answer matters to nobody.
-fn answer(
-    ask: Ask,
-    board: &Board,
-    frames: &broadcast::Sender<Arc<Frame>>,
-    questions: &mpsc::Sender<Question>,
-) {
-    match ask {
-        Ask::Board(to) => {
-            let _given = to.send(board.whole()).is_ok();
+    fn refresh(&mut self) -> Update {
+        let (agent, polled) = (self.agent.borrow().clone(), self.polled.borrow().clone());
+        self.snapshot.refresh(&agent, &polled, self.clock.now())
+    }
+
+    fn wanted_scope(&self) -> PollScope {
+        let agent = self.agent.borrow();
+        if agent.rows_owned < agent.rows && agent.rows <= ROWS_PER_LOOK {
+            return PollScope::All;
         }
-        Ask::Watch(to) => {
-            let watched: Watched = (board.whole(), frames.subscribe());
-            let _given = to.send(watched).is_ok();
+        let statuses = agent.status_summary.looks.iter();
+        let invalid = statuses.filter(|status| status.partner_id.is_none());
+        PollScope::Only(invalid.take(INVALID_MAX).map(|status| status.id).collect())
+    }
+
+    fn answer(&mut self, query: DashboardQuery) {
+        let needs_snapshot = !matches!(
+            query,
+            DashboardQuery::Database(DatabaseQuery::Seconds(..) | DatabaseQuery::Edit(..))
+        );
+        if needs_snapshot && !self.is_fresh {
+            self.refresh();
+            self.is_fresh = true;
         }
-        Ask::Row(id, to) => {
-            let row = board.row(id).cloned().map(Box::new);
-            let _taken = questions.try_send(Question::Row(id, row, to)).is_ok();
-        }
-        Ask::Seconds(id, from, to) => {
-            let _taken = questions.try_send(Question::Seconds(id, from, to)).is_ok();
-        }
-        Ask::Edit(edit, to) => {
-            let _taken = questions.try_send(Question::Edit(edit, to)).is_ok();
+        match query {
+            DashboardQuery::Snapshot(to) => {
+                let _sent = to.send(self.snapshot.whole()).is_ok();
+            }
+            DashboardQuery::Watch(to) => {
+                let watched = (self.snapshot.whole(), self.updates.subscribe());
+                let _sent = to.send(watched).is_ok();
+            }
+            DashboardQuery::Database(query) => {
+                let view = match query {
+                    DatabaseQuery::Detail(id, _) => self.snapshot.distribution(id).cloned(),
+                    DatabaseQuery::Seconds(..) | DatabaseQuery::Edit(..) => None,
+                };
+                // A query that finds too many waiting is dropped, which answers it: the agent is busy.
+                let _queued = self.database.try_send((query, view)).is_ok();
+            }
         }
     }
 }
 
-enum Question {
-    Row(
-        Uuid,
-        Option<Box<Row>>,
-        oneshot::Sender<Result<Box<RowView>, Refused>>,
-    ),
-    Seconds(
-        Uuid,
-        Option<DbTime>,
-        oneshot::Sender<Result<Seconds, Refused>>,
-    ),
-    Edit(Edit, oneshot::Sender<Result<Done, Refused>>),
-}
-
-/// Answers questions, and reads facts while somebody watches.
-async fn clerk(
-    mut link: ReconnectingConnection,
-    mut questions: mpsc::Receiver<Question>,
-    facts: watch::Sender<Facts>,
-    mut watched: watch::Receiver<Watching>,
+/// Answers queries with the database, and polls it while a browser listens.
+async fn serve_database(
+    mut connection: ReconnectingConnection,
+    mut queries: mpsc::Receiver<(DatabaseQuery, Option<DistributionView>)>,
+    mut scope: watch::Receiver<PollScope>,
+    polled: watch::Sender<Polled>,
 ) {
     let mut idle_at = Instant::now();
-    let mut next_facts: Option<Instant> = None;
+    let mut next_poll: Option<Instant> = None;
     let mut next_partners = Instant::now();
     loop {
-        let wake = next_facts.unwrap_or(idle_at);
+        let wake = next_poll.unwrap_or(idle_at);
         tokio::select! {
-            question = questions.recv() => {
-                let Some(question) = question else { break };
-                tell(&mut link, question).await;
+            query = queries.recv() => {
+                let Some((query, view)) = query else { break };
+                answer(&mut connection, query, view).await;
                 idle_at = Instant::now() + IDLE_AFTER;
             }
-            changed = watched.changed() => {
+            changed = scope.changed() => {
                 if changed.is_err() {
                     break;
                 }
-                next_facts = watched.borrow_and_update().watched.then(Instant::now);
+                let is_watched = *scope.borrow_and_update() != PollScope::Nothing;
+                next_poll = is_watched.then(Instant::now);
             }
-            () = sleep_until(wake), if next_facts.is_some() || link.is_open() => {
-                if next_facts.is_none() {
-                    link.close().await;
+            () = sleep_until(wake), if next_poll.is_some() || connection.is_open() => {
+                if next_poll.is_none() {
+                    connection.close().await;
                     continue;
                 }
-                let watching = watched.borrow().clone();
-                let partners = next_partners <= Instant::now();
-                read_facts(&mut link, &facts, watching, partners).await;
+                let scope = scope.borrow().clone();
+                let with_partners = next_partners <= Instant::now();
+                poll(&mut connection, scope, with_partners, &polled).await;
                 let now = Instant::now();
-                if partners {
+                if with_partners {
                     next_partners = now + PARTNERS_EVERY;
                 }
-                next_facts = Some(now + FACTS_EVERY);
+                next_poll = Some(now + POLL_EVERY);
                 idle_at = now + IDLE_AFTER;
             }
         }
     }
-    link.close().await;
+    connection.close().await;
 }
 
-/// Leaves what was known where the database does not answer: the loop tells of that.
-async fn read_facts(
-    link: &mut ReconnectingConnection,
-    facts: &watch::Sender<Facts>,
-    watching: Watching,
-    partners: bool,
+/// A failure leaves what was polled before; the agent itself reports that the database is unavailable.
+async fn poll(
+    connection: &mut ReconnectingConnection,
+    scope: PollScope,
+    with_partners: bool,
+    polled: &watch::Sender<Polled>,
 ) {
-    let before = facts.borrow().clone();
-    let read = on(link, async |connection| {
-        let agents = status::agents(connection).await?;
-        let others = if watching.shared {
-            status::status(connection).await?
-        } else if watching.bad.is_empty() {
-            Vec::new()
-        } else {
-            status::status_of(connection, Some(&watching.bad)).await?
+    let before = polled.borrow().partners.clone();
+    let read = call(connection, async |connection| {
+        let distributions = match scope {
+            PollScope::All => status::status(connection).await?,
+            PollScope::Only(ids) if !ids.is_empty() => {
+                status::status_of(connection, Some(&ids)).await?
+            }
+            PollScope::Only(_) | PollScope::Nothing => Vec::new(),
         };
-        let partners = if partners {
-            let names = series::partners(connection).await?;
-            let named = names
-                .into_iter()
-                .map(|(id, name)| (id, name.map(|name| Text::from(name.as_str()))));
-            named.collect::<BTreeMap<Uuid, Option<Text>>>()
+        let partners = if with_partners {
+            let partners = series::partners(connection).await?;
+            partners.into_iter().collect()
         } else {
-            before.partners.clone()
+            before
         };
-        Ok(Facts {
+        Ok(Polled {
             partners,
-            agents,
-            others,
+            agents: status::agents(connection).await?,
+            distributions,
         })
-    })
-    .await;
-    if let Ok(read) = read {
-        facts.send_replace(read);
+    });
+    if let Ok(read) = read.await {
+        polled.send_replace(read);
     }
 }
 
-async fn on<T>(
-    link: &mut ReconnectingConnection,
+async fn call<T>(
+    connection: &mut ReconnectingConnection,
     call: impl AsyncFnOnce(&mut Connection) -> Result<T, sqlx::Error>,
 ) -> Result<T, Failure> {
-    let connection = link.open().await?;
-    let outcome = with_timeout(call(connection)).await;
-    link.check(outcome)
+    let open = connection.open().await?;
+    let outcome = with_timeout(call(open)).await;
+    connection.check(outcome)
 }
 
-async fn tell(link: &mut ReconnectingConnection, question: Question) {
-    match question {
-        Question::Row(id, row, to) => {
-            let _given = to.send(from_near(link, id, row).await).is_ok();
+async fn answer(
+    connection: &mut ReconnectingConnection,
+    query: DatabaseQuery,
+    view: Option<DistributionView>,
+) {
+    match query {
+        DatabaseQuery::Detail(id, to) => {
+            let _sent = to.send(detail(connection, id, view).await).is_ok();
         }
-        Question::Seconds(id, from, to) => {
-            let _given = to.send(seconds(link, id, from).await).is_ok();
+        DatabaseQuery::Seconds(id, since, to) => {
+            let _sent = to.send(seconds(connection, id, since).await).is_ok();
         }
-        Question::Edit(edit, to) => {
-            let _given = to.send(carry_out(link, edit).await).is_ok();
+        DatabaseQuery::Edit(edit, to) => {
+            let _sent = to.send(apply(connection, edit).await).is_ok();
         }
     }
 }
 
-/// A row's curve as it is now, and as it was.
-struct Course {
+/// One second of a distribution.
+#[derive(Debug, Serialize)]
+struct SecondView {
+    at: DbTime,
+    /// Visits that fell due in it; null for a time before the known edits.
+    target: Option<i64>,
+    /// Visits with a time in it.
+    stored: i64,
+}
+
+/// A distribution's curve, its edits and its latest seconds.
+struct Detail {
     curve: Option<Curve>,
     history: History,
     now: DbTime,
+    seconds: Vec<SecondView>,
+    /// The end of the seconds.
+    until: DbTime,
 }
 
-async fn course(connection: &mut Connection, id: Uuid) -> Result<Option<Course>, sqlx::Error> {
-    let read = rows::read(connection, &ReadRequest::Rows(vec![id])).await?;
-    let Some(found) = read.rows.first() else {
-        return Ok(None);
-    };
-    Ok(Some(Course {
-        curve: Distribution::parse(&found.row).ok().map(|row| row.curve),
-        history: series::history(connection, id).await?,
-        now: read.db,
-    }))
-}
-
-fn unknown(id: Uuid) -> Refused {
-    Refused::Unknown(format!(
-        "there is no row {id} in visit_distribution; it may have been deleted"
-    ))
-}
-
-async fn from_near(
-    link: &mut ReconnectingConnection,
-    id: Uuid,
-    row: Option<Box<Row>>,
-) -> Result<Box<RowView>, Refused> {
-    let found = on(link, async |connection| {
-        let Some(course) = course(connection, id).await? else {
+impl Detail {
+    async fn read(
+        connection: &mut Connection,
+        id: Uuid,
+        since: Option<DbTime>,
+    ) -> Result<Option<Self>, sqlx::Error> {
+        let read = rows::read(connection, &ReadRequest::Rows(vec![id])).await?;
+        let Some(found) = read.rows.first() else {
             return Ok(None);
         };
-        let (from, to) = span(course.now, None);
-        let stored = series::stored(connection, id).await?;
-        let counted = series::seconds(connection, id, from, to).await?;
-        Ok(Some((course, stored, counted)))
-    })
-    .await
-    .map_err(|failure| refused(&failure))?;
-    let (course, stored, counted) = found.ok_or_else(|| unknown(id))?;
-    let (from, to) = span(course.now, None);
-    let points = |points: Vec<(DbTime, i64)>| points.into_iter().map(|(at, n)| (Time(at), n));
-    let asked = asked(&course, stored.first().map(|(at, _)| *at));
-    Ok(Box::new(RowView {
-        row: row.map(|row| *row),
-        curve: Curves {
-            asked: points(asked).collect(),
-            stored: points(stored).collect(),
-        },
-        seconds: each_second(&course, &counted, from, to),
-        edits: course
-            .history
-            .told()
-            .into_iter()
-            .map(|(at, what, by)| EditView {
-                at: Time(at),
-                what,
-                by,
-            })
-            .collect(),
-    }))
-}
+        let history = series::history(connection, id).await?;
+        let (from, until) = span(read.db, since);
+        let stored = series::seconds(connection, id, from, until).await?;
+        Ok(Some(Self {
+            curve: Distribution::parse(&found.row).ok().map(|row| row.curve),
+            seconds: each_second(&history, &stored, from, until),
+            history,
+            now: read.db,
+            until,
+        }))
+    }
 
-async fn seconds(
-    link: &mut ReconnectingConnection,
-    id: Uuid,
-    since: Option<DbTime>,
-) -> Result<Seconds, Refused> {
-    let found = on(link, async |connection| {
-        let Some(course) = course(connection, id).await? else {
-            return Ok(None);
+    /// The curve until now and, as it is now, on to its end.
+    fn target(&self, first_stored: Option<DbTime>) -> Vec<(DbTime, i64)> {
+        let Some(curve) = &self.curve else {
+            return Vec::new();
         };
-        let (from, to) = span(course.now, since);
-        let counted = series::seconds(connection, id, from, to).await?;
-        Ok(Some((course, counted)))
-    })
-    .await
-    .map_err(|failure| refused(&failure))?;
-    let (course, counted) = found.ok_or_else(|| unknown(id))?;
-    let (from, to) = span(course.now, since);
-    Ok(Seconds {
-        seconds: each_second(&course, &counted, from, to),
-        from: to,
-    })
+        let Some(from) = self.history.begins().or(curve.from) else {
+            return Vec::new();
+        };
+        let ends = [curve.to, curve.due_at(curve.total)];
+        let end = ends.into_iter().flatten().min().unwrap_or(self.now);
+        let from = first_stored.map_or(from, |first| first.max(from).min(self.now));
+        let to = end.max(self.now).max(from.plus_micros(POINTS));
+        let step = to.micros_since(from) / POINTS;
+        let due = |at| self.history.due(at).unwrap_or_else(|| curve.due(at));
+        let times = (0..=POINTS).map(|n| from.plus_micros(n * step));
+        times.map(|at| (at, due(at))).collect()
+    }
 }
 
-/// The seconds to show: whole ones, those that have settled.
+/// The whole seconds to show, from and to.
 fn span(now: DbTime, since: Option<DbTime>) -> (DbTime, DbTime) {
     let second = now.as_micros().div_euclid(SECOND_US);
-    let to = DbTime::from_micros((second - SECOND_SETTLES) * SECOND_US);
+    let to = DbTime::from_micros((second - SECONDS_TO_SETTLE) * SECOND_US);
     let first = to.plus_micros(-SECONDS_SHOWN * SECOND_US);
     let from = since.map_or(first, |since| since.max(first)).min(to);
     (from, to)
 }
 
 fn each_second(
-    course: &Course,
-    counted: &[(DbTime, i64)],
+    history: &History,
+    stored: &[(DbTime, i64)],
     from: DbTime,
     to: DbTime,
-) -> Vec<Second> {
-    let stored: BTreeMap<DbTime, i64> = counted.iter().copied().collect();
-    let due = |at: DbTime| course.history.due(at);
-    let mut seconds = Vec::new();
-    let mut at = from;
-    while at < to {
-        let next = at.plus_micros(SECOND_US);
-        seconds.push(Second {
-            at: Time(at),
-            asked: due(at)
-                .zip(due(next))
+) -> Vec<SecondView> {
+    let stored: BTreeMap<DbTime, i64> = stored.iter().copied().collect();
+    let starts = (0..SECONDS_SHOWN).map(|n| from.plus_micros(n * SECOND_US));
+    let second = |at: DbTime| {
+        let (before, after) = (history.due(at), history.due(at.plus_micros(SECOND_US)));
+        SecondView {
+            at,
+            target: before
+                .zip(after)
                 .map(|(before, after)| (after - before).max(0)),
             stored: stored.get(&at).copied().unwrap_or(0),
-        });
-        at = next;
-    }
-    seconds
+        }
+    };
+    starts.take_while(|at| *at < to).map(second).collect()
 }
 
-/// The curve as it was, and as it goes on from now, to where it ends.
-fn asked(course: &Course, first_stored: Option<DbTime>) -> Vec<(DbTime, i64)> {
-    let Some(curve) = &course.curve else {
-        return Vec::new();
-    };
-    let Some(from) = course.history.begins().or(curve.from) else {
-        return Vec::new();
-    };
-    let end = match (curve.to, curve.due_at(curve.total)) {
-        (Some(to), Some(done)) => to.min(done),
-        (Some(one), None) | (None, Some(one)) => one,
-        (None, None) => course.now,
-    };
-    let from = first_stored.map_or(from, |first| first.max(from).min(course.now));
-    let to = end.max(course.now).max(from.plus_micros(POINTS));
-    let step = to.micros_since(from) / POINTS;
-    (0..=POINTS)
-        .map(|n| from.plus_micros(n * step))
-        .map(|at| (at, course.history.due(at).unwrap_or_else(|| curve.due(at))))
-        .collect()
+async fn detail(
+    connection: &mut ReconnectingConnection,
+    id: Uuid,
+    view: Option<DistributionView>,
+) -> Result<String, QueryError> {
+    let read = call(connection, async |connection| {
+        let Some(detail) = Detail::read(connection, id, None).await? else {
+            return Ok(None);
+        };
+        Ok(Some((detail, series::stored(connection, id).await?)))
+    });
+    let found = read.await.map_err(|failure| database_error(&failure))?;
+    let (detail, stored) = found.ok_or(QueryError::NotFound(id))?;
+    let edits = detail.history.told().into_iter();
+    let edits = edits.map(|(at, change, by)| json!({ "at": at, "change": change, "by": by }));
+    let detail = json!({
+        "distribution": view,
+        "curve": {
+            "target": detail.target(stored.first().map(|(at, _)| *at)),
+            "stored": stored,
+        },
+        "seconds": detail.seconds,
+        "edits": edits.collect::<Vec<_>>(),
+    });
+    Ok(detail.to_string())
 }
 
-async fn carry_out(link: &mut ReconnectingConnection, edit: Edit) -> Result<Done, Refused> {
-    let done = Done {
-        added: None,
-        message: None,
-    };
-    match edit {
-        Edit::Active(id, active) => {
-            let found = on(link, async |connection| {
-                status::set_active(connection, &[id], active).await
-            })
-            .await
-            .map_err(|failure| refused(&failure))?;
-            found.first().map(|_| done).ok_or_else(|| unknown(id))
-        }
-        Edit::Rate(id, visits_per_unit, time_period) => {
-            let found = on(link, async |connection| {
-                status::set_rate(connection, id, &visits_per_unit, &time_period).await
-            })
-            .await
-            .map_err(|failure| refused(&failure))?;
-            found.then_some(done).ok_or_else(|| unknown(id))
-        }
-        Edit::Distribute(partner, visits) => {
-            let lines = on(link, async |connection| {
-                sql_functions::distribute(connection, Some((partner, visits))).await
-            })
-            .await
-            .map_err(|failure| refused(&failure))?;
-            let messages = lines.iter().filter_map(|line| line.message.clone());
-            Ok(Done {
-                added: Some(lines.iter().map(|line| line.visits_added).sum()),
-                message: Some(messages.collect::<Vec<_>>().join("; ")),
-            })
-        }
-        Edit::Paused(paused) => {
-            on(link, async |connection| {
-                status::set_paused(connection, paused).await
-            })
-            .await
-            .map_err(|failure| refused(&failure))?;
-            Ok(done)
-        }
-    }
+async fn seconds(
+    connection: &mut ReconnectingConnection,
+    id: Uuid,
+    since: Option<DbTime>,
+) -> Result<(String, DbTime), QueryError> {
+    let read = call(connection, async |connection| {
+        Detail::read(connection, id, since).await
+    });
+    let found = read.await.map_err(|failure| database_error(&failure))?;
+    let detail = found.ok_or(QueryError::NotFound(id))?;
+    let json = json!({ "id": id, "seconds": detail.seconds });
+    Ok((json.to_string(), detail.until))
 }
 
-fn refused(failure: &Failure) -> Refused {
+async fn apply(
+    connection: &mut ReconnectingConnection,
+    edit: DashboardEdit,
+) -> Result<EditOutcome, QueryError> {
+    // A failure here is certain to have changed nothing.
+    connection
+        .open()
+        .await
+        .map_err(|failure| database_error(&failure))?;
+    let applied = call(connection, async |connection| {
+        Ok(match &edit {
+            DashboardEdit::Active(id, active) => {
+                let found = status::set_active(connection, &[*id], *active).await?;
+                found.first().map(|_| EditOutcome::default()).ok_or(*id)
+            }
+            DashboardEdit::Rate(id, visits_per_unit, time_period) => {
+                let found = status::set_rate(connection, *id, visits_per_unit, time_period).await?;
+                found.then(EditOutcome::default).ok_or(*id)
+            }
+            DashboardEdit::Distribute(partner, visits) => {
+                let request = Some((*partner, *visits));
+                let lines = sql_functions::distribute(connection, request).await?;
+                let messages = lines.iter().filter_map(|line| line.message.as_deref());
+                Ok(EditOutcome {
+                    added: Some(lines.iter().map(|line| line.visits_added).sum()),
+                    message: Some(messages.collect::<Vec<_>>().join("; ")),
+                })
+            }
+            DashboardEdit::Paused(paused) => {
+                status::set_paused(connection, *paused).await?;
+                Ok(EditOutcome::default())
+            }
+        })
+    });
+    applied
+        .await
+        .map_err(|failure| edit_error(&failure))?
+        .map_err(QueryError::NotFound)
+}
+
+fn database_error(failure: &Failure) -> QueryError {
+    QueryError::Database(failure.report())
+}
+
+fn edit_error(failure: &Failure) -> QueryError {
+    let report = failure.report();
     if matches!(failure.kind, ErrorKind::Locked | ErrorKind::Timeout) {
-        return Refused::Held(
-            "another transaction holds this row; nothing was changed. Try again when it has ended."
-                .to_owned(),
-        );
+        QueryError::Locked
+    } else if failure.kind == ErrorKind::Data {
+        QueryError::Rejected(report)
+    } else if failure.kind == ErrorKind::Lost {
+        QueryError::Unknown(report)
+    } else {
+        QueryError::Database(report)
     }
-    if failure.kind == ErrorKind::Data {
-        return Refused::Value(format!("the database refuses this: {}", failure.report()));
-    }
-    Refused::Database(format!(
-        "the database did not take it: {}. Look at the row before you try again.",
-        failure.report()
-    ))
 }

@@ -1,87 +1,82 @@
-// What the agent tells, kept as state: one stream of events, and edits as requests.
+// The agent's state: one stream of events, and edits as requests.
 //
-// `subscribe` calls back at most once a frame, with what changed: {head, rows, row, lost}.
+// `subscribe` calls back at most once a frame, with what changed: {overview, distributions, seconds, connection}.
 
 export const state = {
-  head: null,
-  rows: new Map(),
-  // Of the row that is open: its seconds by time.
+  overview: null,
+  distributions: new Map(),
+  selected: null,
+  // Of the selected distribution, by time.
   seconds: new Map(),
-  openRow: null,
-  lostSince: null,
+  disconnectedSince: null,
 };
 
-// A stream that said nothing for so long is dead; the agent says something each second.
-const SILENT_AFTER = 8000;
+// The agent sends something each second; a stream that was silent for this long is dead.
+const SILENCE_MS = 8000;
+const ANSWER_MS = 16000;
 const SECONDS_KEPT = 120;
-// A request that was not answered for so long is given up.
-const ANSWER_WITHIN = 16000;
 
 const listeners = new Set();
 let changed = {};
-let planned = false;
+let isPlanned = false;
 let source = null;
-let heardAt = 0;
+let receivedAt = 0;
 
 export function subscribe(listener) {
   listeners.add(listener);
 }
 
-function tell(what) {
+function notify(what) {
   Object.assign(changed, what);
-  if (planned) return;
-  planned = true;
+  if (isPlanned) return;
+  isPlanned = true;
   const deliver = () => {
-    planned = false;
+    isPlanned = false;
     const now = changed;
     changed = {};
     for (const listener of listeners) listener(now);
   };
-  // A page in the background is not painted, but kept right.
+  // A page in the background gets no animation frames, and is kept up to date all the same.
   if (document.hidden) setTimeout(deliver, 0);
   else requestAnimationFrame(deliver);
 }
 
-function heard() {
-  heardAt = Date.now();
-  if (state.lostSince != null) {
-    state.lostSince = null;
-    tell({ lost: true });
+function received() {
+  receivedAt = Date.now();
+  if (state.disconnectedSince != null) {
+    state.disconnectedSince = null;
+    notify({ connection: true });
   }
 }
 
-function onBoard(event) {
-  const board = JSON.parse(event.data);
-  state.rows = new Map(board.rows.map((row) => [row.id, row]));
-  delete board.rows;
-  state.head = board;
-  heard();
-  tell({ head: true, rows: true });
+function onSnapshot({ distributions, ...overview }) {
+  state.distributions = new Map(distributions.map((row) => [row.id, row]));
+  state.overview = overview;
+  received();
+  notify({ overview: true, distributions: true });
 }
 
-function onHead(event) {
-  state.head = JSON.parse(event.data);
-  heard();
-  tell({ head: true });
+function onOverview(overview) {
+  state.overview = overview;
+  received();
+  notify({ overview: true });
 }
 
-function onRows(event) {
-  const { changed: rows, removed } = JSON.parse(event.data);
+function onDistributions({ changed: rows, removed }) {
   for (const row of rows) {
-    const known = state.rows.get(row.id);
-    // A part of a row is a change of one that is known.
+    const known = state.distributions.get(row.id);
+    // What is sent in part is known already.
     if (known) Object.assign(known, row);
-    else if ("total" in row) state.rows.set(row.id, row);
+    else if ("total_visits" in row) state.distributions.set(row.id, row);
   }
-  for (const id of removed) state.rows.delete(id);
-  if (rows.length || removed.length) tell({ rows: true });
+  for (const id of removed) state.distributions.delete(id);
+  if (rows.length || removed.length) notify({ distributions: true });
 }
 
-function onSeconds(event) {
-  const { id, seconds } = JSON.parse(event.data);
-  if (id !== state.openRow) return;
+function onSeconds({ id, seconds }) {
+  if (id !== state.selected) return;
   keepSeconds(seconds);
-  tell({ row: true });
+  notify({ seconds: true });
 }
 
 export function keepSeconds(seconds) {
@@ -90,64 +85,58 @@ export function keepSeconds(seconds) {
   for (const old of times.slice(0, -SECONDS_KEPT)) state.seconds.delete(old);
 }
 
-// Opens the stream; with the seconds of a row where one is open.
-export function listen(row = null) {
+// Opens the stream, with the seconds of the selected distribution.
+export function listen(selected = null) {
   source?.close();
-  state.openRow = row;
+  state.selected = selected;
   state.seconds.clear();
-  source = new EventSource(row ? `/api/events?row=${row}` : "/api/events");
-  source.addEventListener("board", onBoard);
-  source.addEventListener("head", onHead);
-  source.addEventListener("rows", onRows);
-  source.addEventListener("row", onSeconds);
-  heardAt = Date.now();
+  source = new EventSource(selected ? `/api/events?distribution=${selected}` : "/api/events");
+  const handlers = { snapshot: onSnapshot, overview: onOverview, distributions: onDistributions, seconds: onSeconds };
+  for (const [name, handler] of Object.entries(handlers)) {
+    source.addEventListener(name, (event) => handler(JSON.parse(event.data)));
+  }
+  receivedAt = Date.now();
 }
 
 function watch() {
-  if (Date.now() - heardAt > SILENT_AFTER) {
-    if (state.lostSince == null) {
-      state.lostSince = heardAt;
-      tell({ lost: true });
-    }
-    checkLogin();
-    listen(state.openRow);
+  if (Date.now() - receivedAt <= SILENCE_MS) return;
+  if (state.disconnectedSince == null) {
+    state.disconnectedSince = receivedAt;
+    notify({ connection: true });
   }
+  checkLogin();
+  listen(state.selected);
 }
 
-// An EventSource does not say why it fails.
+// An EventSource doesn't say why it failed.
 async function checkLogin() {
-  const answer = await fetch("/api/board", { method: "HEAD", signal: AbortSignal.timeout(5000) }).catch(() => null);
+  const answer = await fetch("/api/snapshot", { method: "HEAD", signal: AbortSignal.timeout(5000) }).catch(() => null);
   if (answer?.status === 401) location.assign("/login");
 }
 
-export function start(row) {
-  listen(row);
+export function start(selected) {
+  listen(selected);
   setInterval(watch, 1000);
 }
 
-async function answerOf(promise) {
-  const response = await promise.catch(() => null);
-  if (!response) throw new Error("The agent does not answer. Is it running?");
+async function request(path, options = {}) {
+  const response = await fetch(path, { signal: AbortSignal.timeout(ANSWER_MS), ...options }).catch(() => null);
+  if (!response) throw new Error("No answer from the agent. Is it running?");
   if (response.status === 401) location.assign("/login");
   const body = await response.json().catch(() => ({}));
   if (!response.ok) throw new Error(body.error ?? `The agent answered ${response.status}.`);
   return body;
 }
 
-export const rowFromNear = (id) => answerOf(fetch(`/api/rows/${id}`, { signal: AbortSignal.timeout(ANSWER_WITHIN) }));
+export const readDetail = (id) => request(`/api/distributions/${id}`);
 
 const post = (path, body = {}) =>
-  answerOf(fetch(path, {
-    method: "POST",
-    signal: AbortSignal.timeout(ANSWER_WITHIN),
-    headers: { "content-type": "application/json" },
-    body: JSON.stringify(body),
-  }));
+  request(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
 
 export const edits = {
-  pause: (id) => post(`/api/rows/${id}/pause`),
-  resume: (id) => post(`/api/rows/${id}/resume`),
-  rate: (id, visits_per_unit, time_period) => post(`/api/rows/${id}/rate`, { visits_per_unit, time_period }),
+  pause: (id) => post(`/api/distributions/${id}/pause`),
+  resume: (id) => post(`/api/distributions/${id}/resume`),
+  rate: (id, visits_per_unit, time_period) => post(`/api/distributions/${id}/rate`, { visits_per_unit, time_period }),
   distribute: (partner, visits) => post(`/api/partners/${partner}/distribute`, { visits }),
   pauseAll: () => post("/api/pause"),
   resumeAll: () => post("/api/resume"),

@@ -1,77 +1,77 @@
-// The page: which view is shown, and who redraws when something changed.
+// The page: which view is shown, and what is drawn again after a change.
 import { state, start, listen, subscribe } from "./api.js";
+import { byId, isAsking } from "./dom.js";
 import { applyTheme, switchTheme } from "./theme.js";
-import { drawHead, drawHealth, wireHead } from "./head.js";
-import { drawTable, wireTable, focusTable, filter, setFilter } from "./table.js";
-import { openRow, closeRow, drawRow, redrawCharts } from "./row.js";
+import { drawOverview, drawHealth, initOverview } from "./overview.js";
+import { drawTable, initTable, focusTable, filter, setFilter } from "./table.js";
+import { openDetail, closeDetail, drawDetail, redrawCharts } from "./detail.js";
 
-const byId = (id) => document.getElementById(id);
+const VIEWS = ["distributions", "health"];
 
-// The address says what is seen, so that it can be shared: "#/rows/ID?status=behind,invalid&q=acme".
-function place() {
+// The address holds the view, so that it can be shared: "#/distributions/ID?status=behind,invalid&q=acme".
+function route() {
   const [path, query = ""] = location.hash.split("?");
-  const [, view, id] = path.match(/^#\/(rows|health)(?:\/([0-9a-f-]{36}))?$/) ?? [];
-  return { view: view === "health" ? "health" : "rows", row: view === "rows" ? id ?? null : null, query };
+  const [, view = "distributions", id = null] = path.match(/^#\/(distributions|health)(?:\/([0-9a-f-]{36}))?$/) ?? [];
+  return { view, id: view === "distributions" ? id : null, query };
 }
 
-const address = (row) => `#/${row ? `rows/${row}` : ""}${filter()}`;
+const address = (id) => `#/${id ? `distributions/${id}` : ""}${filter()}`;
 
 function keepFilter() {
-  history.replaceState(null, "", address(shown.row));
-  byId("nav-rows").setAttribute("href", address(null));
+  history.replaceState(null, "", address(shown.id));
+  byId("nav-distributions").setAttribute("href", address(null));
 }
 
-let shown = { view: "rows", row: null };
+let shown = { view: "distributions", id: null };
 
 function show() {
-  const next = place();
-  byId("view-rows").hidden = next.view !== "rows";
-  byId("view-health").hidden = next.view !== "health";
-  if (next.view === "rows") {
+  const next = route();
+  if (next.view === "distributions") {
     setFilter(next.query);
-    byId("nav-rows").setAttribute("href", address(null));
+    byId("nav-distributions").setAttribute("href", address(null));
   }
-  for (const view of ["rows", "health"]) {
+  for (const view of VIEWS) {
+    byId(`view-${view}`).hidden = view !== next.view;
     if (view === next.view) byId(`nav-${view}`).setAttribute("aria-current", "page");
     else byId(`nav-${view}`).removeAttribute("aria-current");
   }
-  if (next.row !== shown.row) {
-    listen(next.row);
-    if (next.row) openRow(next.row, leaveRow);
-    else closeRow();
+  if (next.id !== shown.id) {
+    listen(next.id);
+    if (next.id) openDetail(next.id, leaveDetail);
+    else closeDetail();
   }
-  if (shown.row && !next.row) focusTable(shown.row);
+  if (shown.id && !next.id) focusTable(shown.id);
   shown = next;
-  draw({ head: true, rows: true, row: true });
+  draw({ overview: true, distributions: true, seconds: true });
 }
 
-function leaveRow() {
+function leaveDetail() {
   location.hash = address(null);
 }
 
 function draw(changed) {
-  document.body.classList.toggle("is-lost", state.lostSince != null);
-  if (changed.lost || changed.head) drawHead();
-  if (changed.head && shown.view === "health") drawHealth();
-  if ((changed.rows || changed.head) && shown.view === "rows") drawTable();
-  if (shown.row && (changed.rows || changed.row || changed.head)) drawRow(changed);
+  document.body.classList.toggle("is-disconnected", state.disconnectedSince != null);
+  if (changed.connection || changed.overview) drawOverview();
+  if (changed.overview && shown.view === "health") drawHealth();
+  if ((changed.distributions || changed.overview) && shown.view === "distributions") drawTable();
+  if (shown.id && (changed.distributions || changed.seconds || changed.overview)) drawDetail(changed);
 }
 
 applyTheme();
-wireHead();
-wireTable((id) => { location.hash = address(id); }, keepFilter);
+initOverview();
+initTable((id) => { location.hash = address(id); }, keepFilter);
 byId("theme").addEventListener("click", () => { switchTheme(); redrawCharts(); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { applyTheme(); redrawCharts(); });
 addEventListener("hashchange", show);
 addEventListener("keydown", (event) => {
-  const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
-  if (event.key === "Escape" && shown.row) leaveRow();
-  if (event.key === "/" && !typing && shown.view === "rows") {
+  if (isAsking()) return;
+  const isTyping = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
+  if (event.key === "Escape" && shown.id) leaveDetail();
+  if (event.key === "/" && !isTyping && shown.view === "distributions") {
     event.preventDefault();
-    byId("rows-search").focus();
+    byId("search").focus();
   }
 });
 subscribe(draw);
-shown = { view: "rows", row: null };
 start(null);
 show();

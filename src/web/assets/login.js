@@ -1,4 +1,4 @@
-// Says so when a login was refused.
+// Shows that a login was refused.
 import { applyTheme } from "./theme.js";
 
 applyTheme();

@@ -1,10 +1,10 @@
-// Light and dark: as the system has it, unless somebody chose otherwise here.
+// Light or dark: the choice made here, else the system's.
 const KEY = "visit-pacer-theme";
 
 const chosen = () => localStorage.getItem(KEY);
-const systems = () => (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+const preferred = () => (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
 
-export const theme = () => chosen() ?? systems();
+export const theme = () => chosen() ?? preferred();
 
 export function applyTheme() {
   document.documentElement.dataset.theme = theme();
@@ -15,6 +15,6 @@ export function switchTheme() {
   applyTheme();
 }
 
-// A colour of the style sheet.
+// A colour of the style sheet, by its name.
 export const colour = (name) =>
   getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
-use visit_pacer::web::api::{ASKS_WAITING, Desk, LISTENERS_MAX};
+use visit_pacer::web::api::{Dashboard, LISTENERS_MAX, QUERIES_MAX};
 use visit_pacer::web::guard::Access;
 use visit_pacer::web::{Pages, bind, serve};
 
@@ -30,12 +30,12 @@ pub fn run(data: &[u8]) {
     assert!(healthy.starts_with(b"HTTP/1.1 200 "), "it serves on");
 }
 
-/// A desk that nobody sits at.
-fn nobody() -> Desk {
-    let (asks, _never) = mpsc::channel(ASKS_WAITING);
+/// A dashboard whose queries get no answer.
+fn dashboard() -> Dashboard {
+    let (queries, _never) = mpsc::channel(QUERIES_MAX);
     let hosts = vec!["x".to_owned()];
-    Desk {
-        asks,
+    Dashboard {
+        queries,
         listeners: Arc::new(Semaphore::new(LISTENERS_MAX)),
         access: Arc::new(Access::new(None, hosts, true, false)),
     }
@@ -84,7 +84,7 @@ fn server() -> SocketAddr {
                     metrics: Arc::new(|_, _| {
                         Ok(("text/plain", "visit_pacer_ready 1\n".to_owned()))
                     }),
-                    desk: nobody(),
+                    dashboard: dashboard(),
                 };
                 serve(listener, pages, CancellationToken::new()).await.ok();
             });
