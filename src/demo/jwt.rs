@@ -1,9 +1,9 @@
 //! JSON Web Tokens of the demo's Realtime server: HS256 only, the `role` and `exp` claims only.
 //!
-//! Owns the claims of the demo's local keys and their check; how a JWT is signed is [`crate::realtime::token`]'s. It is no general JWT library: other
-//! algorithms, `nbf`, `aud` and key rotation are refused or ignored.
+//! Owns the claims of the demo's keys and their verification; [`crate::realtime::token`] signs. Other algorithms, `nbf`, `aud`
+//! and key rotation are not supported.
 //!
-//! Invariant: nothing of a token is believed before its signature has been checked.
+//! Invariant: nothing of a token is used before its signature has been verified.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::Mac as _;
@@ -14,7 +14,7 @@ use thiserror::Error;
 use crate::domain::secret::Secret;
 use crate::realtime::token::{mac, sign};
 
-/// What a valid token says.
+/// The claims of a valid token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claims {
     /// The Postgres role that the bearer acts as.
@@ -26,7 +26,7 @@ pub struct Claims {
 /// Why a token is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum JwtError {
-    /// Not three parts of base64url that hold JSON, or not HS256.
+    /// Not three parts of base64url with JSON in them, or not HS256.
     #[error("The token provided is not a valid JWT")]
     Malformed,
     /// Signed with another secret, or changed since.
@@ -35,7 +35,7 @@ pub enum JwtError {
     /// `role` or `exp` is absent.
     #[error("Fields `role` and `exp` are required in JWT")]
     MissingClaims,
-    /// Its time is over.
+    /// It has expired.
     #[error("Token has expired {seconds_ago} seconds ago")]
     Expired {
         /// Seconds since the token expired.
@@ -55,11 +55,10 @@ pub fn mint(secret: &Secret, role: &str, expires_at: i64) -> String {
     sign(secret, &header, &claims)
 }
 
-/// Checks `token` at the instant `now` (seconds since the Unix epoch).
+/// Verifies `token` at `now` (seconds since the Unix epoch).
 ///
 /// # Errors
-/// When the token is malformed, signed with another secret, without `role` or `exp`, or expired;
-/// the first of these that holds.
+/// When the token is malformed, signed with another secret, without `role` or `exp`, or expired, in this order.
 pub fn verify(secret: &Secret, token: &str, now: i64) -> Result<Claims, JwtError> {
     let (signed, signature) = token.rsplit_once('.').ok_or(JwtError::Malformed)?;
     let (header, claims) = signed.split_once('.').ok_or(JwtError::Malformed)?;

@@ -1,13 +1,11 @@
-//! The demo's embedded database: a real PostgreSQL in a data directory of its own.
+//! The demo's embedded database: PostgreSQL in a data directory of its own.
 //!
-//! [`PostgresServer::start`] finds the programs on this machine (or downloads them, see
-//! [`super::download`]), makes the cluster the first time, stops what an earlier demo has left
-//! behind, starts `postgres` as a child of ours and returns when it lets us in. Data are kept
-//! between runs; the superuser's password is random and stays in the data directory.
+//! [`PostgresServer::start`] finds the programs on this machine (or downloads them, see [`super::download`]), creates the
+//! cluster the first time, stops a server that an earlier demo left running, starts `postgres` as a child process and returns
+//! when it accepts connections. Data are kept between runs; the superuser's password is random and stays in the data directory.
 //!
-//! It listens on 127.0.0.1 alone, with `wal_level=logical`, and flushes to the disk unless told not
-//! to. No process of it outlives ours, not even after `kill -9`: see `server/postmaster.rs`. It is
-//! for development and tests; it is not a server to keep data in.
+//! It listens on 127.0.0.1 only, with `wal_level=logical`, and flushes to disk unless `durable` is off. None of its processes
+//! outlives this one, not even after `kill -9`: see `server/postmaster.rs`. For development and tests only.
 
 mod account;
 mod binaries;
@@ -33,26 +31,24 @@ use self::postmaster::Postmaster;
 use super::download::{self, Source};
 use crate::domain::secret::Secret;
 
-/// How long the server may take until it lets us in; recovery after a crash is part of it.
+/// How long the server may take to accept connections, recovery after a crash included.
 const READY_TIMEOUT: Duration = Duration::from_mins(1);
-const READY_LOOK_INTERVAL: Duration = Duration::from_millis(20);
+const READY_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A refused password is believed only if our server is still there after this long; else it was
-/// another server that took the port first.
+/// A refused password counts only if the server is still running after this time; else another server took the port first.
 const REFUSAL_GRACE: Duration = Duration::from_millis(500);
-/// How often `postgres` is started again when somebody took its port at the last moment, or when
-/// processes of a killed server are still going.
+/// How often `postgres` is started if its port was taken at the last moment, or processes of a killed server are still running.
 const LAUNCH_ATTEMPTS: u32 = 6;
 const LAUNCH_PAUSE: Duration = Duration::from_millis(300);
-/// Messages of such a start, which another try may cure.
-const CURABLE: [&str; 3] = [
+/// Messages of such a start, which may succeed at the next attempt.
+const RETRIABLE: [&str; 3] = [
     "could not create any TCP/IP sockets",
     "pre-existing shared memory block",
     "lock file \"postmaster.pid\" already exists",
 ];
-/// The time that each way of stopping has before the next, harder one.
+/// The time limit of each stop signal before the next, harder one.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
-/// Unix sockets have paths of at most 107 bytes (103 on macOS), `/.s.PGSQL.65535` among them.
+/// Paths of Unix sockets have at most 107 bytes (103 on macOS), `/.s.PGSQL.65535` included.
 const SOCKET_DIR_BYTES_MAX: usize = 85;
 /// PostgreSQL's limit on names, in bytes.
 const NAME_BYTES_MAX: usize = 63;
@@ -60,37 +56,36 @@ const NAME_BYTES_MAX: usize = 63;
 /// What to start.
 #[derive(Debug, Clone)]
 pub struct PostgresOptions {
-    /// The demo's data directory, made if it is not there; see [`default_data_dir`].
+    /// The demo's data directory, created if necessary; see [`default_data_dir`].
     pub data_dir: PathBuf,
-    /// The port asked for on 127.0.0.1; where it is taken, and for 0, any free one.
+    /// The port on 127.0.0.1; if it is 0 or in use, any free port.
     pub port: u16,
-    /// Whether a commit is on the disk before it is answered (`fsync`). Without, it still survives
-    /// the end of every process, though not that of the machine: enough for tests.
+    /// Whether a commit is flushed to disk before it is answered (`fsync`). Without it, a commit survives the end of every process,
+    /// but not of the machine: enough for tests.
     pub durable: bool,
-    /// Further settings of `postgres`; of one that is also ours, this value counts.
+    /// Further settings of `postgres`, which override the defaults.
     pub settings: Vec<(String, String)>,
 }
 
 /// How to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopMode {
-    /// Sessions are ended, all is written: the orderly way.
+    /// Sessions are ended and everything is written.
     Fast,
-    /// At once, as at a crash; the next start recovers from the log.
+    /// Immediately; the next start recovers from the WAL.
     Immediate,
-    /// `kill -9` of the postmaster: the crash itself.
+    /// `kill -9` of the postmaster: a crash.
     Kill,
 }
 
-/// The data directory where none is named: `$XDG_DATA_HOME/visit-pacer/demo`, by default in
+/// The default data directory: `$XDG_DATA_HOME/visit-pacer/demo`, by default in
 /// `~/.local/share`; [`DATA_DIR_OF_ROOT`] for root whose home is closed to others.
 pub fn default_data_dir() -> anyhow::Result<PathBuf> {
     let path = |name| std::env::var_os(name).map(PathBuf::from);
     data_dir_under(path("XDG_DATA_HOME"), path("HOME"))
 }
 
-/// [`default_data_dir`] for those values of the environment, of which relative ones are as good as
-/// none.
+/// [`default_data_dir`] for these values of the environment; relative paths are ignored.
 fn data_dir_under(xdg: Option<PathBuf>, home: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     let own = xdg
         .filter(|path| path.is_absolute())
@@ -103,7 +98,7 @@ fn data_dir_under(xdg: Option<PathBuf>, home: Option<PathBuf>) -> anyhow::Result
         (Some(own), Some(account)) if account.blocked_at(&own).is_none() => Ok(own),
         (_, Some(_)) => Ok(PathBuf::from(DATA_DIR_OF_ROOT)),
         (None, None) => bail!(
-            "neither XDG_DATA_HOME nor HOME names an absolute path: say where the demo keeps its \
+            "neither XDG_DATA_HOME nor HOME is an absolute path: name the directory for the demo's \
              data (--data-dir DIR)"
         ),
     }
@@ -111,7 +106,7 @@ fn data_dir_under(xdg: Option<PathBuf>, home: Option<PathBuf>) -> anyhow::Result
 
 /// A PostgreSQL server that lives as long as this value; dropping it stops it without waiting.
 pub struct PostgresServer {
-    // Before the cluster, so that the server is told to stop before the directory is let go.
+    // Declared before the cluster, so that the server is stopped before the directory is unlocked.
     postmaster: Option<Postmaster>,
     cluster: Cluster,
     binaries: Binaries,
@@ -122,7 +117,7 @@ pub struct PostgresServer {
 }
 
 impl PostgresServer {
-    /// Starts the server of `options` and waits until it lets us in.
+    /// Starts a server and waits until it accepts connections.
     pub async fn start(options: PostgresOptions) -> anyhow::Result<Self> {
         let cluster = Cluster::take(&options.data_dir)?;
         cluster.stop_stale().await?;
@@ -150,8 +145,8 @@ impl PostgresServer {
         self.launch(false).await
     }
 
-    /// Stops the server and waits until no process of it is left. A way that does not work within
-    /// ten seconds is followed by the next harder one. A stopped server stays stopped.
+    /// Stops the server and waits until all its processes have ended. If a signal does not stop it within ten seconds, the next
+    /// harder one follows. Does nothing to a stopped server.
     pub async fn stop(&mut self, mode: StopMode) -> anyhow::Result<()> {
         let Some(postmaster) = &self.postmaster else {
             return Ok(());
@@ -167,15 +162,15 @@ impl PostgresServer {
                 self.postmaster = None;
                 return Ok(());
             }
-            tracing::warn!(%signal, limit = ?STOP_LIMIT, "the server has not stopped");
+            tracing::warn!(%signal, limit = ?STOP_LIMIT, "The server has not stopped");
         }
         bail!(
-            "processes of the server in {} are left {STOP_LIMIT:?} after SIGKILL: look at ps",
+            "processes of the server in {} are running {STOP_LIMIT:?} after SIGKILL: see ps",
             self.cluster.dir().display()
         )
     }
 
-    /// Whether any process of the server is there. False after it has ended by itself, too.
+    /// Whether any process of the server is running.
     pub fn is_running(&self) -> bool {
         self.postmaster.as_ref().is_some_and(Postmaster::is_running)
     }
@@ -185,7 +180,7 @@ impl PostgresServer {
         self.port
     }
 
-    /// The postmaster's process number, while it is there.
+    /// The postmaster's process number, while it is running.
     pub fn pid(&self) -> Option<u32> {
         let running = self
             .postmaster
@@ -209,8 +204,7 @@ impl PostgresServer {
         self.binaries.version.to_string()
     }
 
-    /// How to enter `database` as the superuser: `postgres://postgres:…@127.0.0.1:PORT/database`.
-    /// It holds the password.
+    /// The URL of `database` for the superuser, with the password: `postgres://postgres:…@127.0.0.1:PORT/database`.
     pub fn url(&self, database: &str) -> String {
         let mut url = url::Url::parse("postgres://127.0.0.1").expect("a fixed URL");
         url.set_username(SUPERUSER).expect("the URL has a host");
@@ -223,7 +217,7 @@ impl PostgresServer {
         url.into()
     }
 
-    /// The same for a client of sqlx, whatever `PG*` variables say.
+    /// The same for sqlx, independent of `PG*` variables.
     pub fn connect_options(&self, database: &str) -> PgConnectOptions {
         PgConnectOptions::new_without_pgpass()
             .host("127.0.0.1")
@@ -235,7 +229,7 @@ impl PostgresServer {
             .disable_statement_logging()
     }
 
-    /// Makes the empty database `name`: lower-case letters, digits and `_`.
+    /// Creates the empty database `name`: lower-case letters, digits and `_`.
     pub async fn create_database(&self, name: &str) -> anyhow::Result<()> {
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
         if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(plain) {
@@ -244,7 +238,7 @@ impl PostgresServer {
         let mut connection = PgConnection::connect_with(&self.connect_options("postgres"))
             .await
             .context("connect to create a database")?;
-        // Safe: the name holds nothing but what was checked above.
+        // Safe: the name was checked above.
         sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE \"{name}\"")))
             .execute(&mut connection)
             .await
@@ -255,8 +249,8 @@ impl PostgresServer {
             .context("close after creating a database")
     }
 
-    /// Starts `postgres` and waits until it lets us in; on another port than `self.port`, and if so
-    /// changing that, only where `any_port` says so.
+    /// Starts `postgres` and waits until it accepts connections. With `any_port` it may use, and then sets, another port than
+    /// `self.port`.
     async fn launch(&mut self, any_port: bool) -> anyhow::Result<()> {
         for attempt in 1..=LAUNCH_ATTEMPTS {
             let port = match (any_port, attempt) {
@@ -273,14 +267,14 @@ impl PostgresServer {
             self.port = asked;
             let ended = !postmaster.is_running();
             let log = postmaster::tail(&self.cluster.log());
-            let curable = ended && CURABLE.iter().any(|message| log.contains(message));
-            if !curable || attempt == LAUNCH_ATTEMPTS {
+            let retriable = ended && RETRIABLE.iter().any(|message| log.contains(message));
+            if !retriable || attempt == LAUNCH_ATTEMPTS {
                 bail!(
                     "{reason}; the end of {}:\n{log}",
                     self.cluster.log().display()
                 );
             }
-            tracing::debug!(attempt, port, %reason, "starting the server again");
+            tracing::debug!(attempt, port, %reason, "Starting the server again");
             tokio::time::sleep(LAUNCH_PAUSE).await;
         }
         unreachable!("the last attempt returns")
@@ -302,8 +296,8 @@ impl PostgresServer {
         )
     }
 
-    /// The settings of every start. They are arguments, not a file, so that a cluster made by an
-    /// older release of ours gets those of this one.
+    /// The settings of every start. They are arguments, not a file, so that a cluster of an older release gets the settings of
+    /// this one.
     fn settings(&self, port: u16, dir: &Path) -> Vec<(String, String)> {
         let socket_dir = dir.to_string_lossy();
         let socket_dir = if socket_dir.len() <= SOCKET_DIR_BYTES_MAX {
@@ -321,7 +315,7 @@ impl PostgresServer {
             ("wal_level", "logical"),
             ("max_wal_senders", "10"),
             ("max_replication_slots", "10"),
-            // A slot that nobody reads any more must not fill the disk.
+            // An abandoned slot must not fill the disk.
             ("max_slot_wal_keep_size", "1GB"),
             ("max_connections", "100"),
             ("shared_buffers", "128MB"),
@@ -341,7 +335,7 @@ impl PostgresServer {
         .collect()
     }
 
-    /// Waits until the server accepts our password, or says why it never will.
+    /// Waits until the server accepts the password, or fails with the reason.
     async fn ready(&self, postmaster: &Postmaster) -> anyhow::Result<()> {
         let deadline = Instant::now() + READY_TIMEOUT;
         let options = self.connect_options("postgres");
@@ -362,8 +356,8 @@ impl PostgresServer {
                     }
                     return Err(error).with_context(|| {
                         format!(
-                            "the server in {} does not know the password kept in {}: put the right \
-                             one there, or move the cluster away to start afresh",
+                            "the server in {} does not know the password kept in {}: correct it, or \
+                             move the cluster away to start with an empty one",
                             self.cluster.dir().display(),
                             self.cluster.root().join("password").display()
                         )
@@ -372,13 +366,13 @@ impl PostgresServer {
                 Ok(Err(error)) => last = error.to_string(),
                 Err(_) => last = format!("no answer within {CONNECT_TIMEOUT:?}"),
             }
-            tokio::time::sleep(READY_LOOK_INTERVAL).await;
+            tokio::time::sleep(READY_CHECK_INTERVAL).await;
         }
-        bail!("PostgreSQL let nobody in within {READY_TIMEOUT:?} (last: {last})")
+        bail!("PostgreSQL accepted no connection within {READY_TIMEOUT:?} (last: {last})")
     }
 }
 
-/// Whether the server refused who we are (class 28), which no waiting cures.
+/// Whether the server refused the login (class 28), which no retry changes.
 fn is_refusal(error: &sqlx::Error) -> bool {
     error
         .as_database_error()
@@ -386,7 +380,7 @@ fn is_refusal(error: &sqlx::Error) -> bool {
         .is_some_and(|code| code.starts_with("28"))
 }
 
-/// `wanted` if it is free on 127.0.0.1, else a port that is.
+/// `wanted` if it is free on 127.0.0.1, else a free port.
 fn free_port(wanted: u16) -> anyhow::Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, wanted))
         .or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
@@ -394,17 +388,17 @@ fn free_port(wanted: u16) -> anyhow::Result<u16> {
     Ok(listener.local_addr().context("read the free port")?.port())
 }
 
-/// The programs for `cluster`: of its own major version once it has one, else the newest.
+/// The programs for `cluster`: of its major version if it exists, else the newest.
 async fn find_or_download(cluster: &Cluster) -> anyhow::Result<Binaries> {
-    let shelf = cluster
+    let downloads = cluster
         .root()
         .parent()
         .unwrap_or_else(|| cluster.root())
         .to_path_buf();
-    let search = Search::of_this_machine(&download::earlier(&shelf), cluster.account());
+    let search = Search::of_this_machine(&download::earlier(&downloads), cluster.account());
     let major = cluster.major()?;
     for reason in &search.skipped {
-        tracing::info!("skipped: {reason}");
+        tracing::info!("Skipped: {reason}");
     }
     if let Some(found) = search.best(major) {
         return Ok(found.clone());
@@ -415,37 +409,28 @@ async fn find_or_download(cluster: &Cluster) -> anyhow::Result<Binaries> {
         format!(" (skipped: {})", search.skipped.join("; "))
     };
     if let Some(major) = major
-        && let Some(newest) = search.best(None)
+        && (search.best(None).is_some() || u64::from(major) != download::VERSION.major)
     {
+        let newest = search.best(None).map_or_else(
+            || "there is none here".to_owned(),
+            |newest| format!("the newest here is PostgreSQL {}", newest.version),
+        );
         bail!(
-            "{} was made by PostgreSQL {major}, but the newest here is PostgreSQL {} in \
-             {}{skipped}: install PostgreSQL {major}, or move that directory away to start afresh",
+            "{} was made by PostgreSQL {major}, but {newest}{skipped}: install PostgreSQL {major}, or \
+             move that directory away to start with an empty one",
             cluster.dir().display(),
-            newest.version,
-            newest.dir.display()
         );
     }
     if search.named {
         bail!("PGBIN names no PostgreSQL of at least {OLDEST_MAJOR}{skipped}: correct or unset it");
     }
-    if let Some(major) = major
-        && u64::from(major) != download::VERSION.major
-    {
-        bail!(
-            "{} was made by PostgreSQL {major}, of which there is none here{skipped}, and the one \
-             to download is {}: install PostgreSQL {major}, or move that directory away to start \
-             afresh",
-            cluster.dir().display(),
-            download::VERSION
-        );
-    }
-    let bin = download::fetch(&Source::default(), &shelf)
+    let bin = download::fetch(&Source::default(), &downloads)
         .await
         .with_context(|| {
             format!(
                 "found no PostgreSQL of at least {OLDEST_MAJOR} on this machine{skipped} and could \
              not download one: install it (Debian: apt install postgresql; macOS: brew install \
-             postgresql), or name its programs' directory in PGBIN"
+             postgresql), or set PGBIN to the directory of its programs"
             )
         })?;
     let mut downloaded = Search::among(&[bin], cluster.account());

@@ -1,13 +1,13 @@
-//! Postgres and Realtime together, with the schema, the roles that Supabase has, and a key.
+//! PostgreSQL and Realtime together, with the schema, Supabase's roles, and a key.
 
 use std::net::SocketAddr;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use sqlx::{Connection as _, PgConnection};
 
 use super::jwt;
+use super::private_file::write_private;
 use super::realtime_server::{RealtimeOptions, RealtimeServer};
 use super::server::{PostgresOptions, PostgresServer, StopMode};
 use crate::domain::secret::Secret;
@@ -16,10 +16,10 @@ use crate::postgres::migrations;
 /// The database of the demo, named as Supabase names its own.
 pub const DATABASE: &str = "postgres";
 
-/// The keys of the demo are good until the year 2100, in seconds since the Unix epoch.
+/// When the demo's keys expire: in the year 2100, in seconds since the Unix epoch.
 const KEY_EXPIRES_AT: i64 = 4_102_444_800;
 
-/// The roles that `PostgREST` and Realtime act as on Supabase.
+/// The roles of `PostgREST` and Realtime on Supabase.
 const ROLES: &str = "
   do $$ begin
     if not exists (select from pg_roles where rolname = 'anon') then create role anon nologin; end if;
@@ -28,23 +28,23 @@ const ROLES: &str = "
   end $$;
   grant usage on schema public to anon, authenticated, service_role";
 
-/// What broadcasts from the database need.
+/// The objects that broadcasts from the database need.
 const MESSAGES: &str = include_str!("messages.sql");
-/// Edits as broadcasts.
+/// Broadcasts of edits.
 const BROADCAST: &str = include_str!("../../deploy/supabase/broadcast.sql");
 
-/// Two partners and the guide's two examples, where nothing runs.
+/// Two partners with the guide's two examples, unless one of theirs is running.
 const SAMPLE: &str = include_str!("sample.sql");
 
 /// What to start.
 pub struct StackOptions {
-    /// Where everything is kept between runs.
+    /// The directory of all data, kept between runs.
     pub data_dir: PathBuf,
-    /// Postgres's port; 0, or one that is taken: any free one.
+    /// The port of PostgreSQL; if it is 0 or in use, any free port.
     pub db_port: u16,
-    /// Realtime's, likewise.
+    /// The port of Realtime, likewise.
     pub realtime_port: u16,
-    /// Whether the guide's examples are to run.
+    /// Whether to insert the guide's examples.
     pub sample: bool,
 }
 
@@ -59,7 +59,7 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Starts everything, and waits until it is ready.
+    /// Starts everything and waits until it is ready.
     pub async fn start(options: StackOptions) -> anyhow::Result<Self> {
         let mut postgres = PostgresServer::start(PostgresOptions {
             data_dir: options.data_dir.clone(),
@@ -102,7 +102,7 @@ impl Stack {
         Ok((realtime, key))
     }
 
-    /// Where the database is, password included.
+    /// The URL of the database, with the password.
     pub fn database_url(&self) -> String {
         self.postgres.url(DATABASE)
     }
@@ -114,7 +114,7 @@ impl Stack {
     }
 }
 
-/// Makes Supabase's roles and our schema.
+/// Creates Supabase's roles and applies the migrations.
 pub async fn prepare(connection: &mut PgConnection) -> anyhow::Result<()> {
     sqlx::raw_sql(ROLES)
         .execute(&mut *connection)
@@ -126,7 +126,7 @@ pub async fn prepare(connection: &mut PgConnection) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes what Supabase's Realtime has for broadcasts; before a Realtime server is started.
+/// Creates what Supabase's Realtime has for broadcasts. To be called before a Realtime server is started.
 pub async fn messages(connection: &mut PgConnection) -> anyhow::Result<()> {
     sqlx::raw_sql(MESSAGES)
         .execute(&mut *connection)
@@ -135,7 +135,7 @@ pub async fn messages(connection: &mut PgConnection) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Has edits broadcast from the database; after [`prepare`], and before a Realtime server is started.
+/// Makes the database broadcast edits. To be called after [`prepare`], and before a Realtime server is started.
 pub async fn broadcasts(connection: &mut PgConnection) -> anyhow::Result<()> {
     messages(connection).await?;
     sqlx::raw_sql(BROADCAST)
@@ -145,12 +145,12 @@ pub async fn broadcasts(connection: &mut PgConnection) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A `service_role` key that such a Realtime server accepts.
+/// A `service_role` key for a Realtime server with this secret.
 pub fn service_key(jwt_secret: &Secret) -> Secret {
     Secret::new(jwt::mint(jwt_secret, "service_role", KEY_EXPIRES_AT))
 }
 
-/// A Realtime server for a database, on a port of 127.0.0.1; where that is taken, on any free one.
+/// Starts a Realtime server for a database, on a port of 127.0.0.1; if that is in use, on any free port.
 pub async fn realtime(
     database_url: &str,
     port: u16,
@@ -166,7 +166,7 @@ pub async fn realtime(
     }
 }
 
-/// A random secret that is kept in a file only its owner can read.
+/// The random secret that is kept in this file.
 fn kept_secret(path: &Path) -> anyhow::Result<Secret> {
     match std::fs::read_to_string(path) {
         Ok(text) if text.len() >= 32 => Ok(Secret::new(text.trim())),
@@ -180,23 +180,4 @@ fn kept_secret(path: &Path) -> anyhow::Result<Secret> {
             Ok(Secret::new(text))
         }
     }
-}
-
-/// Writes a file that only its owner can read, all at once.
-pub fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
-    use std::io::Write as _;
-    let fresh = path.with_extension("new");
-    let written = || -> std::io::Result<()> {
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&fresh)?;
-        file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&fresh, path)
-    };
-    written().with_context(|| format!("write {}", path.display()))
 }

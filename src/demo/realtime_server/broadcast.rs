@@ -30,7 +30,7 @@ const REPLAY_MAX: i64 = 25;
 pub struct Topic {
     /// Without `realtime:`.
     pub name: String,
-    /// Whether a policy says who may read it.
+    /// Whether policies decide who may read it.
     pub private: bool,
 }
 
@@ -138,7 +138,7 @@ impl BroadcastMessage {
         }
     }
 
-    /// Bytes that it holds.
+    /// Its size in bytes.
     pub fn size(&self) -> usize {
         self.event.len() + self.id.len() + self.payload.len()
     }

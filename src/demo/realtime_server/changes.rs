@@ -214,9 +214,9 @@ impl ChangeReader {
                 next_cleaning = Instant::now() + self.options.limits.cleaning;
                 slot.clean().await;
             }
-            let asked_at = Instant::now();
+            let began = Instant::now();
             let messages = slot.read().await?;
-            let took = asked_at.elapsed();
+            let took = began.elapsed();
             pause = if messages.is_empty() {
                 POLL_INTERVAL.max(took * POLL_REST)
             } else {

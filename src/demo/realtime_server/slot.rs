@@ -27,14 +27,14 @@ use crate::demo::pgoutput::Relation;
 /// The publication whose tables can be subscribed to. It may be created after the server has started.
 const PUBLICATION: &str = "supabase_realtime";
 
-/// How long Postgres may take to accept the connection and to make the slot. A slot is made only
-/// once the transactions that are open at the time have ended.
+/// How long Postgres may take to accept the connection and to create the slot, which waits for the end of all open
+/// transactions.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long one question may take, as in the real server's query timeout.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Changes asked for at once; a transaction is never split.
+/// The number of changes after which a read ends; a transaction is never split.
 const MAX_CHANGES: i32 = 1_000;
 
 /// Tables that one binding may match.
@@ -49,7 +49,7 @@ const SERVICE_ROLE: &str = "service_role";
 /// Why there is no slot.
 #[derive(Debug, Error)]
 pub enum SlotError {
-    /// The database could not be asked, or refused.
+    /// The database is unavailable, or refused.
     #[error("Postgres: {0}")]
     Database(#[from] sqlx::Error),
     /// There is no answer.

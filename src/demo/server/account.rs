@@ -1,12 +1,10 @@
 //! The account that the server runs as.
 //!
-//! PostgreSQL refuses to run as root, which is what a newcomer is in a plain container. Started as
-//! root, the demo therefore hands `initdb` and `postgres` over to another account: the owner of the
-//! cluster that is already there, else `postgres`, else `nobody`. Started as anybody else, it hands
-//! nothing over ([`Account::hand_over`] is `None`).
+//! PostgreSQL refuses to run as root, which is the usual user in a container. Started as root, the demo therefore runs `initdb`
+//! and `postgres` as another account: the owner of an existing cluster, else `postgres`, else `nobody`.
 //!
-//! That account must be able to enter every directory on the way to the data and to the programs;
-//! [`Account::blocked_at`] finds the one that it cannot enter.
+//! That account must be able to enter every directory on the path of the data and of the programs; [`Account::blocked_at`]
+//! finds the one that it may not enter.
 
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
@@ -16,10 +14,10 @@ use std::process::Command;
 use anyhow::Context;
 use nix::unistd::{Uid, User};
 
-/// Accounts tried in this order when root has to hand the server over.
+/// Accounts that are tried in this order.
 const CANDIDATES: [&str; 2] = ["postgres", "nobody"];
 
-/// Another account than our own, which the server is handed over to.
+/// The account that runs the server instead of root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
     name: String,
@@ -28,8 +26,8 @@ pub struct Account {
 }
 
 impl Account {
-    /// Whom to hand the server over to: `None` unless we are root. The owner of `cluster`, where it
-    /// exists, goes before the usual accounts, since nobody else may open it.
+    /// The account for the server: `None` unless the current user is root. The owner of an existing `cluster` comes first, since
+    /// no other account may open it.
     pub fn hand_over(cluster: &Path) -> anyhow::Result<Option<Self>> {
         if !Uid::effective().is_root() {
             return Ok(None);
@@ -80,8 +78,8 @@ impl Account {
             .with_context(|| format!("give {} to account {}", path.display(), self.name))
     }
 
-    /// The first directory on the way to and including `path` that this account may not enter, by
-    /// its mode bits. Directories that do not exist yet are ours to create and block nobody.
+    /// The first directory of `path` that this account may not enter, by its mode bits. Directories that do not exist yet are
+    /// ignored.
     pub fn blocked_at(&self, path: &Path) -> Option<PathBuf> {
         let ancestors: Vec<&Path> = path.ancestors().collect();
         ancestors

@@ -1,10 +1,9 @@
 //! Where PostgreSQL's programs are on this machine.
 //!
-//! Places are looked at in this order: `$PGBIN`, `PATH`, `pg_config --bindir`, the directories of
-//! Debian, Red Hat, Homebrew and Postgres.app, and what an earlier run has downloaded. A named
-//! `$PGBIN` is the only place; otherwise the newest version wins, and the first place where two are
-//! equal. What is too old, broken or out of reach is skipped, and the reason is kept for the error.
-//! This module starts nothing but `postgres --version` and `pg_config --bindir`.
+//! The search order: `$PGBIN`, `PATH`, `pg_config --bindir`, the directories of Debian, Red Hat, Homebrew and Postgres.app, and
+//! earlier downloads. If `$PGBIN` is set, nothing else is searched; otherwise the newest version wins, and the first place
+//! among equals. Old, broken and unreachable installations are skipped, and the reason is kept for the error. This module runs
+//! only `postgres --version` and `pg_config --bindir`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -15,10 +14,10 @@ use super::account::Account;
 /// The oldest major version that the demo runs on: the oldest that Supabase still runs.
 pub const OLDEST_MAJOR: u32 = 15;
 
-/// The programs that must lie side by side.
+/// The programs that must be in one directory.
 const NEEDED: [&str; 2] = ["initdb", "postgres"];
 
-/// Directories whose children hold a `bin` (or, for Red Hat, are matched by prefix) each.
+/// Parent directories, and the prefix of their children that have a `bin`.
 const USUAL_PLACES: [(&str, &str); 6] = [
     ("/usr/lib/postgresql", ""),
     ("/usr", "pgsql-"),
@@ -65,26 +64,25 @@ impl fmt::Display for PgVersion {
 /// One installation: a directory with the programs of one version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binaries {
-    /// The directory that holds `initdb`, `postgres` and the rest.
+    /// The directory of the programs.
     pub dir: PathBuf,
-    /// What `postgres --version` says.
+    /// The answer of `postgres --version`.
     pub version: PgVersion,
 }
 
-/// What a search has found, newest first, and what it has skipped, each with the reason.
+/// The result of a search.
 #[derive(Debug, Default)]
 pub struct Search {
-    /// Installations that will do.
+    /// Usable installations, newest first.
     pub usable: Vec<Binaries>,
-    /// One sentence for each place that will not.
+    /// A sentence for each unusable one.
     pub skipped: Vec<String>,
-    /// `$PGBIN` names the only place: nothing else may be used instead, nor downloaded.
+    /// `$PGBIN` is set: nothing else may be used or downloaded.
     pub named: bool,
 }
 
 impl Search {
-    /// Looks at every place of this machine and at `downloaded`, for programs that `account` (or we
-    /// ourselves) may run.
+    /// Searches this machine and `downloaded` for programs that `account` (or the current user) may run.
     pub fn of_this_machine(downloaded: &[PathBuf], account: Option<&Account>) -> Self {
         let named = std::env::var_os("PGBIN").filter(|named| !named.is_empty());
         match named {
@@ -96,7 +94,7 @@ impl Search {
         }
     }
 
-    /// Looks at `places` alone.
+    /// Searches `places` only.
     pub fn among(places: &[PathBuf], account: Option<&Account>) -> Self {
         let mut search = Self::default();
         for place in places {
@@ -114,7 +112,7 @@ impl Search {
         search
     }
 
-    /// The newest installation, or the newest of `major` where a cluster of it exists already.
+    /// The newest installation, of `major` if a cluster exists already.
     pub fn best(&self, major: Option<u32>) -> Option<&Binaries> {
         self.usable
             .iter()
@@ -122,7 +120,7 @@ impl Search {
     }
 }
 
-/// Every directory that may hold the programs and does hold one of them.
+/// The directories in the search order that contain one of the programs.
 fn places(downloaded: &[PathBuf]) -> Vec<PathBuf> {
     let on_path = std::env::var_os("PATH").unwrap_or_default();
     let mut places: Vec<PathBuf> = std::env::split_paths(&on_path)
@@ -154,7 +152,7 @@ fn pg_config_bindir() -> Option<PathBuf> {
     Some(PathBuf::from(bindir.trim())).filter(|bindir| bindir.is_absolute())
 }
 
-/// The installation in `place`, or why it will not do.
+/// The installation in `place`, or why it is not usable.
 fn examine(place: &Path, account: Option<&Account>) -> Result<Binaries, String> {
     let shown = place.display();
     for program in NEEDED {
@@ -166,7 +164,7 @@ fn examine(place: &Path, account: Option<&Account>) -> Result<Binaries, String> 
         && let Some(blocked) = account.blocked_at(place)
     {
         return Err(format!(
-            "{shown} is out of reach for account {}, which may not enter {}",
+            "{shown} is not reachable for account {}, which may not enter {}",
             account.name(),
             blocked.display()
         ));

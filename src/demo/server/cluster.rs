@@ -1,18 +1,18 @@
 //! The demo's data directory: its lock, its password, and the cluster in it.
 //!
 //! ```text
-//! <data dir>/lock          held by the demo that uses the directory, for as long as it does
+//! <data dir>/lock          locked by the demo that uses the directory
 //!            password      of the superuser `postgres`, 0600
-//!            cluster/      what initdb made; it appears complete or not at all
-//!            server.log    of the present run; server.log.1 is what came before it
+//!            cluster/      created by initdb, completely or not at all
+//!            server.log    of the present run; server.log.1 is the log before it
 //! ```
 //!
-//! Invariants: who holds a [`Cluster`] holds the lock, so a postmaster found in the cluster at
-//! that moment is left over from a demo that is dead, and may be stopped.
+//! Invariant: the owner of a [`Cluster`] has the lock, so a postmaster that is running in the cluster at that moment was left
+//! behind by a demo that is dead, and may be stopped.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -24,10 +24,10 @@ use rand::distr::{Alphanumeric, SampleString};
 
 use super::account::Account;
 use super::binaries::Binaries;
+use crate::demo::private_file::write_private;
 use crate::domain::secret::Secret;
 
-/// Where the demo keeps its data when root starts it and root's own directories are closed to the
-/// account that PostgreSQL runs as.
+/// The data directory if root starts the demo and root's own directories are closed to the account that runs PostgreSQL.
 pub const DATA_DIR_OF_ROOT: &str = "/var/lib/visit-pacer/demo";
 
 /// The superuser of the demo's server.
@@ -35,17 +35,17 @@ pub const SUPERUSER: &str = "postgres";
 
 const PASSWORD_LENGTH: usize = 32;
 const INITDB_TIMEOUT: Duration = Duration::from_mins(2);
-/// How a left-over server is asked to stop, each with the time it is given.
+/// The signals that stop a left-over server, each with a time limit.
 const STALE_STOPS: [(Signal, Duration); 3] = [
     (Signal::SIGINT, Duration::from_secs(10)),
     (Signal::SIGQUIT, Duration::from_secs(6)),
     (Signal::SIGKILL, Duration::from_secs(3)),
 ];
 const STALE_LOOK_INTERVAL: Duration = Duration::from_millis(20);
-/// What our programs get of our environment; everything else stays with us, secrets above all.
+/// The environment variables that the programs inherit. The others, which may be secret, they do not get.
 const ENVIRONMENT: [&str; 4] = ["PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR"];
 
-/// A data directory that is ours while this value lives.
+/// A data directory, locked while this value lives.
 pub struct Cluster {
     root: PathBuf,
     account: Option<Account>,
@@ -53,7 +53,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Takes the data directory `root`, made if it is not there, for this process alone.
+    /// Locks the data directory `root` for this process, and creates it if necessary.
     pub fn take(root: &Path) -> anyhow::Result<Self> {
         let root = std::path::absolute(root)
             .with_context(|| format!("make {} an absolute path", root.display()))?;
@@ -67,7 +67,7 @@ impl Cluster {
         {
             bail!(
                 "PostgreSQL does not run as root, so account {} runs it, which may not enter {}: \
-                 choose another data directory (such as {}) or open that one (chmod o+x {})",
+                 choose another data directory (such as {}) or allow it (chmod o+x {})",
                 account.name(),
                 blocked.display(),
                 DATA_DIR_OF_ROOT,
@@ -87,12 +87,12 @@ impl Cluster {
         &self.root
     }
 
-    /// Whom the programs run as, if not as ourselves.
+    /// The account that the programs run as, if not the current one.
     pub fn account(&self) -> Option<&Account> {
         self.account.as_ref()
     }
 
-    /// What PostgreSQL calls its data directory.
+    /// PostgreSQL's own data directory.
     pub fn dir(&self) -> PathBuf {
         self.root.join("cluster")
     }
@@ -107,7 +107,7 @@ impl Cluster {
         self.root.join("server.log")
     }
 
-    /// The major version that made the cluster, or `None` before there is one.
+    /// The major version that created the cluster, or `None` if there is none yet.
     pub fn major(&self) -> anyhow::Result<Option<u32>> {
         if !self.dir().exists() {
             return Ok(None);
@@ -115,7 +115,7 @@ impl Cluster {
         let path = self.dir().join("PG_VERSION");
         let text = std::fs::read_to_string(&path).with_context(|| {
             format!(
-                "read {}: {} is not a PostgreSQL cluster, move it away to start afresh",
+                "read {}: {} is not a PostgreSQL cluster; move it away to start with an empty one",
                 path.display(),
                 self.dir().display()
             )
@@ -123,12 +123,11 @@ impl Cluster {
         let major = text
             .trim()
             .parse()
-            .with_context(|| format!("{} holds {text:?}, not a version", path.display()))?;
+            .with_context(|| format!("{} contains {text:?}, not a version", path.display()))?;
         Ok(Some(major))
     }
 
-    /// A command that runs `program` as the server's account, in the data directory, with a bare
-    /// environment and no input.
+    /// A command that runs `program` as the server's account, in the data directory, with a minimal environment and no input.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         command
@@ -147,7 +146,7 @@ impl Cluster {
         command
     }
 
-    /// The superuser's password: the one that is kept, or a new one before there is a cluster.
+    /// The superuser's password, created before the cluster.
     pub fn password(&self) -> anyhow::Result<Secret> {
         let path = self.root.join("password");
         match std::fs::read_to_string(&path) {
@@ -160,26 +159,18 @@ impl Cluster {
         }
         if self.dir().exists() {
             bail!(
-                "{} holds no password, and without it nobody can enter {}: put it back, or move \
-                 the cluster away to start afresh",
+                "{} contains no password for {}: restore it, or move the cluster away to start with an \
+                 empty one",
                 path.display(),
                 self.dir().display()
             );
         }
         let password = Alphanumeric.sample_string(&mut rand::rng(), PASSWORD_LENGTH);
-        OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&path)
-            .and_then(|mut file| writeln!(file, "{password}"))
-            .with_context(|| format!("write {}", path.display()))?;
+        write_private(&path, &format!("{password}\n"))?;
         Ok(Secret::new(password))
     }
 
-    /// Makes the cluster with `initdb`, unless it is there. Without `durable` nothing is flushed to
-    /// the disk. The password must have been made.
+    /// Creates the cluster with `initdb` if there is none. Without `durable` nothing is flushed to disk. The password must exist.
     pub async fn init(&self, binaries: &Binaries, durable: bool) -> anyhow::Result<()> {
         if self.dir().exists() {
             return Ok(());
@@ -187,7 +178,7 @@ impl Cluster {
         let fresh = self.root.join("cluster.new");
         if fresh.exists() {
             std::fs::remove_dir_all(&fresh)
-                .with_context(|| format!("remove {}, left half made", fresh.display()))?;
+                .with_context(|| format!("remove the incomplete {}", fresh.display()))?;
         }
         DirBuilder::new()
             .mode(0o700)
@@ -226,8 +217,8 @@ impl Cluster {
             .with_context(|| format!("rename {} to cluster", fresh.display()))
     }
 
-    /// Stops the postmaster that a dead demo has left in the cluster, and forgets a lock file whose
-    /// number now belongs to another program, over which PostgreSQL would stumble.
+    /// Stops a postmaster that a dead demo has left running, and removes a lock file whose process number now belongs to another
+    /// program, since PostgreSQL would refuse to start.
     pub async fn stop_stale(&self) -> anyhow::Result<()> {
         let Some(pid) = self.postmaster_on_file() else {
             return Ok(());
@@ -241,7 +232,7 @@ impl Cluster {
         }
         tracing::info!(
             pid = pid.as_raw(),
-            "stopping a server that an earlier demo left behind"
+            "Stopping a server that an earlier demo left running"
         );
         for (signal, limit) in STALE_STOPS {
             let delivered = kill(pid, signal);
@@ -252,10 +243,10 @@ impl Cluster {
             if !self.is_our_postmaster(pid) {
                 return Ok(());
             }
-            tracing::warn!(pid = pid.as_raw(), %signal, ?delivered, "it has not stopped");
+            tracing::warn!(pid = pid.as_raw(), %signal, ?delivered, "The server has not stopped");
         }
         bail!(
-            "process {pid}, a PostgreSQL server left in {}, does not stop: end it (kill -9 {pid})",
+            "process {pid}, a PostgreSQL server of {}, does not stop; end it (kill -9 {pid})",
             self.dir().display()
         )
     }
@@ -266,8 +257,8 @@ impl Cluster {
         (pid > 1).then(|| Pid::from_raw(pid))
     }
 
-    /// Whether `pid` is a live `postgres` whose arguments name our cluster. (A process that has
-    /// ended but was not yet reaped has no arguments.)
+    /// Whether `pid` is a running `postgres` whose arguments name this cluster. (A process that has ended but was not reaped has
+    /// no arguments.)
     fn is_our_postmaster(&self, pid: Pid) -> bool {
         let cluster = self.dir();
         command_line(pid).is_some_and(|line| {
@@ -277,16 +268,16 @@ impl Cluster {
 }
 
 impl Drop for Cluster {
-    /// Unlocks by name: a program that another thread is starting at this moment may have a copy of
-    /// the open file, and closing ours alone would leave the lock with it.
+    /// Unlocks explicitly: a program that another thread is starting at this moment may have a copy of the open file, so closing
+    /// this one alone would leave the directory locked.
     fn drop(&mut self) {
         if let Err(error) = self.lock.unlock() {
-            tracing::debug!(%error, "the data directory's lock is released at our end only");
+            tracing::debug!(%error, "Cannot unlock the data directory");
         }
     }
 }
 
-/// The arguments of process `pid`, or `None` where there is none: from `/proc`, else from `ps`.
+/// The arguments of process `pid` from `/proc` or `ps`; `None` if there is no such process.
 fn command_line(pid: Pid) -> Option<String> {
     let bytes = if Path::new("/proc/self/cmdline").exists() {
         std::fs::read(format!("/proc/{pid}/cmdline")).ok()?
@@ -301,7 +292,7 @@ fn command_line(pid: Pid) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).replace('\0', " "))
 }
 
-/// Makes `root` and its missing parents, open to `account` whatever our umask is.
+/// Creates `root` and its missing parents, open to `account` whatever the umask is.
 fn create_directories(root: &Path, account: Option<&Account>) -> anyhow::Result<()> {
     let missing: Vec<&Path> = root.ancestors().take_while(|dir| !dir.exists()).collect();
     std::fs::create_dir_all(root).with_context(|| format!("create {}", root.display()))?;
@@ -324,7 +315,7 @@ fn lock(root: &Path) -> anyhow::Result<File> {
         .open(&path)
         .with_context(|| {
             format!(
-                "open {}: if another user has made that data directory, choose one of your own",
+                "open {}: if another user created that data directory, choose another one",
                 path.display()
             )
         })?;

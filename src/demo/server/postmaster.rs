@@ -1,16 +1,13 @@
-//! One run of `postgres` as our direct child: its processes, its log, its end.
+//! One run of `postgres` as a child process: its processes, its log, its end.
 //!
-//! Three things belong to a run:
-//! - the **postmaster**, in a process group of its own, so that a terminal's Ctrl-C does not reach
-//!   it before we stop it in order;
-//! - the **watchdog**, a small `sh` that holds one end of a pipe whose other end only we hold. When
-//!   we are gone, however that came about (`kill -9` too), it reads the end of the file and stops
-//!   the postmaster;
-//! - the **keeper**, a thread that copies the server's output into a log of bounded size, and that
-//!   reaps both processes. The pipe of that output ends when the last process of the server has
-//!   gone, so a finished keeper proves that none is left.
+//! A run has three parts:
+//! - the **postmaster**, in a process group of its own, so that a terminal's Ctrl-C does not reach it;
+//! - the **watchdog**, a small `sh` with a pipe from this process. When this process ends for whatever reason (`kill -9`
+//!   included), it reads the end of the file and stops the postmaster;
+//! - the **log thread**, which copies the server's output into a log of bounded size and reaps both processes. The output ends
+//!   when the last process of the server has ended, so a finished thread proves that none is left.
 //!
-//! It is bound to no async runtime: a server that tests share outlives the runtime of each of them.
+//! It is independent of async runtimes: a server that tests share outlives the runtime of each of them.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, PipeReader, Read, Seek, SeekFrom, Write};
@@ -25,17 +22,17 @@ use anyhow::Context;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// The log's size at which it is set aside as `server.log.1`, so that both stay below twice this.
+/// The size at which the log is renamed to `server.log.1`.
 const LOG_BYTES_MAX: u64 = 8 << 20;
-/// How much of the log's end an error shows.
+/// How much of the log's end an error contains.
 const TAIL_BYTES_MAX: u64 = 4 << 10;
 const TAIL_LINES_MAX: usize = 20;
-/// How often we look whether the server has gone.
-const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+/// How often the end of the server is checked.
+const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Waits for its input to end, then stops the postmaster whose number was its first line and whose
-/// lock file is `$1`: fast, and after ten seconds at once. A number that the lock file does not
-/// confirm is left alone; a server that has only just begun has five seconds to write it.
+/// Waits for its input to end, then stops the postmaster whose number was its first line and whose lock file is `$1`: fast, and
+/// after ten seconds immediately. A number that the lock file does not confirm is ignored; a server that has just started has
+/// five seconds to write it.
 const WATCHDOG: &str = r#"
 trap '' HUP INT TERM
 lock_file=$1
@@ -58,16 +55,15 @@ done
 if is_ours; then kill -QUIT "$pid"; fi
 "#;
 
-/// A running server, until it is told to stop, ends by itself, or is dropped (which stops it, as
-/// [`Signal::SIGINT`] does, without waiting).
+/// A running server. Dropping it sends [`Signal::SIGINT`] without waiting.
 pub struct Postmaster {
     pid: Pid,
-    keeper: JoinHandle<()>,
+    log: JoinHandle<()>,
 }
 
 impl Postmaster {
-    /// Starts `postgres`, a command that is complete but for its input and output; `shell` is a
-    /// command `sh` for the same account. `lock_file` is the cluster's `postmaster.pid`.
+    /// Starts the command `postgres`, with input and output of its own; `shell` is a command `sh` for the same account,
+    /// `lock_file` the cluster's `postmaster.pid`.
     pub fn spawn(
         mut postgres: Command,
         mut shell: Command,
@@ -87,7 +83,7 @@ impl Postmaster {
             .stderr(Stdio::null())
             .spawn()
             .context("start the watchdog of the server (sh)")?;
-        let mut leash = watchdog
+        let mut alive = watchdog
             .stdin
             .take()
             .expect("the watchdog's input is piped");
@@ -99,14 +95,14 @@ impl Postmaster {
             .stderr(errors)
             .spawn()
             .with_context(|| format!("start {}", postgres.get_program().display()))?;
-        // The command still holds the pipe's writing end, which would keep it from ever ending.
+        // The command has the pipe's writing end, without which the output would never end.
         drop(postgres);
         let pid =
             Pid::from_raw(i32::try_from(server.id()).context("read the server's process number")?);
-        let told = writeln!(leash, "{pid}");
-        let keeper = std::thread::spawn(move || keep(output, file, server, watchdog, leash));
-        let postmaster = Self { pid, keeper };
-        told.context("tell the watchdog which server to watch")?;
+        let sent = writeln!(alive, "{pid}");
+        let log = std::thread::spawn(move || copy_log(output, file, server, watchdog, alive));
+        let postmaster = Self { pid, log };
+        sent.context("send the server's process number to the watchdog")?;
         Ok(postmaster)
     }
 
@@ -115,25 +111,25 @@ impl Postmaster {
         self.pid
     }
 
-    /// Whether any process of the server is left.
+    /// Whether any process of the server is running.
     pub fn is_running(&self) -> bool {
-        !self.keeper.is_finished()
+        !self.log.is_finished()
     }
 
-    /// Sends `signal` to the postmaster, if it is still there.
+    /// Sends `signal` to the postmaster, if it is running.
     pub fn signal(&self, signal: Signal) {
         if self.is_running()
             && let Err(error) = kill(self.pid, signal)
         {
-            tracing::debug!(pid = self.pid.as_raw(), %signal, %error, "signal not delivered");
+            tracing::debug!(pid = self.pid.as_raw(), %signal, %error, "Signal not delivered");
         }
     }
 
-    /// Waits until no process of the server is left: true if that came within `limit`.
+    /// Waits until all processes of the server have ended: true if that was within `limit`.
     pub async fn gone_within(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         while self.is_running() && Instant::now() < deadline {
-            tokio::time::sleep(LOOK_INTERVAL).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
         }
         !self.is_running()
     }
@@ -145,13 +141,13 @@ impl Drop for Postmaster {
     }
 }
 
-/// The keeper's work, from the server's first line to its last process.
-fn keep(
+/// The log thread, from the server's first line to its last process.
+fn copy_log(
     mut output: PipeReader,
     mut log: LogFile,
     mut server: Child,
     mut watchdog: Child,
-    leash: ChildStdin,
+    alive: ChildStdin,
 ) {
     let mut text = [0; 8192];
     loop {
@@ -160,7 +156,7 @@ fn keep(
             Ok(read) => log.write(text.get(..read).unwrap_or_default()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
-                tracing::warn!(%error, "the server's log cannot be read any more");
+                tracing::warn!(%error, "Cannot read the server's log");
                 break;
             }
         }
@@ -168,18 +164,18 @@ fn keep(
     for (name, ended) in [
         ("server", server.wait()),
         ("watchdog", {
-            drop(leash);
+            drop(alive);
             watchdog.wait()
         }),
     ] {
         match ended {
-            Ok(status) => tracing::debug!(name, %status, "ended"),
-            Err(error) => tracing::warn!(name, %error, "its end was not seen"),
+            Ok(status) => tracing::debug!(name, %status, "Process ended"),
+            Err(error) => tracing::warn!(name, %error, "Cannot wait for a process"),
         }
     }
 }
 
-/// The server's log: this run's, and set aside, at most one before it.
+/// The server's log of this run.
 struct LogFile {
     path: PathBuf,
     file: File,
@@ -187,7 +183,7 @@ struct LogFile {
 }
 
 impl LogFile {
-    /// Sets the log that is there aside and begins a new one.
+    /// Renames an existing log and begins a new one.
     fn fresh(path: &Path) -> io::Result<Self> {
         if path.exists() {
             std::fs::rename(path, path.with_extension("log.1"))?;
@@ -204,8 +200,7 @@ impl LogFile {
         })
     }
 
-    /// Appends `text`. What cannot be written (a full disk) is lost: the server must never wait for
-    /// its log.
+    /// Appends `text`, unless the disk is full: the server must never wait for its log.
     fn write(&mut self, text: &[u8]) {
         let length = u64::try_from(text.len()).expect("a length fits 64 bits");
         if self.bytes + length > LOG_BYTES_MAX

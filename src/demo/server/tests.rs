@@ -1,5 +1,5 @@
-//! The server against the real PostgreSQL of this machine: it comes, answers, goes, and leaves
-//! nothing behind. Processes are looked up in `/proc`.
+//! The server with the PostgreSQL of this machine: it starts, answers, stops, and leaves nothing behind. Processes are looked up
+//! in `/proc`.
 
 use std::fs::Permissions;
 use std::net::TcpListener;
