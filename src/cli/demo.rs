@@ -1,4 +1,4 @@
-//! `visit-pacer demo`: everything on this machine, from one command.
+//! `visit-pacer demo`: PostgreSQL, Realtime and an agent on this machine, from one command.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -37,25 +37,25 @@ const REALTIME_PORT: u16 = 54_421;
 /// Flags of `demo`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Where everything is kept between runs [default: $XDG_DATA_HOME/visit-pacer/demo; for root /var/lib/visit-pacer/demo]
+    /// Directory of all data, kept between runs [default: $XDG_DATA_HOME/visit-pacer/demo; for root /var/lib/visit-pacer/demo]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Write DATABASE_URL, SUPABASE_URL, … to this file when all is ready
+    /// Write DATABASE_URL, SUPABASE_URL, … to this file when everything is ready
     #[arg(long, value_name = "FILE")]
     env_file: Option<PathBuf>,
-    /// Where the agent serves /healthz, /readyz and /metrics [default: 127.0.0.1:8787, or a free port]
+    /// Address of the dashboard, /healthz, /readyz and /metrics [default: 127.0.0.1:8787, or a free port]
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
-    /// Postgres's port; 0, or one that is taken: any free one
+    /// Port of PostgreSQL; if it is 0 or in use, any free port
     #[arg(long, value_name = "N", default_value_t = DB_PORT)]
     db_port: u16,
-    /// Realtime's port, likewise
+    /// Port of Realtime; if it is 0 or in use, any free port
     #[arg(long, value_name = "N", default_value_t = REALTIME_PORT)]
     realtime_port: u16,
-    /// Start without sample rows
+    /// Start without sample distributions
     #[arg(long)]
     empty: bool,
-    /// Start Postgres and Realtime, but no agent
+    /// Start PostgreSQL and Realtime, but no agent
     #[arg(long)]
     stack_only: bool,
     /// Stop after this time, such as 90s or 5m
@@ -73,7 +73,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let data_dir = args.data_dir.clone().map_or_else(default_data_dir, Ok)?;
     let data = data_dir.display().to_string();
     let listener = listener(args.listen)?;
-    info!("starting Postgres and Realtime, with their data in {data}");
+    info!("Starting PostgreSQL and Realtime with data in {data}");
     let stack = Stack::start(StackOptions {
         data_dir,
         db_port: args.db_port,
@@ -83,7 +83,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     .await?;
     let served = with_stack(&stack, listener, &args, lines).await;
     stack.stop().await?;
-    info!("all is stopped; the data is kept for the next run, and removed with: rm -r '{data}'");
+    info!("Stopped. The data is kept for the next run; to remove it: rm -r '{data}'");
     served
 }
 
@@ -105,14 +105,14 @@ async fn with_stack(
     };
     let shown = async {
         if let Err(error) = show(stack, lines, &shutdown).await {
-            warn!("no live table on this terminal, the log goes on: {error:#}");
+            warn!("Cannot show the live table on this terminal; the log continues: {error:#}");
             shutdown.cancelled().await;
         }
         shutdown.cancel();
     };
     let asked = async {
         let asked = until_asked(args.stop_after, &shutdown).await;
-        info!("stopping");
+        info!("Stopping");
         shutdown.cancel();
         asked
     };
@@ -135,7 +135,7 @@ async fn agent(
     serve(service(stack, listener, snapshot)?, shutdown).await
 }
 
-/// Until Ctrl-C, SIGTERM, the end of `--for`, or somebody else's end.
+/// Waits for Ctrl-C, SIGTERM, the end of `--for`, or `shutdown`.
 async fn until_asked(time: Option<Duration>, shutdown: &CancellationToken) -> anyhow::Result<()> {
     let time_is_over = async {
         match time {
@@ -150,7 +150,7 @@ async fn until_asked(time: Option<Duration>, shutdown: &CancellationToken) -> an
     }
 }
 
-/// Says where everything is; on a terminal the live table then stays until `shutdown`, or a key.
+/// Prints how to connect. On a terminal the live table follows, until `shutdown` or a key.
 async fn show(
     stack: &Stack,
     lines: Option<Lines>,
@@ -158,7 +158,7 @@ async fn show(
 ) -> anyhow::Result<()> {
     let psql = format!("psql '{}'", stack.database_url());
     let Some(lines) = lines else {
-        info!("Postgres is ready: {psql}");
+        info!("PostgreSQL is ready: {psql}");
         shutdown.cancelled().await;
         return Ok(());
     };
@@ -175,7 +175,7 @@ async fn show(
     screen.show(database, shutdown.clone()).await
 }
 
-/// What to copy into another terminal, with the ids of rows that are there.
+/// Commands to copy into another terminal, with the ids of existing distributions.
 fn intro(psql: &str, rows: &[StatusRow]) -> Vec<String> {
     const INSERT: &str = "\
         with p as (insert into partners (name) values ('Example') returning id) \
@@ -197,18 +197,18 @@ fn intro(psql: &str, rows: &[StatusRow]) -> Vec<String> {
     let text = |lines: &[&str]| lines.iter().copied().map(str::to_owned).collect();
     let before: Vec<String> = text(&[
         "",
-        "The visits that are stored here are synthetic, and labelled as such.",
-        "Open another terminal for psql:",
+        "All visits stored here are synthetic and labelled with their distribution.",
+        "Open another terminal and connect with psql:",
         "",
         psql,
         "",
-        "edit the table there, such as by",
+        "Edit the table there, for example:",
         "",
     ]);
     [
         before,
         edits,
-        text(&["", "and watch what happens below.", ""]),
+        text(&["", "and watch the effect below.", ""]),
     ]
     .concat()
 }
@@ -233,7 +233,7 @@ fn service(
     })
 }
 
-/// The address asked for; without one the usual, or any free one where that is taken.
+/// The requested address; by default the usual one, or a free port if that is in use.
 fn listener(asked: Option<SocketAddr>) -> anyhow::Result<TcpListener> {
     if let Some(address) = asked {
         return web::bind(address);
