@@ -5,7 +5,6 @@
 
 #[cfg(feature = "bench")]
 pub mod bench;
-pub mod browser;
 pub mod commands;
 pub mod connection;
 #[cfg(feature = "demo")]
@@ -15,15 +14,16 @@ pub mod doctor;
 pub mod duration;
 mod environment;
 pub mod health;
-pub mod lines;
+pub mod live_table;
 pub mod log;
+pub mod log_buffer;
 pub mod manual;
-pub mod measured;
 pub mod migrate;
 pub mod plan;
 pub mod report;
 pub mod run;
 pub mod screen;
+pub mod snapshot;
 pub mod status;
 pub mod table;
 

@@ -131,7 +131,11 @@ impl Environment {
 
     /// The value of a setting. Different values under two of its names are rejected.
     fn one_of(&self, setting: &SettingNames) -> Result<Option<String>, SettingError> {
-        for source in [Source::Process, Source::Credentials, Source::File] {
+        for source in [
+            SettingSource::Process,
+            SettingSource::Credentials,
+            SettingSource::File,
+        ] {
             let mut found: Option<(&str, String)> = None;
             for name in setting.names {
                 let Some(value) = self.value(source, name)? else {
@@ -151,7 +155,7 @@ impl Environment {
                 return Ok(Some(value));
             }
         }
-        for source in [Source::Process, Source::File] {
+        for source in [SettingSource::Process, SettingSource::File] {
             for name in setting.local {
                 if let Some(value) = self.value(source, name)? {
                     return Ok(Some(value));
@@ -162,11 +166,11 @@ impl Environment {
     }
 
     /// The value of a name in one source: the value itself, or the content of the file that `NAME_FILE` names.
-    fn value(&self, source: Source, name: &str) -> Result<Option<String>, SettingError> {
+    fn value(&self, source: SettingSource, name: &str) -> Result<Option<String>, SettingError> {
         let values = match source {
-            Source::Process => &self.process,
-            Source::File => &self.file,
-            Source::Credentials => {
+            SettingSource::Process => &self.process,
+            SettingSource::File => &self.file,
+            SettingSource::Credentials => {
                 let folder = self.credentials.as_ref();
                 let path = folder.map(|folder| folder.join(name));
                 return match path.filter(|path| path.exists()) {
@@ -280,7 +284,7 @@ impl Environment {
 
 /// Where a value may be.
 #[derive(Clone, Copy)]
-enum Source {
+enum SettingSource {
     Process,
     Credentials,
     File,

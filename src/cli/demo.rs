@@ -11,9 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
-use super::browser::Words;
-use super::lines::Lines;
 use super::log::{self, LogFormat};
+use super::log_buffer::LogBuffer;
 use super::run::{LISTEN, MAX_VISITS_PER_SECOND};
 use super::screen::{self, Screen};
 use crate::demo::private_file::write_private;
@@ -65,7 +64,7 @@ pub struct Args {
 
 /// Starts the stack and the agent, until Ctrl-C or the end of `--for`.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let lines = screen::is_possible().then(Lines::default);
+    let lines = screen::is_possible().then(LogBuffer::default);
     match &lines {
         Some(lines) => log::init(BoxMakeWriter::new(lines.clone()), false),
         None => log::init_stderr(LogFormat::Human),
@@ -91,7 +90,7 @@ async fn with_stack(
     stack: &Stack,
     listener: TcpListener,
     args: &Args,
-    lines: Option<Lines>,
+    lines: Option<LogBuffer>,
 ) -> anyhow::Result<()> {
     let listen = listener.local_addr()?;
     if let Some(path) = &args.env_file {
@@ -153,7 +152,7 @@ async fn until_asked(time: Option<Duration>, shutdown: &CancellationToken) -> an
 /// Prints how to connect. On a terminal the live table follows, until `shutdown` or a key.
 async fn show(
     stack: &Stack,
-    lines: Option<Lines>,
+    lines: Option<LogBuffer>,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     let psql = format!("psql '{}'", stack.database_url());
@@ -165,12 +164,10 @@ async fn show(
     let database = Database::from_url(&Secret::new(stack.database_url()))?;
     let rows = status::status(&mut database.connect().await?).await?;
     let screen = Screen {
-        words: Words {
-            title: "synthetic visits, each labelled with its distribution",
-            keys: &["q stops everything", "p: psql line again"],
-        },
+        title: "synthetic visits, each labelled with its distribution",
+        keys: &["q stops everything", "p: psql line again"],
         intro: intro(&psql, &rows),
-        lines,
+        log: lines,
     };
     screen.show(database, shutdown.clone()).await
 }

@@ -1,12 +1,8 @@
-//! `visit-pacer status`: where each distribution stands, once, as JSON, or live.
+//! `visit-pacer status`: the status of all distributions, once, as JSON, or live.
 //!
-//! With `--check` it is a plugin of a monitor (Nagios, Icinga, Sensu …): one line, and the exit codes of such plugins.
-//!
-//! Owns the look at the database that the demo's screen takes as well; the wording is `table`'s.
+//! With `--check` it is a plugin for monitoring systems (Nagios, Icinga, Sensu …): one line, and the exit codes of such plugins.
 
-use std::convert::Infallible;
 use std::io::{IsTerminal as _, Write as _};
-use std::time::Duration;
 
 use anyhow::ensure;
 use ratatui::backend::IntoCrossterm as _;
@@ -14,198 +10,130 @@ use ratatui::crossterm::style::{Colored, ContentStyle};
 use ratatui::crossterm::terminal;
 use ratatui::text::Line;
 use serde_json::json;
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::browser::Words;
 use super::connection::{connect, database};
-use super::lines::Lines;
-use super::measured::RateEstimator;
+use super::log_buffer::LogBuffer;
 use super::screen::{self, Screen};
-use super::table::{self, Look, Measured, View};
-
-use crate::postgres::connection::Connection;
+use super::snapshot::StatusSnapshot;
+use super::table;
 use crate::postgres::failure::Failure;
-use crate::postgres::reconnect::{ReconnectingConnection, with_timeout};
-use crate::postgres::{rows, status};
+use crate::postgres::status;
 use crate::runtime::serve::asked_to_stop;
 
-/// An agent that was not seen for so many seconds is none.
-const AGENT_SEEN_WITHIN: f64 = 20.0;
-/// How often the database is asked.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Flags of `status`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// As JSON: {"agents": […], "distributions": […]}
+    /// Print JSON: {"agents": […], "distributions": […]}
     #[arg(long)]
     json: bool,
-    /// Live on a terminal, until q or Ctrl-C: scroll as in less, / filters, s sorts
+    /// Show a live table until q or Ctrl-C: scroll as in less, / filters, s sorts
     #[arg(long, conflicts_with = "json")]
     watch: bool,
-    /// For a monitor, one line; exit code 0: all is well, 1: rows are behind, 2: no agent, rows invalid, or everything
-    /// paused, 3: the database cannot be asked
+    /// Print one line for a monitoring system; exit code 0: OK, 1: distributions are behind, 2: no agent, invalid
+    /// distributions, or everything paused, 3: the database cannot be queried
     #[arg(long, conflicts_with_all = ["json", "watch"])]
     check: bool,
 }
 
-/// Not all is well: the exit code of `--check`, as monitors have it.
+/// The exit code of `--check`, other than 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("not all is well")]
+#[error("the check is not OK")]
 pub struct CheckFailed(pub u8);
 
-/// Rows are behind.
-pub const WARNING: u8 = 1;
-/// Nothing is stored, or never will be.
-pub const CRITICAL: u8 = 2;
-/// Nobody knows.
-pub const UNKNOWN: u8 = 3;
+/// Distributions are behind.
+const WARNING: u8 = 1;
+/// Nothing is stored, or some distribution never will be.
+const CRITICAL: u8 = 2;
+/// The database cannot be queried.
+const UNKNOWN: u8 = 3;
 
-/// Shows it.
+/// Prints or shows the status.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     if args.check {
         return check().await;
     }
-    let look = look(&mut connect().await?).await.map_err(Failure::from)?;
+    let snapshot = StatusSnapshot::read(&mut connect().await?).await?;
     if args.watch {
         return watch().await;
     }
     let text = if args.json {
-        let all = json!({ "agents": look.agents, "distributions": look.rows });
+        let all = json!({ "agents": snapshot.agents, "distributions": snapshot.rows });
         format!("{}\n", serde_json::to_string_pretty(&all)?)
     } else {
-        paper(&look)
+        text(&snapshot)
     };
     std::io::stdout().lock().write_all(text.as_bytes())?;
     Ok(())
 }
 
 async fn check() -> anyhow::Result<()> {
-    let looked = async {
+    let read = async {
         let mut connection = connect().await?;
-        let look = look(&mut connection).await.map_err(Failure::from)?;
-        let paused = status::paused(&mut connection)
-            .await
-            .map_err(Failure::from)?;
-        anyhow::Ok((look, paused))
+        let read = async {
+            let snapshot = StatusSnapshot::read(&mut connection).await?;
+            Ok((snapshot, status::paused(&mut connection).await?))
+        };
+        anyhow::Ok(
+            read.await
+                .map_err(|error: sqlx::Error| Failure::from(error))?,
+        )
     };
-    let (code, line) = match looked.await {
-        Ok((look, paused)) => verdict(&look, paused),
+    let (code, line) = match read.await {
+        Ok((snapshot, paused)) => result(&snapshot, paused),
         Err(error) => (UNKNOWN, format!("UNKNOWN - {error:#}")),
     };
     std::io::stdout()
         .lock()
         .write_all(format!("{line}\n").as_bytes())?;
-    if code == 0 {
-        return Ok(());
+    if code != 0 {
+        return Err(CheckFailed(code).into());
     }
-    Err(CheckFailed(code).into())
+    Ok(())
 }
 
 /// The exit code, and the line with its performance data.
-fn verdict(look: &Look, paused: bool) -> (u8, String) {
-    let count = |status: &str| look.rows.iter().filter(|row| row.status == status).count();
-    let (behind, invalid, running) = (count("behind"), count("invalid"), count("active"));
-    let backlog: i64 = look.rows.iter().filter_map(|row| row.backlog).sum();
-    let serving = look
-        .agents
-        .iter()
-        .filter(|agent| agent.serving && agent.seen_seconds_ago < AGENT_SEEN_WITHIN)
-        .count();
-    let (code, word, words) = if paused {
-        (
-            CRITICAL,
-            "CRITICAL",
-            "everything is paused by visit_pacer_control".to_owned(),
-        )
+fn result(snapshot: &StatusSnapshot, paused: bool) -> (u8, String) {
+    let rows = &snapshot.rows;
+    let count = |status: &str| rows.iter().filter(|row| row.status == status).count();
+    let (behind, invalid, active) = (count("behind"), count("invalid"), count("active"));
+    let backlog: i64 = rows.iter().filter_map(|row| row.backlog).sum();
+    let serving = snapshot.alive_agents().filter(|agent| agent.serving);
+    let serving = serving.count();
+    let (code, text) = if paused {
+        (CRITICAL, "CRITICAL - everything is paused".to_owned())
     } else if serving == 0 {
-        (
-            CRITICAL,
-            "CRITICAL",
-            "no agent serves; start visit-pacer run".to_owned(),
-        )
+        let text = "CRITICAL - no agent is serving; start visit-pacer run";
+        (CRITICAL, text.to_owned())
     } else if invalid > 0 {
-        (
-            CRITICAL,
-            "CRITICAL",
-            format!("{invalid} rows are invalid; visit-pacer status says why"),
-        )
+        let text =
+            format!("CRITICAL - {invalid} distributions are invalid; see visit-pacer status");
+        (CRITICAL, text)
     } else if behind > 0 {
-        (
-            WARNING,
-            "WARNING",
-            format!("{behind} rows are behind; visit-pacer status says why"),
-        )
+        let text = format!("WARNING - {behind} distributions are behind; see visit-pacer status");
+        (WARNING, text)
     } else {
-        (0, "OK", format!("{running} rows are on their curves"))
+        (
+            0,
+            format!("OK - {active} distributions are on their curves"),
+        )
     };
-    let line = format!(
-        "{word} - {words} | agents={serving} active={running} behind={behind} invalid={invalid} backlog={backlog}"
+    let data = format!(
+        "agents={serving} active={active} behind={behind} invalid={invalid} backlog={backlog}"
     );
-    (code, line)
-}
-
-/// One look at everything.
-pub async fn look(connection: &mut Connection) -> Result<Look, sqlx::Error> {
-    Ok(Look {
-        at: rows::clock(connection)
-            .await?
-            .to_datetime()
-            .unwrap_or_default(),
-        rows: status::status(connection).await?,
-        agents: status::agents(connection).await?,
-    })
-}
-
-/// What a screen knows.
-#[derive(Default)]
-pub struct Seen {
-    /// The latest look that succeeded.
-    pub look: Option<Look>,
-    /// What was measured up to then.
-    pub measured: Measured,
-    /// Why there is no newer look.
-    pub kind: Option<String>,
-}
-
-/// Asks the database once a second, and again when it is back after it was away.
-pub async fn keep_looking(
-    mut link: ReconnectingConnection,
-    seen: watch::Sender<Seen>,
-) -> Infallible {
-    let mut rate_estimate = RateEstimator::default();
-    let mut next = Instant::now();
-    loop {
-        let looked = match link.open().await {
-            Ok(connection) => with_timeout(look(connection)).await,
-            Err(failure) => Err(failure),
-        };
-        match link.check(looked) {
-            Ok(look) => seen.send_modify(|seen| {
-                seen.measured = rate_estimate.take(&look);
-                seen.look = Some(look);
-                seen.kind = None;
-            }),
-            Err(failure) => seen.send_modify(|seen| seen.kind = Some(failure.to_string())),
-        }
-        next = (next + LOOK_EVERY).max(Instant::now());
-        sleep_until(next).await;
-    }
+    (code, format!("{text} | {data}"))
 }
 
 async fn watch() -> anyhow::Result<()> {
     ensure!(
         screen::is_possible(),
-        "--watch needs a terminal to draw on; use `visit-pacer status`, or --json for a script"
+        "--watch needs a terminal; use `visit-pacer status`, or --json in a script"
     );
     let screen = Screen {
-        words: Words {
-            title: "where each distribution stands",
-            keys: &["q ends"],
-        },
+        title: "status of all distributions",
+        keys: &["q quits"],
         intro: Vec::new(),
-        lines: Lines::default(),
+        log: LogBuffer::default(),
     };
     let stop = CancellationToken::new();
     let shown = screen.show(database()?, stop.clone());
@@ -219,38 +147,28 @@ async fn watch() -> anyhow::Result<()> {
     }
 }
 
-/// The table as text: fit to the terminal and coloured where there is one.
-fn paper(look: &Look) -> String {
+/// The table as text: on a terminal fitted to its width and coloured.
+fn text(snapshot: &StatusSnapshot) -> String {
     let is_terminal = std::io::stdout().is_terminal();
-    let columns = is_terminal
-        .then(terminal::size)
-        .and_then(Result::ok)
-        .map(|(columns, _)| columns);
-    let view = View {
-        width: columns.map_or(usize::MAX, usize::from),
-        live: None,
-    };
+    let size = is_terminal.then(terminal::size).and_then(Result::ok);
+    let width = size.map_or(usize::MAX, |(columns, _)| columns.into());
     let is_coloured = is_terminal && !Colored::ansi_color_disabled();
     let mut text = String::new();
-    for line in [
-        table::distributions(look, view),
-        table::agents(&look.agents),
-    ]
-    .concat()
-    {
-        text += written(&line, is_coloured).trim_end();
+    let lines = [table::lines(snapshot, width), table::agents(snapshot)];
+    for line in lines.iter().flatten() {
+        text += styled(line, is_coloured).trim_end();
         text.push('\n');
     }
     text
 }
 
-fn written(line: &Line<'_>, is_coloured: bool) -> String {
+fn styled(line: &Line<'_>, is_coloured: bool) -> String {
     if !is_coloured {
         return line.to_string();
     }
-    let styled = line.spans.iter().map(|span| {
+    let spans = line.spans.iter().map(|span| {
         let style: ContentStyle = span.style.into_crossterm();
         style.apply(&span.content).to_string()
     });
-    styled.collect()
+    spans.collect()
 }

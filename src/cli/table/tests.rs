@@ -1,4 +1,6 @@
-//! The wording of the table, and what fits.
+//! The texts of the table, and what fits.
+
+use uuid::Uuid;
 
 use super::*;
 
@@ -49,15 +51,9 @@ fn agent(
     }
 }
 
-fn look(rows: Vec<StatusRow>) -> Look {
-    let at = DateTime::parse_from_rfc3339("2026-01-01T00:00:00Z")
-        .unwrap()
-        .to_utc();
-    Look {
-        at,
-        rows,
-        agents: Vec::new(),
-    }
+fn snapshot(rows: Vec<StatusRow>, agents: Vec<AgentRow>) -> StatusSnapshot {
+    let at = DbTime::from_micros(1_767_225_600_000_000); // 2026-01-01T00:00:00Z
+    StatusSnapshot { at, rows, agents }
 }
 
 fn text(lines: &[Line<'_>]) -> Vec<String> {
@@ -67,27 +63,20 @@ fn text(lines: &[Line<'_>]) -> Vec<String> {
         .collect()
 }
 
-fn on_paper(rows: Vec<StatusRow>, width: usize) -> Vec<String> {
-    text(&distributions(&look(rows), View { width, live: None }))
+fn printed(rows: Vec<StatusRow>, width: usize) -> Vec<String> {
+    text(&lines(&snapshot(rows, Vec::new()), width))
 }
 
-fn on_screen(rows: Vec<StatusRow>, width: usize, per_second: f64) -> Vec<String> {
-    let measured = rows.iter().map(|row| (row.id, per_second)).collect();
-    text(&distributions(
-        &look(rows),
-        View {
-            width,
-            live: Some(&measured),
-        },
-    ))
+fn agent_lines(agents: &[AgentRow]) -> Vec<String> {
+    text(&super::agents(&snapshot(Vec::new(), agents.to_vec())))
 }
 
 #[test]
 fn a_wide_page_holds_everything_in_one_line() {
     assert_eq!(
-        on_paper(vec![row(1_234, 150_000)], usize::MAX),
+        printed(vec![row(1_234, 150_000)], usize::MAX),
         [
-            "partner          status      asked    distributed         backlog  completes      id",
+            "partner          status     target    distributed         backlog  completes      id",
             "Nordlicht Books  active  33.33/min  1,234/150,000  0.8 %        0  in 3 h 12 min  \
              00000000-0000-0000-0000-0000e2731c06",
         ]
@@ -95,32 +84,32 @@ fn a_wide_page_holds_everything_in_one_line() {
 }
 
 #[test]
-fn on_a_narrow_page_the_id_goes_below_uncut() {
-    let lines = on_paper(vec![row(1_234, 150_000)], 80);
+fn on_a_narrow_page_the_id_has_its_own_line_and_is_not_cut() {
+    let lines = printed(vec![row(1_234, 150_000)], 80);
     assert_eq!(lines[2], "  00000000-0000-0000-0000-0000e2731c06");
-    let tiny = on_paper(vec![row(1_234, 150_000)], 20);
+    let tiny = printed(vec![row(1_234, 150_000)], 20);
     assert_eq!(tiny[2], "  00000000-0000-0000-0000-0000e2731c06");
 }
 
 #[test]
-fn the_screen_shows_the_measured_pace_in_the_unit_of_the_one_asked_and_a_bar() {
-    assert_eq!(
-        on_screen(vec![row(1_000, 2_000)], 80, 0.55),
-        [
-            "partner          status      asked  measured  distributed",
-            "Nordlicht Books  active  33.33/min      33.0  1,000/2,000  █████░░░░░  50.0 %",
-        ]
-    );
+fn the_actual_rate_has_the_unit_of_the_target() {
+    let row = row(1_000, 2_000);
+    let rates = |per_second| [(row.id, per_second)].into_iter().collect();
+    assert_eq!(actual(&row, Some(&rates(0.55))), "33.0");
+    assert_eq!(actual(&row, Some(&rates(0.0))), "0");
+    assert_eq!(actual(&row, Some(&ActualRates::new())), "–");
 }
 
 #[test]
-fn no_line_of_the_screen_is_wider_than_the_terminal() {
+fn no_line_but_that_of_an_id_is_wider_than_the_terminal() {
     let mut long = row(123_456_789, 999_999_999);
     long.partner = Some("株式会社ノルトリヒト・ブックス・インターナショナル".to_owned());
     long.status = "invalid".to_owned();
     long.reason = Some("time_period is 'fortnight'; ".repeat(9));
+    let id = long.id.to_string();
     for width in 1..200 {
-        for line in on_screen(vec![row(1, 2), long.clone()], width, 0.55) {
+        let lines = printed(vec![row(1, 2), long.clone()], width);
+        for line in lines.iter().filter(|line| !line.ends_with(&id)) {
             let found = Span::raw(line.as_str()).width();
             assert!(
                 found <= width,
@@ -149,26 +138,17 @@ fn the_bar_is_full_only_when_all_is_distributed() {
 }
 
 #[test]
-fn a_time_is_told_by_its_two_largest_units() {
-    let told = |seconds| span(TimeDelta::seconds(seconds));
-    assert_eq!(told(-3), "0 s");
-    assert_eq!(told(59), "59 s");
-    assert_eq!(told(150), "2 min 30 s");
-    assert_eq!(told(11_520), "3 h 12 min");
-    assert_eq!(told(3_600 * 24 * 4 + 3_700), "4 d 1 h");
-}
-
-#[test]
-fn a_pace_is_told_without_needless_zeros_also_where_its_unit_is_unknown() {
-    let told = |pace: &str| {
+fn a_rate_has_no_needless_zeros_and_may_have_an_unknown_unit() {
+    let text = |number: &str, unit: &str| {
         let mut row = row(0, 1);
-        row.pace = Some(pace.to_owned());
-        Pace::of(&row).map(Pace::words)
+        row.visits_per_unit = Some(number.to_owned());
+        row.time_period = Some(unit.to_owned());
+        target(&row)
     };
-    assert_eq!(told("6250.00 a hour").as_deref(), Some("6250/h"));
-    assert_eq!(told("200 a second").as_deref(), Some("200/s"));
-    assert_eq!(told("0.50 a day").as_deref(), Some("0.5/day"));
-    assert_eq!(told("5 a fortnight").as_deref(), Some("5/fortnight"));
+    assert_eq!(text("6250.00", "hour"), "6250/h");
+    assert_eq!(text("200", "second"), "200/s");
+    assert_eq!(text("0.50", "day"), "0.5/day");
+    assert_eq!(text("5", "fortnight"), "5/fortnight");
 }
 
 #[test]
@@ -176,59 +156,59 @@ fn a_reason_is_on_a_line_of_its_own_and_says_what_to_do() {
     let mut behind = row(1, 2);
     behind.status = "behind".to_owned();
     behind.reason = Some("no agent".to_owned());
-    let lines = on_paper(vec![behind], 200);
+    let lines = printed(vec![behind], 200);
     assert_eq!(
         lines[2],
-        "  no agent is at work: start one with visit-pacer run"
+        "  no agent is running: start one with visit-pacer run"
     );
 }
 
 #[test]
-fn a_row_that_is_half_null_is_shown_all_the_same() {
+fn a_row_with_nulls_is_shown() {
     let mut bare = row(0, 1);
-    (bare.partner, bare.pace, bare.completes_at) = (None, None, None);
+    (bare.partner, bare.visits_per_unit, bare.completes_at) = (None, None, None);
     (bare.total_visits, bare.distributed, bare.backlog) = (None, None, None);
-    let lines = on_paper(vec![bare], 80);
-    assert_eq!(lines[1], "00000000  active      –          0/–");
+    let lines = printed(vec![bare], 80);
+    assert_eq!(lines[1], "00000000  active       –          0/–");
 }
 
 #[test]
 fn a_name_cannot_move_the_cursor() {
     let mut sly = row(0, 1);
     sly.partner = Some("a\u{1b}[2Jb\nc".to_owned());
-    assert!(on_paper(vec![sly], 80)[1].starts_with("a [2Jb c"));
+    assert!(printed(vec![sly], 80)[1].starts_with("a [2Jb c"));
 }
 
 #[test]
 fn an_empty_table_says_what_to_do() {
     let text = "no distribution yet: insert a row into visit_distribution";
-    assert_eq!(on_paper(Vec::new(), 80), [text]);
+    assert_eq!(printed(Vec::new(), 80), [text]);
 }
 
 #[test]
-fn agents_are_counted_named_and_their_realtime_is_told() {
+fn agents_are_listed_with_their_realtime_state() {
     let live = agent("box:41", 0.4, "live", 2, 2);
     assert_eq!(
-        text(&agents(&[live])),
-        ["1 agent: box:41, Realtime live, 2 rows"]
+        agent_lines(&[live]),
+        ["1 agent: box:41, Realtime live, 2 distributions"]
     );
     let two = [
         agent("box:41", 0.4, "live", 1, 3),
         agent("box:42", 0.9, "connecting", 2, 3),
     ];
     assert_eq!(
-        text(&agents(&two)),
+        agent_lines(&two),
         [
-            "2 agents: box:41, Realtime live, 1 of 3 rows",
-            "          box:42, Realtime not live (connecting), 2 of 3 rows"
+            "2 agents: box:41, Realtime live, 1 of 3 distributions",
+            "          box:42, Realtime not live (connecting), 2 of 3 distributions"
         ]
     );
 }
 
 #[test]
-fn an_agent_that_was_not_seen_for_long_is_no_agent() {
+fn an_agent_without_a_recent_heartbeat_does_not_count() {
     let gone = agent("box:41", 20.1, "live", 2, 2);
     let text_of_none = "no agent has been seen for 20 s: start one with visit-pacer run";
-    assert_eq!(text(&agents(&[gone])), [text_of_none]);
-    assert_eq!(text(&agents(&[])), [text_of_none]);
+    assert_eq!(agent_lines(&[gone]), [text_of_none]);
+    assert_eq!(agent_lines(&[]), [text_of_none]);
 }
