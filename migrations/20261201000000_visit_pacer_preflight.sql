@@ -148,6 +148,29 @@ begin
   if to_regclass('public.visit_distribution') is not null and (select relkind from pg_class where oid = to_regclass('public.visit_distribution')) = 'p' then
     refusals := refusals || 'public.visit_distribution is partitioned; it has to be one table'::text;
   end if;
+  if to_regclass('public.store_visits') is not null and not exists (
+    select from pg_attribute a where a.attrelid = to_regclass('public.store_visits') and a.attname = 'id' and not a.attisdropped)
+  then
+    refusals := refusals || 'public.store_visits has no column id; add it'::text;
+  end if;
+  -- Columns that visits fill where they can: refused only where such a column has to be filled and takes no such value.
+  for expected in
+    select * from (values ('session_duration', 'integer', '90'), ('page_path', 'text', '/products'), ('user_agent', 'text', 'Mozilla/5.0'),
+      ('referrer', 'text', 'https://www.google.com/'), ('device_type', 'text', 'desktop'), ('device_type', 'text', 'mobile'),
+      ('device_type', 'text', 'tablet')) as e (name, type, sample)
+  loop
+    select a.atttypid, a.atttypmod into attribute from pg_attribute a
+     where a.attrelid = to_regclass('public.store_visits') and a.attname = expected.name and not a.attisdropped
+       and a.attnotnull and not a.atthasdef and a.attidentity = '' and a.attgenerated = '';
+    if found then
+      begin
+        execute format('select %L::%s::%s', expected.sample, expected.type, format_type(attribute.atttypid, attribute.atttypmod));
+      exception when others then
+        refusals := refusals || format('public.store_visits.%I is %s, which does not take %L; give it a default, make it nullable, or change its type',
+                                       expected.name, format_type(attribute.atttypid, attribute.atttypmod), expected.sample);
+      end;
+    end if;
+  end loop;
   select a.attnotnull and not a.atthasdef and a.attidentity = '' and a.attgenerated = '' as has_to_be_filled, format_type(a.atttypid, null) as type
     into attribute from pg_attribute a
    where a.attrelid = to_regclass('public.store_visits') and a.attname = 'id' and not a.attisdropped;

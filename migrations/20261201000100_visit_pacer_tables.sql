@@ -130,29 +130,45 @@ create table if not exists public.partners (
   created_at timestamptz not null default now()
 );
 
-create table if not exists public.visit_distribution (
-  id uuid primary key default gen_random_uuid(),
-  partner_id uuid not null references public.partners (id),
-  total_visits bigint,
-  time_period text,
-  visits_per_unit numeric,
-  is_active boolean default true,
-  start_time timestamptz default now(),
-  end_time timestamptz,
-  total_distributed numeric default 0,
-  last_distribution timestamptz,
-  created_at timestamptz default now(),
-  updated_at timestamptz default now()
-);
+-- The type of partners.id, which all columns of a partner have.
+create or replace function public.visit_pacer_partner_type() returns text
+language sql stable set search_path = '' as $$
+  select pg_catalog.format_type(a.atttypid, null) from pg_catalog.pg_attribute a
+   where a.attrelid = 'public.partners'::pg_catalog.regclass and a.attname = 'id'
+$$;
+comment on function public.visit_pacer_partner_type is 'visit-pacer: the type of partners.id';
 
-create table if not exists public.store_visits (
-  id uuid primary key default gen_random_uuid(),
-  partner_id uuid not null references public.partners (id),
-  visited_at timestamptz not null default now(),
-  session_duration integer,
-  page_path text,
-  created_at timestamptz default clock_timestamp()
-);
+-- A partner's id of its text: the program treats ids of partners as opaque.
+create or replace function public.visit_pacer_partner(partner text) returns public.partners.id%type
+language plpgsql stable strict set search_path = '' as $$
+begin
+  return partner;  -- by the input function of the type
+end $$;
+comment on function public.visit_pacer_partner is 'visit-pacer: the id of a partner, of its text';
+
+do $$
+begin
+  execute format('create table if not exists public.visit_distribution (
+    id uuid primary key default gen_random_uuid(),
+    partner_id %s not null references public.partners (id),
+    total_visits bigint,
+    time_period text,
+    visits_per_unit numeric,
+    is_active boolean default true,
+    start_time timestamptz default now(),
+    end_time timestamptz,
+    total_distributed numeric default 0,
+    last_distribution timestamptz,
+    created_at timestamptz default now(),
+    updated_at timestamptz default now())', public.visit_pacer_partner_type());
+  execute format('create table if not exists public.store_visits (
+    id uuid primary key default gen_random_uuid(),
+    partner_id %s not null references public.partners (id),
+    visited_at timestamptz not null default now(),
+    session_duration integer,
+    page_path text,
+    created_at timestamptz default clock_timestamp())', public.visit_pacer_partner_type());
+end $$;
 
 -- Columns that the user's tables lack. None has a volatile default, so no row is rewritten.
 do $$
@@ -161,6 +177,7 @@ declare
 begin
   for lacking in
     select l.* from (values
+      ('visit_distribution', 'name', 'text', 'yours to set: shown instead of the id'),
       ('visit_distribution', 'is_active', 'boolean default true', 'false pauses the distribution'),
       ('visit_distribution', 'start_time', 'timestamptz default now()', 'nothing is due before; null: it never starts'),
       ('visit_distribution', 'end_time', 'timestamptz', 'nothing falls due after; null: no end'),
@@ -252,7 +269,7 @@ create table if not exists public.visit_pacer_edits (
   config_version bigint not null,
   edited_at timestamptz not null,
   edited_by text,
-  partner_id uuid,
+  partner_id text,
   is_active boolean,
   total_visits numeric,
   visits_per_unit numeric,
@@ -268,9 +285,16 @@ comment on table public.visit_pacer_edits is 'visit-pacer: the last edits of eac
 create table if not exists public.visit_page_paths (
   path text not null,
   weight numeric not null check (weight > 0 and weight < 1000000000),
-  partner_id uuid,                             -- null: for every partner that has no paths of its own
+  partner_id text,                             -- null: for every partner that has no paths of its own; as partners.id
   unique nulls not distinct (path, partner_id)
 );
+do $$
+begin
+  if (select a.atttypid from pg_attribute a where a.attrelid = 'public.visit_page_paths'::regclass and a.attname = 'partner_id')
+     <> public.visit_pacer_partner_type()::regtype then
+    execute format('alter table public.visit_page_paths alter column partner_id type %1$s using partner_id::%1$s', public.visit_pacer_partner_type());
+  end if;
+end $$;
 comment on table public.visit_page_paths is 'visit-pacer: page paths that visits are drawn from; yours to edit';
 
 create table if not exists public.visit_user_agents (

@@ -2,9 +2,11 @@
 
 set local lock_timeout = '800ms';  -- an ALTER TABLE that waits for a lock blocks all other sessions
 
--- The user's times. One without a zone is UTC, whoever looks: functions say so with `set timezone`, which a view cannot.
+-- The user's times. One without a zone is UTC, whatever the time zone of the session.
 create or replace function public.visit_pacer_utc(at timestamptz) returns timestamptz language sql immutable parallel safe as $$ select at $$;
 create or replace function public.visit_pacer_utc(at timestamp) returns timestamptz language sql immutable parallel safe as $$ select at at time zone 'UTC' $$;
+create or replace function public.visit_pacer_utc(at date) returns timestamptz language sql immutable parallel safe as $$ select at::timestamp at time zone 'UTC' $$;
+comment on function public.visit_pacer_utc(date) is 'visit-pacer: a day of the user''s, from its begin';
 comment on function public.visit_pacer_utc(timestamptz) is 'visit-pacer: a time of the user''s';
 comment on function public.visit_pacer_utc(timestamp) is 'visit-pacer: a time of the user''s that has no zone';
 
@@ -176,7 +178,7 @@ begin
     was.end_time := old.end_time;
   end if;
   rate_edited := (new.is_active, new.total_visits::numeric, new.time_period::text, new.visits_per_unit::numeric,
-                  new.start_time::timestamptz, new.end_time::timestamptz, new.partner_id)
+                  new.start_time::timestamptz, new.end_time::timestamptz, new.partner_id::text)
     is distinct from (was.is_active, was.total_visits, was.time_period, was.visits_per_unit, was.start_time, was.end_time, was.partner_id);
   catch_up_edited := new.catch_up is distinct from old.catch_up;
   backfill := exists (select from public.visit_distribution_progress p where p.distribution_id = old.id and p.backfill);
@@ -254,7 +256,7 @@ begin
       return null;  -- a restore brings the edits
     end if;
     insert into public.visit_pacer_edits
-    select n.id, n.config_version, clock_timestamp(), editor, n.partner_id, n.is_active, n.total_visits::numeric, n.visits_per_unit::numeric,
+    select n.id, n.config_version, clock_timestamp(), editor, n.partner_id::text, n.is_active, n.total_visits::numeric, n.visits_per_unit::numeric,
            n.time_period::text, public.visit_pacer_utc(n.start_time), public.visit_pacer_utc(n.end_time), n.anchor_units, n.anchor_at
       from new_rows n where n.config_version is not null
     on conflict do nothing;
@@ -263,7 +265,7 @@ begin
   insert into public.visit_pacer_edits
   select n.id, n.config_version, case when n.anchor_at is distinct from o.anchor_at then n.anchor_at else clock_timestamp() end,
          case when o.config_version is not null then editor end,  -- null: a row from before the triggers; nobody edited it
-         n.partner_id, n.is_active, n.total_visits::numeric, n.visits_per_unit::numeric, n.time_period::text,
+         n.partner_id::text, n.is_active, n.total_visits::numeric, n.visits_per_unit::numeric, n.time_period::text,
          public.visit_pacer_utc(n.start_time), public.visit_pacer_utc(n.end_time), n.anchor_units, n.anchor_at
     from new_rows n join old_rows o on o.id = n.id
    where n.config_version is distinct from o.config_version and n.config_version is not null
@@ -323,13 +325,14 @@ begin
   -- Without the control row nothing may be stored.
   insert into public.visit_pacer_control (id)
     select true where not exists (select from public.visit_pacer_control) on conflict do nothing;
+  perform public.visit_pacer_refresh_columns();
   with unseen as (
     select v.id from public.visit_distribution v
       left join public.visit_pacer_edits e on e.distribution_id = v.id and e.config_version = v.config_version
      where v.anchor_at is null
         or (e.distribution_id is not null
             and (v.is_active, v.total_visits::numeric, v.time_period::text, v.visits_per_unit::numeric,
-                 public.visit_pacer_utc(v.start_time), public.visit_pacer_utc(v.end_time), v.partner_id)
+                 public.visit_pacer_utc(v.start_time), public.visit_pacer_utc(v.end_time), v.partner_id::text)
                 is distinct from (e.is_active, e.total_visits, e.time_period, e.visits_per_unit, e.start_time, e.end_time, e.partner_id))
      order by v.id for no key update of v skip locked)
   update public.visit_distribution v set total_distributed = v.total_distributed from unseen where v.id = unseen.id;  -- the trigger does the rest

@@ -10,11 +10,11 @@ comment on function public.visit_pacer_agent_alive is 'visit-pacer: an agent was
 
 select public.visit_pacer_replace_object('function', 'visit_distribution_due', 'distribution uuid, at timestamp with time zone', 'bigint');
 create or replace function public.visit_distribution_due(distribution uuid, at timestamptz default clock_timestamp()) returns bigint
-language sql stable set search_path = '' set timezone = 'UTC' as $$
+language sql stable set search_path = '' as $$
   select case when public.visit_pacer_invalid(v.total_visits::numeric, v.visits_per_unit::numeric, v.time_period::text,
-                     v.start_time::timestamptz, v.end_time::timestamptz, v.catch_up) is null
+                     public.visit_pacer_utc(v.start_time), public.visit_pacer_utc(v.end_time), v.catch_up) is null
            then public.visit_pacer_due(public.visit_pacer_curve(v.anchor_units, v.anchor_at, v.is_active, v.total_visits::numeric,
-                  v.visits_per_unit::numeric, v.time_period::text, v.start_time::timestamptz, v.end_time::timestamptz, at), v.total_visits::numeric)
+                  v.visits_per_unit::numeric, v.time_period::text, public.visit_pacer_utc(v.start_time), public.visit_pacer_utc(v.end_time), at), v.total_visits::numeric)
          end
     from public.visit_distribution v where v.id = distribution
 $$;
@@ -85,9 +85,58 @@ comment on view public.visit_distribution_status is
 
 
 select public.visit_pacer_replace_object('view', 'organic_store_visits');
-create or replace view public.organic_store_visits with (security_invoker = true) as
-  select * from public.store_visits where distribution_id is null;
-comment on view public.organic_store_visits is 'visit-pacer: the visits that visit-pacer did not generate';
+-- The view of the visits that visit-pacer did not generate. It selects from a function whose text names the columns, so that nothing depends
+-- on the user's table: columns may be altered and dropped. It is made again, by visit_pacer_refresh_columns(), when they have changed.
+create or replace function public.visit_pacer_define_organic() returns void
+language plpgsql set search_path = '' as $do$
+declare
+  columns text;
+  names text;
+  grants text;
+begin
+  select pg_catalog.string_agg(pg_catalog.format('%I %s', a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod)), ', ' order by a.attnum),
+         pg_catalog.string_agg(pg_catalog.format('v.%I', a.attname), ', ' order by a.attnum)
+    into columns, names from pg_catalog.pg_attribute a
+   where a.attrelid = 'public.store_visits'::pg_catalog.regclass and a.attnum > 0 and not a.attisdropped;
+  select public.visit_pacer_grant_statements('table public.organic_store_visits', c.relacl) into grants
+    from pg_catalog.pg_class c where c.oid = pg_catalog.to_regclass('public.organic_store_visits');
+  drop view if exists public.organic_store_visits;
+  drop function if exists public.visit_pacer_organic_visits();
+  execute pg_catalog.format('create function public.visit_pacer_organic_visits() returns table (%s) language sql stable as %L',
+    columns, pg_catalog.format('select %s from public.store_visits v where v.distribution_id is null', names));
+  comment on function public.visit_pacer_organic_visits is 'visit-pacer: the rows of organic_store_visits';
+  create view public.organic_store_visits with (security_invoker = true) as select * from public.visit_pacer_organic_visits();
+  comment on view public.organic_store_visits is 'visit-pacer: the visits that visit-pacer did not generate';
+  execute coalesce(grants, '');
+exception when dependent_objects_still_exist then
+  raise warning 'visit-pacer: organic_store_visits keeps its columns, since other objects depend on it (%)', sqlerrm;
+end $do$;
+comment on function public.visit_pacer_define_organic is 'visit-pacer: makes organic_store_visits for the columns of store_visits';
+
+-- Adapts the write and the view to the columns that store_visits has now; true if they had changed. Called by every sync, and after a write
+-- that failed for a missing column. SECURITY DEFINER: an agent's role owns no function.
+create or replace function public.visit_pacer_refresh_columns() returns boolean
+language plpgsql security definer set search_path = '' as $$
+declare
+  made_for constant text := coalesce(pg_catalog.obj_description(pg_catalog.to_regproc('public.visit_pacer_store'), 'pg_proc'), '');
+  present constant text := 'visit-pacer: stores a batch of visits; made for the columns ' || (
+    select pg_catalog.md5(pg_catalog.string_agg(pg_catalog.format('%s %s %s %s %s %s %s', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attgenerated,
+             a.attidentity, a.attnotnull and not a.atthasdef), ',' order by a.attnum))
+      from pg_catalog.pg_attribute a
+     where a.attrelid = 'public.store_visits'::pg_catalog.regclass and a.attnum > 0 and not a.attisdropped);
+begin
+  if made_for = present then
+    return false;
+  end if;
+  perform pg_catalog.pg_advisory_xact_lock(4702394921427289965);  -- one session at a time replaces the functions
+  perform public.visit_pacer_define_store();
+  perform public.visit_pacer_define_organic();
+  perform public.visit_pacer_revoke_public();
+  execute pg_catalog.format('comment on function public.visit_pacer_store is %L', present);
+  return true;
+end $$;
+comment on function public.visit_pacer_refresh_columns is 'visit-pacer: adapts the write and the view to the columns of store_visits';
+select public.visit_pacer_refresh_columns();
 
 select public.visit_pacer_revoke_public();
 

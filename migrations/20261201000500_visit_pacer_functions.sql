@@ -7,7 +7,7 @@
 -- Parallel arrays, one element per visit, of any number of distributions. Reads the catalogue with the rights of the caller: what
 -- row level security hides is missing.
 create or replace function public.visit_pacer_generate(
-  distributions uuid[], partners uuid[], numbers bigint[], moments timestamptz[])
+  distributions uuid[], partners text[], numbers bigint[], moments timestamptz[])
 returns setof public.visit_pacer_batch_visit
 language sql stable set search_path = '' as $$
   -- Items, and where each begins as a fraction of one: width_bucket() finds the item of a draw by bisection.
@@ -28,11 +28,11 @@ language sql stable set search_path = '' as $$
                       / nullif(sum(r.handheld_weight) over (), 0))::float8 as handheld_start
               from public.visit_referrers r window sorted as (order by r.referrer)) c
   ), catalogues as (   -- by whose they are: a partner's, or everybody's (null)
-    select c.partner_id, array_agg(c.path order by c.at) as items, array_agg(c.start order by c.at) as starts
+    select c.partner_id::text as partner_id, array_agg(c.path order by c.at) as items, array_agg(c.start order by c.at) as starts
       from (select p.partner_id, p.path, row_number() over sorted as at,
                    ((sum(p.weight) over sorted - p.weight) / sum(p.weight) over (partition by p.partner_id))::float8 as start
               from public.visit_page_paths p
-             where p.partner_id is null or p.partner_id = any (visit_pacer_generate.partners)
+             where p.partner_id is null or p.partner_id::text = any (visit_pacer_generate.partners)
             window sorted as (partition by p.partner_id order by p.path)) c
      group by c.partner_id
   ), path_choice as materialized (
@@ -143,13 +143,13 @@ comment on function public.visit_pacer_visit_times is 'visit-pacer: visited_at o
 -- Every active row as it stands at a moment. `closed` says why nothing may be stored for it; `failed`, that its last insert
 -- failed less than a minute ago and it has not been edited since.
 create or replace function public.visit_pacer_active_distributions(at timestamptz)
-returns table (id uuid, partner_id uuid, config_version bigint, distributed bigint, last_number bigint, remaining bigint, backlog bigint,
+returns table (id uuid, partner_id public.partners.id%type, config_version bigint, distributed bigint, last_number bigint, remaining bigint, backlog bigint,
                slope numeric, catch_up numeric, anchor_units numeric, from_at timestamptz, end_time timestamptz, last_visited_at timestamptz,
                bucket_units numeric, bucket_at timestamptz, invalid text, failed text, closed text)
 language sql stable as $$
   select v.id, v.partner_id, v.config_version, p.distributed, p.last_number, r.remaining, r.backlog,
-         r.slope, coalesce(v.catch_up, c.catch_up), v.anchor_units, greatest(v.anchor_at, v.start_time::timestamptz),
-         v.end_time::timestamptz, p.last_visited_at, p.bucket_units, p.bucket_at, i.invalid,
+         r.slope, coalesce(v.catch_up, c.catch_up), v.anchor_units, greatest(v.anchor_at, public.visit_pacer_utc(v.start_time)),
+         public.visit_pacer_utc(v.end_time), p.last_visited_at, p.bucket_units, p.bucket_at, i.invalid,
          case when p.invalid_at > at - interval '60 seconds' and public.visit_pacer_micros(p.invalid_at) > v.config_version
               then p.invalid_reason end,
          case
@@ -166,11 +166,11 @@ language sql stable as $$
     left join public.visit_distribution_progress p on p.distribution_id = v.id
     cross join lateral (
       select public.visit_pacer_invalid(v.total_visits::numeric, v.visits_per_unit::numeric, v.time_period::text,
-               v.start_time::timestamptz, v.end_time::timestamptz, v.catch_up) as invalid) i
+               public.visit_pacer_utc(v.start_time), public.visit_pacer_utc(v.end_time), v.catch_up) as invalid) i
     left join lateral (
       select v.total_visits::bigint - p.distributed as remaining,
              greatest(0, public.visit_pacer_due(public.visit_pacer_curve(v.anchor_units, v.anchor_at, v.is_active, v.total_visits::numeric,
-               v.visits_per_unit::numeric, v.time_period::text, v.start_time::timestamptz, v.end_time::timestamptz, at),
+               v.visits_per_unit::numeric, v.time_period::text, public.visit_pacer_utc(v.start_time), public.visit_pacer_utc(v.end_time), at),
                v.total_visits::numeric) - p.distributed) as backlog,
              public.visit_pacer_slope(v.visits_per_unit::numeric, v.time_period::text) as slope) r on i.invalid is null
    where v.is_active
@@ -182,7 +182,7 @@ comment on function public.visit_pacer_active_distributions is 'visit-pacer: the
 -- open, and the bucket stays as it is.
 create or replace function public.visit_pacer_store_batch(ids uuid[], shares bigint[], by_hand boolean)
 returns table (id uuid, asked bigint, stored bigint)
-language plpgsql set search_path = '' as $$
+language plpgsql as $$
 #variable_conflict use_column
 declare
   row_visits constant bigint := 1000;
@@ -204,8 +204,8 @@ begin
       from batch b cross join lateral public.visit_pacer_visit_times(b.slope, b.anchor_units, b.from_at, b.last_visited_at, b.cut,
                                                                  b.distributed + 1, b.visits, b.taken) m
   ), visits as (
-    select array_agg(g order by g.visited_at, g.visit_number) as records
-      from (select array_agg(d.id) as ids, array_agg(d.partner_id) as partners, array_agg(d.number) as numbers,
+    select array_agg(g order by g.partner_id, g.visited_at, g.visit_number) as records
+      from (select array_agg(d.id) as ids, array_agg(d.partner_id::text) as partners, array_agg(d.number) as numbers,
                    array_agg(d.moment) as moments from dated d) a
       cross join lateral public.visit_pacer_generate(a.ids, a.partners, a.numbers, a.moments) g
   ), advances as (
@@ -224,7 +224,7 @@ comment on function public.visit_pacer_store_batch is 'visit-pacer: one statemen
 -- set aside with the database's message. What is nobody's fault (a deadlock, a full disk, a lock_timeout) sets no row aside.
 create or replace function public.visit_pacer_bisect_batch(ids uuid[], shares bigint[], by_hand boolean)
 returns table (id uuid, stored bigint, trouble text)
-language plpgsql set search_path = '' as $$
+language plpgsql as $$
 #variable_conflict use_column
 declare
   half constant integer := cardinality(ids) / 2;
@@ -258,7 +258,7 @@ comment on function public.visit_pacer_bisect_batch is 'visit-pacer: a batch in 
 -- catch up never keeps the others waiting. No statement but the first begins after `until`. Returns every row of `ids`.
 create or replace function public.visit_pacer_store_in_batches(ids uuid[], shares bigint[], by_hand boolean, until timestamptz)
 returns table (id uuid, added bigint, trouble text)
-language plpgsql set search_path = '' as $$
+language plpgsql as $$
 #variable_conflict use_column
 declare
   row_visits constant bigint := 1000;
@@ -297,7 +297,7 @@ comment on function public.visit_pacer_store_in_batches is 'visit-pacer: stores 
 -- Tells the user's own columns what was stored: completions, and the rows that were told longest ago, as many as the burst of
 -- the echo budget. Beside a live agent, which has the budget in hand, completions only.
 create or replace function public.visit_pacer_write_back(ids uuid[], completions_only boolean) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql as $$
 declare
   burst constant integer := 20;
 begin
@@ -346,10 +346,10 @@ $$;
 comment on function public.visit_pacer_allocations is 'visit-pacer: how many visits of each row a call may store';
 
 select public.visit_pacer_replace_object('function', 'distribute_visits', 'max_visits integer',
-  'TABLE(partner_id uuid, visits_added bigint, total_distributed_now numeric, message text)');
+  format('TABLE(partner_id %s, visits_added bigint, total_distributed_now numeric, message text)', public.visit_pacer_partner_type()));
 create or replace function public.distribute_visits(max_visits integer default 10000)
-returns table (partner_id uuid, visits_added bigint, total_distributed_now numeric, message text)
-language plpgsql security definer set search_path = '' set timezone = 'UTC' set jit = off as $$
+returns table (partner_id public.partners.id%type, visits_added bigint, total_distributed_now numeric, message text)
+language plpgsql security definer as $$
 #variable_conflict use_column
 declare
   work constant interval := '500 milliseconds';
@@ -388,11 +388,11 @@ end $$;
 comment on function public.distribute_visits is
   'visit-pacer: stores what is due now, at most so many visits and 500 ms of work; the message says what is still owed';
 
-select public.visit_pacer_replace_object('function', 'distribute_visits_for_partner', 'partner uuid, visits integer',
-  'TABLE(partner_id uuid, visits_added bigint, total_distributed_now numeric, message text)');
-create or replace function public.distribute_visits_for_partner(partner uuid, visits integer)
-returns table (partner_id uuid, visits_added bigint, total_distributed_now numeric, message text)
-language plpgsql security definer set search_path = '' set timezone = 'UTC' set jit = off as $$
+select public.visit_pacer_replace_object('function', 'distribute_visits_for_partner', format('partner %s, visits integer', public.visit_pacer_partner_type()),
+  format('TABLE(partner_id %s, visits_added bigint, total_distributed_now numeric, message text)', public.visit_pacer_partner_type()));
+create or replace function public.distribute_visits_for_partner(partner public.partners.id%type, visits integer)
+returns table (partner_id public.partners.id%type, visits_added bigint, total_distributed_now numeric, message text)
+language plpgsql security definer as $$
 #variable_conflict use_column
 declare
   at_once constant integer := 10000;
@@ -452,7 +452,7 @@ comment on function public.distribute_visits_for_partner is
 -- distributed or is counted as such (the baseline) comes again. The trigger anchors the curve anew; this only asks it to.
 create or replace function public.visit_pacer_backfill(distribution uuid)
 returns table (distribution_id uuid, owed bigint, message text)
-language plpgsql security definer set search_path = '' set timezone = 'UTC' as $$
+language plpgsql security definer as $$
 #variable_conflict use_column
 declare
   r record;
@@ -467,8 +467,8 @@ begin
   end if;
   moment := clock_timestamp();  -- one for both curves, or a visit that falls due between them would seem to be owed
   select a.*, c.give_up_after,
-         public.visit_pacer_due(public.visit_pacer_curve(0, v.start_time::timestamptz, v.is_active, v.total_visits::numeric, v.visits_per_unit::numeric,
-           v.time_period::text, v.start_time::timestamptz, v.end_time::timestamptz, moment), v.total_visits::numeric)
+         public.visit_pacer_due(public.visit_pacer_curve(0, public.visit_pacer_utc(v.start_time), v.is_active, v.total_visits::numeric, v.visits_per_unit::numeric,
+           v.time_period::text, public.visit_pacer_utc(v.start_time), public.visit_pacer_utc(v.end_time), moment), v.total_visits::numeric)
            - a.distributed - a.backlog as past   -- compared with what is due by the curve as it is
     into r
     from public.visit_pacer_active_distributions(moment) a

@@ -19,13 +19,13 @@ comment on function public.visit_pacer_count_mismatches is 'visit-pacer: the dis
 -- Makes the progress of one distribution agree with what is stored: `difference` is stored + purged + baseline - distributed, `highest` the
 -- highest number stored, both as visit_pacer_count_mismatches() found them.
 create or replace function public.visit_pacer_reconcile_row(distribution uuid, difference bigint, highest bigint, lower boolean)
-returns table (partner_id uuid, counted_before bigint, counted_now bigint, missing bigint, message text)
-language plpgsql set search_path = '' set timezone = 'UTC' as $$
+returns table (partner_id public.partners.id%type, counted_before bigint, counted_now bigint, missing bigint, message text)
+language plpgsql as $$
 declare
   held record;
   p public.visit_distribution_progress;
 begin
-  select v.partner_id as partner, v.end_time::timestamptz as end_time into held
+  select v.partner_id as partner, public.visit_pacer_utc(v.end_time) as end_time into held
     from public.visit_distribution v where v.id = distribution for no key update skip locked;
   if not found and exists (select from public.visit_distribution v where v.id = distribution) then
     select v.partner_id, q.distributed, q.distributed, q.missing, 'held by another transaction; the next call compares it again'
@@ -66,10 +66,10 @@ end $$;
 comment on function public.visit_pacer_reconcile_row is 'visit-pacer: makes the progress of one distribution agree with what is stored';
 
 select public.visit_pacer_replace_object('function', 'sync_distribution_counts', 'lower boolean',
-  'TABLE(distribution_id uuid, partner_id uuid, counted_before bigint, counted_now bigint, missing bigint, message text)');
+  format('TABLE(distribution_id uuid, partner_id %s, counted_before bigint, counted_now bigint, missing bigint, message text)', public.visit_pacer_partner_type()));
 create or replace function public.sync_distribution_counts(lower boolean default false)
-returns table (distribution_id uuid, partner_id uuid, counted_before bigint, counted_now bigint, missing bigint, message text)
-language plpgsql security definer set search_path = '' set timezone = 'UTC' set jit = off as $$
+returns table (distribution_id uuid, partner_id public.partners.id%type, counted_before bigint, counted_now bigint, missing bigint, message text)
+language plpgsql security definer as $$
 #variable_conflict use_column
 declare
   differing record;
@@ -79,7 +79,8 @@ begin
   -- What takes longest comes first, as long as no row is locked.
   select array_agg(v.id order by v.id) into strangers from public.visit_distribution v
    where exists (select from public.store_visits s where s.partner_id = v.partner_id and s.distribution_id is null
-                    and s.visited_at >= v.start_time and s.visited_at < coalesce(v.end_time, 'infinity'));
+                    and public.visit_pacer_utc(s.visited_at) >= public.visit_pacer_utc(v.start_time)
+                    and public.visit_pacer_utc(s.visited_at) < coalesce(public.visit_pacer_utc(v.end_time), 'infinity'));
   for differing in
     select * from public.visit_pacer_count_mismatches((select array_agg(v.id) from public.visit_distribution v))
   loop
@@ -103,12 +104,13 @@ begin
 end $$;
 comment on function public.sync_distribution_counts is 'visit-pacer: makes the counters agree with the visits that are stored';
 
-select public.visit_pacer_replace_object('function', 'purge_old_visits', 'keep interval', 'TABLE(distribution_id uuid, purged bigint)');
+select public.visit_pacer_replace_object('function', 'purge_old_visits', 'keep interval',
+  'TABLE(distribution_id uuid, purged bigint)');
 -- The visits of all rows first, the rows last: an editor, or a batch, waits for no delete. All of it is one transaction, so nobody sees
 -- the one without the other.
 create or replace function public.purge_old_visits(keep interval)
 returns table (distribution_id uuid, purged bigint)
-language plpgsql security definer set search_path = '' set timezone = 'UTC' set jit = off as $$
+language plpgsql security definer as $$
 #variable_conflict use_column
 declare
   chunk constant integer := 10000;
@@ -134,7 +136,7 @@ begin
         delete from public.store_visits s
          where s.distribution_id = purge_old_visits.distribution_id
            and s.visit_number = any (array(select o.visit_number from public.store_visits o
-                                            where o.distribution_id = purge_old_visits.distribution_id and o.visited_at < before
+                                            where o.distribution_id = purge_old_visits.distribution_id and public.visit_pacer_utc(o.visited_at) < before
                                             order by o.visit_number limit chunk for update skip locked));
         get diagnostics deleted = row_count;
         purged := purged + deleted;
@@ -175,7 +177,7 @@ comment on function public.purge_old_visits is 'visit-pacer: removes generated v
 -- 5 s of work and 100,000 visits a call: call it until it says 0. As in purge_old_visits(), the visits first, the row last.
 create or replace function public.visit_pacer_purge_distribution(distribution uuid)
 returns table (purged bigint)
-language plpgsql security definer set search_path = '' set jit = off as $$
+language plpgsql security definer as $$
 #variable_conflict use_column
 declare
   chunk constant integer := 10000;
@@ -208,10 +210,11 @@ end $$;
 comment on function public.visit_pacer_purge_distribution is
   'visit-pacer: removes generated visits of one distribution, which never come again; call it until it says 0';
 
-select public.visit_pacer_replace_object('function', 'adopt_existing_visits', 'partner uuid', 'TABLE(distribution_id uuid, adopted bigint, message text)');
-create or replace function public.adopt_existing_visits(partner uuid)
+select public.visit_pacer_replace_object('function', 'adopt_existing_visits', format('partner %s', public.visit_pacer_partner_type()),
+  'TABLE(distribution_id uuid, adopted bigint, message text)');
+create or replace function public.adopt_existing_visits(partner public.partners.id%type)
 returns table (distribution_id uuid, adopted bigint, message text)
-language plpgsql security definer set search_path = '' set timezone = 'UTC' set jit = off as $$
+language plpgsql security definer as $$
 #variable_conflict use_column
 declare
   windows uuid[];
@@ -236,10 +239,12 @@ begin
       select s.id, row_number() over (order by s.visited_at, s.id) as nth
         from public.store_visits s join public.visit_distribution v on v.id = adopt_existing_visits.distribution_id
        where s.partner_id = partner and s.distribution_id is null
-         and s.visited_at >= v.start_time and s.visited_at < coalesce(v.end_time, 'infinity')
+         and public.visit_pacer_utc(s.visited_at) >= public.visit_pacer_utc(v.start_time)
+                    and public.visit_pacer_utc(s.visited_at) < coalesce(public.visit_pacer_utc(v.end_time), 'infinity')
          and not exists (select from public.visit_distribution o
                           where o.partner_id = partner and o.id <> v.id
-                            and s.visited_at >= o.start_time and s.visited_at < coalesce(o.end_time, 'infinity'))
+                            and public.visit_pacer_utc(s.visited_at) >= public.visit_pacer_utc(o.start_time)
+                            and public.visit_pacer_utc(s.visited_at) < coalesce(public.visit_pacer_utc(o.end_time), 'infinity'))
     ), adopting as (
     update public.store_visits s set distribution_id = p.distribution_id, visit_number = p.last_number + mine.nth
       from mine, public.visit_distribution_progress p
@@ -262,7 +267,8 @@ begin
       from public.store_visits s
      where s.partner_id = partner and s.distribution_id is null
        and (select count(*) from public.visit_distribution v where v.partner_id = partner
-               and s.visited_at >= v.start_time and s.visited_at < coalesce(v.end_time, 'infinity')) > 1
+               and public.visit_pacer_utc(s.visited_at) >= public.visit_pacer_utc(v.start_time)
+                    and public.visit_pacer_utc(s.visited_at) < coalesce(public.visit_pacer_utc(v.end_time), 'infinity')) > 1
     having count(*) > 0;
 end $$;
 comment on function public.adopt_existing_visits is

@@ -78,9 +78,11 @@ grant select, insert (id) on public.visit_pacer_control to visit_pacer;
 grant select, update (touched_at, touched_by) on public.visit_pacer_canary to visit_pacer;
 
 -- Of partners nothing at all: visit_pacer_lock_partners() locks them as its owner, and the foreign key is checked as theirs.
-grant execute on function public.visit_pacer_lock_partners(uuid[]), public.visit_pacer_may_store(), public.visit_pacer_count_mismatches(uuid[]),
+grant execute on function public.visit_pacer_lock_partners(text[]), public.visit_pacer_may_store(), public.visit_pacer_count_mismatches(uuid[]),
   public.visit_pacer_reconcile_row(uuid, bigint, bigint, boolean), public.visit_pacer_initialise(), public.visit_pacer_create_progress(uuid, numeric, numeric),
-  public.visit_pacer_store(public.visit_pacer_batch_row[], public.visit_pacer_batch_visit[])
+  public.visit_pacer_store(public.visit_pacer_batch_row[], public.visit_pacer_batch_visit[]), public.visit_pacer_refresh_columns(),
+  public.visit_pacer_visit_columns(), public.visit_pacer_utc(timestamptz), public.visit_pacer_utc(timestamp), public.visit_pacer_utc(date),
+  public.visit_pacer_partner(text), public.visit_pacer_partner_type()
   to visit_pacer;
 
 -- Row level security. Locking a row takes an UPDATE policy, or it is skipped without a word; the grants above say which commands there are.

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use sqlx::PgConnection;
 
 use crate::domain::batch::Batch;
+use crate::domain::partner::PartnerId;
 use crate::domain::visit::Generator;
 
 const INTO: &str = "copy public.store_visits (distribution_id, partner_id, visit_number, id, visited_at, session_duration, \
@@ -36,11 +37,15 @@ pub async fn copy(
 fn rows(batch: &Batch, generator: &Generator) -> Vec<u8> {
     let mut out = SIGNATURE.to_vec();
     for row in &batch.rows {
+        // The bench's own tables: partners have UUIDs.
+        let PartnerId::Uuid(partner) = &row.partner_id else {
+            continue;
+        };
         for (number, moment) in (row.before.last_number + 1..).zip(&row.visit_times) {
-            let visit = generator.visit(row.id, row.partner_id, number, *moment);
+            let visit = generator.visit(row.id, &row.partner_id, number, *moment);
             out.extend(COLUMNS.to_be_bytes());
             field(&mut out, row.id.as_bytes());
-            field(&mut out, row.partner_id.as_bytes());
+            field(&mut out, partner.as_bytes());
             field(&mut out, &number.to_be_bytes());
             field(&mut out, visit.id.as_bytes());
             field(

@@ -131,7 +131,7 @@ fn row(active: bool, start: DbTime) -> RowRead {
     RowRead {
         row: RawRow {
             id: Uuid::from_u128(rand::random()),
-            partner_id: Some(Uuid::nil()),
+            partner_id: Some(Uuid::nil().into()),
             config_version: Some(1),
             is_active: Some(active),
             total_visits: Some("1000000".into()),

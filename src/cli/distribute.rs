@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::connection::connect;
 use super::log;
+use crate::domain::partner::PartnerId;
 use crate::postgres::sql_functions;
 
 /// Restores the user's tables as they were.
@@ -19,7 +20,7 @@ const PURGE_CALLS: u32 = 10_000;
 pub struct Args {
     /// Partner whose active distributions receive visits at once [default: store what is due now for all]
     #[arg(long, value_name = "ID", requires = "visits")]
-    partner: Option<Uuid>,
+    partner: Option<PartnerId>,
     /// Number of visits, 1 to 10000
     #[arg(long, value_name = "N", requires = "partner", value_parser = clap::value_parser!(i32).range(1..=10_000))]
     visits: Option<i32>,
@@ -30,7 +31,7 @@ pub struct Args {
 pub struct AdoptArgs {
     /// Partner
     #[arg(long, value_name = "ID")]
-    partner: Uuid,
+    partner: PartnerId,
 }
 
 /// Flags of `backfill`.
@@ -67,11 +68,14 @@ pub struct UninstallArgs {
 #[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn distribute(args: Args) -> anyhow::Result<()> {
     let mut connection = connect().await?;
-    let rows = sql_functions::distribute(&mut connection, args.partner.zip(args.visits)).await?;
+    let rows =
+        sql_functions::distribute(&mut connection, args.partner.as_ref().zip(args.visits)).await?;
     for row in &rows {
         println!(
             "{}  {} visits added  {}",
-            row.partner_id.unwrap_or_default(),
+            row.partner_id
+                .as_ref()
+                .map_or_else(String::new, PartnerId::to_string),
             row.visits_added,
             row.message.as_deref().unwrap_or_default()
         );
@@ -86,7 +90,7 @@ pub async fn distribute(args: Args) -> anyhow::Result<()> {
 #[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn adopt(args: AdoptArgs) -> anyhow::Result<()> {
     let mut connection = connect().await?;
-    let rows = sql_functions::adopt(&mut connection, args.partner).await?;
+    let rows = sql_functions::adopt(&mut connection, &args.partner).await?;
     for row in &rows {
         let distribution = row
             .distribution_id

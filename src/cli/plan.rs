@@ -76,7 +76,7 @@ impl PlanReport {
         let start = DbTime::from_micros(SOME_START_US);
         let row = RawRow {
             id: Uuid::nil(),
-            partner_id: Some(Uuid::nil()),
+            partner_id: Some(Uuid::nil().into()),
             config_version: Some(0),
             is_active: Some(true),
             total_visits: args.total.map(Into::into),

@@ -297,7 +297,7 @@ pub fn reason_text(row: &StatusRow) -> Option<&str> {
 
 fn partner(row: &StatusRow, width: usize) -> String {
     let width = (width / 4).clamp(PARTNER_WIDTH_MIN, PARTNER_WIDTH_MAX);
-    match (&row.partner, row.partner_id) {
+    match (&row.partner, &row.partner_id) {
         (Some(name), _) if !name.trim().is_empty() => clip(name.trim(), width),
         (_, Some(id)) => id.to_string().chars().take(8).collect(),
         (_, None) => NONE.to_owned(),

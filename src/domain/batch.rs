@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use super::bucket::Bucket;
+use super::partner::PartnerId;
 use super::time::DbTime;
 
 /// How far a row has come, as `visit_distribution_progress` has it.
@@ -40,7 +41,7 @@ pub struct BatchRow {
     /// The row.
     pub id: Uuid,
     /// Its partner.
-    pub partner_id: Uuid,
+    pub partner_id: PartnerId,
     /// The `config_version` that this was computed from.
     pub version: i64,
     /// The progress that this was computed from.

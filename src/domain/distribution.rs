@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::curve::{Curve, VISIT};
 use super::decimal::{DecimalError, parse_scaled};
+use super::partner::PartnerId;
 use super::time::DbTime;
 
 /// Decimals of `visits_per_unit`.
@@ -31,7 +32,7 @@ pub struct RawRow {
     /// `id`
     pub id: Uuid,
     /// `partner_id`
-    pub partner_id: Option<Uuid>,
+    pub partner_id: Option<PartnerId>,
     /// `config_version`; null where no trigger has seen the row.
     pub config_version: Option<i64>,
     /// `is_active`
@@ -60,7 +61,7 @@ pub struct Distribution {
     /// `id`
     pub id: Uuid,
     /// `partner_id`
-    pub partner_id: Uuid,
+    pub partner_id: PartnerId,
     /// `config_version`: moves with every edit that matters to the pace.
     pub version: i64,
     /// Whether it is running; a null is not.
@@ -159,6 +160,7 @@ impl Distribution {
         let catch_up_milli = parse_catch_up(row.catch_up.as_deref())?;
         let partner_id = row
             .partner_id
+            .clone()
             .ok_or_else(|| Unpaced::Invalid("partner_id is null; name the partner".to_owned()))?;
         let version = row.config_version.ok_or(Unpaced::NotAnchored)?;
         let anchor = parse_anchor(row.anchor_units.as_deref())?;
@@ -298,7 +300,7 @@ mod tests {
     fn row() -> RawRow {
         RawRow {
             id: Uuid::from_u128(1),
-            partner_id: Some(Uuid::from_u128(2)),
+            partner_id: Some(Uuid::from_u128(2).into()),
             config_version: Some(7),
             is_active: Some(true),
             total_visits: Some("600".into()),

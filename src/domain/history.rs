@@ -173,7 +173,7 @@ mod tests {
             by: Some("postgres (psql)".to_owned()),
             row: RawRow {
                 id: Uuid::from_u128(1),
-                partner_id: Some(Uuid::from_u128(2)),
+                partner_id: Some(Uuid::from_u128(2).into()),
                 config_version: Some(at),
                 is_active: Some(active),
                 total_visits: Some("1000".into()),

@@ -237,7 +237,7 @@ mod tests {
     ) -> Plan {
         let row = RawRow {
             id: Uuid::from_u128(1),
-            partner_id: Some(Uuid::from_u128(2)),
+            partner_id: Some(Uuid::from_u128(2).into()),
             config_version: Some(1),
             is_active: Some(active),
             total_visits: Some(total.into()),

@@ -120,7 +120,6 @@ pub struct Schedule {
     running: usize,
     phases: PhaseSlots,
     ownership: Ownership,
-    sequence: ReadSequence,
 }
 
 /// Rows that changed hands.
@@ -146,22 +145,6 @@ impl Schedule {
         let mut phases = PhaseSlots::default();
         phases.fit(running);
         phases.at_or_after(id, at)
-    }
-
-    /// The latest number that was given.
-    pub fn sequence(&self) -> ReadSequence {
-        self.sequence
-    }
-
-    /// The number of a read that begins now, or of a batch that is answered now.
-    pub fn next_sequence(&mut self) -> ReadSequence {
-        self.sequence = ReadSequence(self.sequence.0 + 1);
-        self.sequence
-    }
-
-    /// Agents that share the rows, this one included.
-    pub fn agents(&self) -> usize {
-        self.ownership.agents()
     }
 
     /// The control row as it is now.
@@ -204,7 +187,7 @@ impl Schedule {
                     entry.ours = true;
                     self.owned += 1;
                     if entry.hold == Hold::Ready {
-                        entry.doubt(*id, Doubt::Unknown, at, &mut self.queue);
+                        entry.hold = Hold::Doubtful(Doubt::Unknown, at);
                     }
                     shift.gained.push(*id);
                 }
@@ -247,8 +230,7 @@ impl Schedule {
         let changed = entry.take_config(&read, began);
         let moved = entry.take_progress(read, began, changed);
         let doubt = entry.settle(began);
-        let unchanged = !changed && !moved && !control.paused;
-        if doubt == Some(Doubt::Refused) && unchanged && entry.ours {
+        if doubt == Some(Doubt::Refused) && !changed && !moved && !control.paused {
             entry.locked_tries = entry.locked_tries.saturating_add(1);
             let wait = locked_retry(entry.locked_tries);
             let wake = Some(now.plus_micros(micros_of(wait)));
@@ -344,7 +326,7 @@ impl Schedule {
                 } else {
                     Doubt::Refused
                 };
-                entry.doubt(row.id, doubt, at, &mut self.queue);
+                entry.hold = Hold::Doubtful(doubt, at);
                 refused.push(row.id);
             }
         }
@@ -356,7 +338,7 @@ impl Schedule {
         let mut doubtful = Vec::new();
         for row in &batch.rows {
             if let Some(entry) = self.entries.get_mut(&row.id) {
-                entry.doubt(row.id, Doubt::Unknown, at, &mut self.queue);
+                entry.hold = Hold::Doubtful(Doubt::Unknown, at);
                 entry.stall = Some(Stall::Database);
                 doubtful.push(row.id);
             }
@@ -530,10 +512,6 @@ impl Schedule {
     fn depart(&mut self, fire: &Fire, visits: i64) -> Option<BatchRow> {
         let control = self.control;
         let entry = self.entries.get_mut(&fire.id)?;
-        debug_assert!(entry.hold == Hold::Ready, "a row that fires is ready");
-        debug_assert!(entry.ours, "a row that fires is this agent's");
-        // Rescheduling all rows may have queued it again since it was taken out.
-        entry.set_wake(fire.id, None, &mut self.queue);
         let rule = entry.rule(&control);
         let distribution = entry.parsed.as_ref().ok()?;
         let before = entry.progress.clone();
@@ -549,7 +527,7 @@ impl Schedule {
         entry.hold = Hold::InFlight;
         Some(BatchRow {
             id: fire.id,
-            partner_id: distribution.partner_id,
+            partner_id: distribution.partner_id.clone(),
             version: distribution.version,
             before,
             after,

@@ -20,6 +20,7 @@ use rand::Rng;
 use rand_distr::{Distribution, LogNormal};
 use uuid::Uuid;
 
+use super::partner::PartnerId;
 use crate::domain::time::DbTime;
 
 pub use self::catalogue::{Catalogue, PARTS_PER_WEIGHT, PagePath, Referrer, UserAgent};
@@ -76,7 +77,7 @@ pub struct Visit<'catalogue> {
 #[derive(Debug)]
 pub struct Generator {
     general_paths: Weighted<String>,
-    own_paths: BTreeMap<Uuid, Weighted<String>>,
+    own_paths: BTreeMap<PartnerId, Weighted<String>>,
     user_agents: Option<Weighted<UserAgent>>,
     desktop_referrers: Option<Weighted<Option<String>>>,
     handheld_referrers: Option<Weighted<Option<String>>>,
@@ -86,9 +87,9 @@ pub struct Generator {
 impl Generator {
     /// A partner's own page paths replace the general ones. If neither has any weight, every path is [`FALLBACK_PATH`].
     pub fn new(catalogue: &Catalogue) -> Self {
-        let mut by_partner: BTreeMap<Option<Uuid>, Vec<(String, u64)>> = BTreeMap::new();
+        let mut by_partner: BTreeMap<Option<PartnerId>, Vec<(String, u64)>> = BTreeMap::new();
         for row in &catalogue.page_paths {
-            let rows = by_partner.entry(row.partner).or_default();
+            let rows = by_partner.entry(row.partner.clone()).or_default();
             rows.push((row.path.clone(), row.weight_parts));
         }
         for rows in by_partner.values_mut() {
@@ -124,7 +125,7 @@ impl Generator {
     pub fn visit(
         &self,
         distribution: Uuid,
-        partner: Uuid,
+        partner: &PartnerId,
         number: i64,
         visited_at: DbTime,
     ) -> Visit<'_> {
@@ -155,8 +156,8 @@ impl Generator {
         }
     }
 
-    fn paths(&self, partner: Uuid) -> &Weighted<String> {
-        self.own_paths.get(&partner).unwrap_or(&self.general_paths)
+    fn paths(&self, partner: &PartnerId) -> &Weighted<String> {
+        self.own_paths.get(partner).unwrap_or(&self.general_paths)
     }
 
     /// Whole seconds, log-normal, cut to [`SESSION_SECONDS`] by drawing again. The one use of

@@ -3,6 +3,7 @@
 //! Owns the two composite types of its arguments: their fields here and in the migration have the same order.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
@@ -29,11 +30,13 @@ impl<'b> BatchRecords<'b> {
     /// Draws the visits of a batch.
     pub fn of(batch: &'b Batch, generator: &'b Generator) -> Self {
         let visits_of = |row: &'b BatchRow| {
+            let partner: Arc<str> = row.partner_id.to_string().into();
             (row.before.last_number + 1..)
                 .zip(&row.visit_times)
                 .map(move |(number, at)| VisitRecord {
                     row,
-                    visit: generator.visit(row.id, row.partner_id, number, *at),
+                    partner: Arc::clone(&partner),
+                    visit: generator.visit(row.id, &row.partner_id, number, *at),
                 })
         };
         Self {
@@ -69,16 +72,21 @@ impl Encode<'_, Postgres> for RowRecord<'_> {
 /// `visit_pacer_batch_visit`
 struct VisitRecord<'b> {
     row: &'b BatchRow,
+    partner: Arc<str>,
     visit: Visit<'b>,
 }
 
 impl Encode<'_, Postgres> for VisitRecord<'_> {
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        let Self { row, visit } = self;
+        let Self {
+            row,
+            partner,
+            visit,
+        } = self;
         let mut record = PgRecordEncoder::new(buffer);
         record
             .encode(row.id)?
-            .encode(row.partner_id)?
+            .encode(&**partner)?
             .encode(visit.number)?
             .encode(visit.id)?
             .encode(visit.visited_at)?
@@ -110,8 +118,39 @@ macro_rules! composite {
 composite!(RowRecord, "visit_pacer_batch_row");
 composite!(VisitRecord, "visit_pacer_batch_visit");
 
-/// Stores a batch. Returns the distributions that were stored, and the database's clock (`None` if none was stored).
+/// SQLSTATEs of a write that was made for other columns than `store_visits` has now: `undefined_column`, `datatype_mismatch`,
+/// `generated_always`.
+const COLUMNS_CHANGED: [&str; 3] = ["42703", "42804", "428C9"];
+
+/// Adapts the write to the columns of `store_visits`; true if they had changed.
+pub async fn refresh_columns(connection: &mut Connection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("select public.visit_pacer_refresh_columns()")
+        .fetch_one(connection)
+        .await
+}
+
+/// Stores a batch. Returns the distributions that were stored, and the database's clock (`None` if none was stored). Where the user
+/// has altered the columns of `store_visits`, the write is adapted and the batch stored after all.
 pub async fn store(
+    connection: &mut Connection,
+    records: &BatchRecords<'_>,
+) -> Result<(BTreeSet<Uuid>, Option<DbTime>), sqlx::Error> {
+    match call(connection, records).await {
+        Err(error) if is_about_columns(&error) && refresh_columns(connection).await? => {
+            call(connection, records).await
+        }
+        answer => answer,
+    }
+}
+
+fn is_about_columns(error: &sqlx::Error) -> bool {
+    let code = error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| COLUMNS_CHANGED.contains(&&*code))
+}
+
+async fn call(
     connection: &mut Connection,
     records: &BatchRecords<'_>,
 ) -> Result<(BTreeSet<Uuid>, Option<DbTime>), sqlx::Error> {

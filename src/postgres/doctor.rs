@@ -171,12 +171,24 @@ async fn look(connection: &mut Connection, check: &Check) -> Result<Vec<Finding>
         .collect()
 }
 
-/// A visit as `visit_pacer_store()` stores it, for a partner of a distribution where there is one.
+/// A visit as `visit_pacer_store()` stores it, for the partner of a distribution where there is one.
 const PROBE: &str = "
-  insert into public.store_visits (distribution_id, partner_id, visit_number, id, visited_at,
-                                   session_duration, page_path, user_agent, referrer, device_type)
-  select gen_random_uuid(), coalesce((select partner_id from public.visit_distribution limit 1), gen_random_uuid()), 1,
-         gen_random_uuid(), clock_timestamp(), 90, '/', 'visit-pacer doctor', null::text, 'desktop'";
+  do $probe$
+  declare
+    stored bigint;
+  begin
+    execute (select format('insert into public.store_visits (%s) select %s from (
+                              select row(gen_random_uuid(), coalesce((select partner_id::text from public.visit_distribution limit 1),
+                                                                     (select id::text from public.partners limit 1)),
+                                         1, gen_random_uuid(), clock_timestamp(), 90, ''/'', ''visit-pacer doctor'', null, ''desktop''
+                                        )::public.visit_pacer_batch_visit as visit) v',
+                           string_agg(quote_ident(c.name), ', '), string_agg(c.expression, ', '))
+               from public.visit_pacer_visit_columns() c);
+    get diagnostics stored = row_count;
+    if stored = 0 then
+      raise exception using errcode = 'VP001', message = 'a trigger on store_visits discards it';
+    end if;
+  end $probe$";
 
 /// SQLSTATEs of the probe.
 const NOT_NULL_VIOLATION: &str = "23502";

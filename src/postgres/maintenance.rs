@@ -172,11 +172,11 @@ pub async fn broadcast_canary(connection: &mut Connection) -> Result<(), sqlx::E
 }
 
 /// Anchors rows that no trigger has seen; says how many.
-pub async fn initialise(connection: &mut Connection) -> Result<usize, sqlx::Error> {
+pub async fn initialise(connection: &mut Connection) -> Result<u64, sqlx::Error> {
     let rows: i64 = sqlx::query_scalar("select public.visit_pacer_initialise()")
         .fetch_one(connection)
         .await?;
-    Ok(usize::try_from(rows).unwrap_or(0))
+    Ok(u64::try_from(rows).unwrap_or(0))
 }
 
 /// Compares the counters of these distributions with what is stored. One that differs is locked only after it was counted.
@@ -230,7 +230,7 @@ pub async fn mark_invalid(
         .map(|done| done.rows_affected() > 0)
 }
 
-/// Which tables Realtime publishes, and whether edits are broadcast.
+/// Which tables Realtime publishes, and whether edits are broadcast. Adapts the write to the columns of `store_visits` as well.
 pub async fn published(connection: &mut Connection) -> Result<Published, sqlx::Error> {
     // The catalogue is asked by names alone: our role may have no rights in the schema realtime.
     const PUBLISHED: &str = "
@@ -249,6 +249,7 @@ pub async fn published(connection: &mut Connection) -> Result<Published, sqlx::E
                             and t.tgname = 'zzz_visit_pacer_broadcast_edited' and t.tgenabled in ('O', 'A'))
              and exists (select from pg_proc p where p.oid = to_regproc('public.visit_pacer_broadcast_canary')
                             and has_function_privilege(p.oid, 'execute')) as broadcasts";
+    super::batches::refresh_columns(connection).await?;
     let row = sqlx::query(PUBLISHED).fetch_one(connection).await?;
     Ok(Published {
         distributions: row.try_get("distributions")?,

@@ -1,14 +1,15 @@
 //! Reads rows with their progress. A user may have made anything of a row, so its numbers and words come as text and are
 //! parsed by the core; nothing that is in a table can make this fail.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use compact_str::CompactString;
 use futures_util::TryStreamExt as _;
 use sqlx::error::BoxDynError;
-use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::postgres::{PgArguments, PgRow, PgTypeInfo, PgValueRef};
 use sqlx::query::Query;
-use sqlx::{Postgres, Row as _, ValueRef as _};
+use sqlx::{Decode, Postgres, Row as _, Type, ValueRef as _};
 use uuid::Uuid;
 
 use super::connection::Connection;
@@ -18,6 +19,7 @@ use crate::domain::batch::Progress;
 use crate::domain::bucket::Bucket;
 use crate::domain::distribution::RawRow;
 use crate::domain::limits::ROWS_PER_READ;
+use crate::domain::partner::PartnerId;
 use crate::domain::schedule::RowRead;
 use crate::domain::time::DbTime;
 use crate::domain::visit::{Catalogue, PagePath, Referrer, UserAgent};
@@ -34,8 +36,8 @@ macro_rules! rows_where {
     ($more:literal, $with:literal, $condition:literal) => {
         concat!(
             "
-  select v.id::uuid, v.partner_id::uuid, v.config_version::bigint, v.is_active::boolean, v.total_visits::numeric::text,
-         v.visits_per_unit::numeric::text, v.time_period::text, v.start_time::timestamptz, v.end_time::timestamptz,
+  select v.id::uuid, v.partner_id::text, v.config_version::bigint, v.is_active::boolean, v.total_visits::numeric::text,
+         v.visits_per_unit::numeric::text, v.time_period::text, public.visit_pacer_utc(v.start_time), public.visit_pacer_utc(v.end_time),
          v.catch_up::text, v.anchor_units::text, v.anchor_at::timestamptz, v.total_distributed::numeric::text,
          p.distributed, p.last_number, p.last_visited_at, p.bucket_at, p.bucket_units::text, p.invalid_reason",
             $more,
@@ -175,28 +177,32 @@ pub async fn clock(connection: &mut Connection) -> Result<DbTime, sqlx::Error> {
 
 /// Reads what visits are drawn from.
 pub async fn catalogue(connection: &mut Connection) -> Result<Catalogue, sqlx::Error> {
-    let page_paths = "select path, trunc(weight * 1000000)::bigint, partner_id from public.visit_page_paths limit $1";
+    let page_paths = "select path, trunc(weight * 1000000)::bigint, partner_id::text from public.visit_page_paths limit $1";
     let user_agents = "select user_agent, device_type, trunc(weight * 1000000)::bigint from public.visit_user_agents limit $1";
     let referrers = "select referrer, trunc(desktop_weight * 1000000)::bigint, trunc(handheld_weight * 1000000)::bigint
                        from public.visit_referrers limit $1";
     Ok(Catalogue {
-        page_paths: entries(connection, page_paths, |(path, weight, partner)| PagePath {
-            path,
-            weight_parts: parts(weight),
-            partner,
+        page_paths: entries(connection, page_paths, |(path, weight, partner)| {
+            let partner: Option<LossyText> = partner;
+            PagePath {
+                path: lossy(path),
+                weight_parts: parts(weight),
+                partner: partner.map(|LossyText(id)| PartnerId::from(&*id)),
+            }
         })
         .await?,
         user_agents: entries(connection, user_agents, |(text, device_type, weight)| {
             UserAgent {
-                text,
-                device_type,
+                text: lossy(text),
+                device_type: lossy(device_type),
                 weight_parts: parts(weight),
             }
         })
         .await?,
         referrers: entries(connection, referrers, |(site, desktop, handheld)| {
+            let site: Option<LossyText> = site;
             Referrer {
-                site,
+                site: site.map(lossy),
                 desktop_parts: parts(desktop),
                 handheld_parts: parts(handheld),
             }
@@ -223,6 +229,37 @@ where
 
 fn parts(weight: i64) -> u64 {
     u64::try_from(weight).unwrap_or(0)
+}
+
+/// The column `partner_id` of a query, which has it as text.
+pub(super) fn partner_id(row: &PgRow) -> Result<Option<PartnerId>, sqlx::Error> {
+    let text: Option<&str> = row.try_get("partner_id")?;
+    Ok(text.map(PartnerId::from))
+}
+
+/// A column of type text. A database of the encoding `SQL_ASCII` may hold bytes that are no UTF-8: they must not fail the whole read.
+struct LossyText(String);
+
+impl Type<Postgres> for LossyText {
+    fn type_info() -> PgTypeInfo {
+        <String as Type<Postgres>>::type_info()
+    }
+
+    fn compatible(ty: &PgTypeInfo) -> bool {
+        <String as Type<Postgres>>::compatible(ty)
+    }
+}
+
+impl Decode<'_, Postgres> for LossyText {
+    fn decode(value: PgValueRef<'_>) -> Result<Self, BoxDynError> {
+        Ok(Self(
+            String::from_utf8_lossy(value.as_bytes()?).into_owned(),
+        ))
+    }
+}
+
+fn lossy(LossyText(text): LossyText) -> String {
+    text
 }
 
 /// The cells of one row, in the binary format that queries and COPY share.
@@ -252,24 +289,24 @@ impl Cells for Answered<'_> {
 pub(super) fn row(cells: &mut impl Cells) -> Result<RowRead, BoxDynError> {
     let row = RawRow {
         id: uuid(cells)?.ok_or("a row without an id")?,
-        partner_id: uuid(cells)?,
+        partner_id: text(cells)?.map(|text| PartnerId::from(&*text)),
         config_version: int8(cells)?,
         is_active: boolean(cells)?,
-        total_visits: text(cells)?.map(CompactString::from),
-        visits_per_unit: text(cells)?.map(CompactString::from),
-        time_period: text(cells)?.map(CompactString::from),
+        total_visits: text(cells)?.map(|text| CompactString::from(&*text)),
+        visits_per_unit: text(cells)?.map(|text| CompactString::from(&*text)),
+        time_period: text(cells)?.map(|text| CompactString::from(&*text)),
         start_time: time(cells)?,
         end_time: time(cells)?,
-        catch_up: text(cells)?.map(CompactString::from),
-        anchor_units: text(cells)?.map(CompactString::from),
+        catch_up: text(cells)?.map(|text| CompactString::from(&*text)),
+        anchor_units: text(cells)?.map(|text| CompactString::from(&*text)),
         anchor_at: time(cells)?,
     };
     let written = text(cells)?.and_then(|text| text.parse().ok());
     let counts = int8(cells)?.zip(int8(cells)?);
     let last_visited_at = time(cells)?;
     let bucket_at = time(cells)?;
-    let bucket = Bucket::from_columns(text(cells)?, bucket_at);
-    let invalid = text(cells)?.map(str::to_owned);
+    let bucket = Bucket::from_columns(text(cells)?.as_deref(), bucket_at);
+    let invalid = text(cells)?.map(Cow::into_owned);
     let progress = counts.map(|(distributed, last_number)| Progress {
         distributed,
         last_number,
@@ -297,8 +334,9 @@ fn boolean(cells: &mut impl Cells) -> Result<Option<bool>, BoxDynError> {
     Ok(cells.next()?.map(|cell| cell != [0]))
 }
 
-fn text(cells: &mut impl Cells) -> Result<Option<&str>, BoxDynError> {
-    Ok(cells.next()?.map(str::from_utf8).transpose()?)
+/// See [`LossyText`].
+fn text(cells: &mut impl Cells) -> Result<Option<Cow<'_, str>>, BoxDynError> {
+    Ok(cells.next()?.map(String::from_utf8_lossy))
 }
 
 fn time(cells: &mut impl Cells) -> Result<Option<DbTime>, BoxDynError> {

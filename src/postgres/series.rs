@@ -9,8 +9,10 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::connection::Connection;
+use super::rows::partner_id;
 use crate::domain::distribution::RawRow;
 use crate::domain::history::{Edit, History};
+use crate::domain::partner::PartnerId;
 use crate::domain::time::DbTime;
 
 /// Points of the curve of what is stored.
@@ -86,14 +88,17 @@ pub const PARTNERS_MAX: usize = 20_000;
 /// Partners, with their names where the user's table has them.
 pub async fn partners(
     connection: &mut Connection,
-) -> Result<Vec<(Uuid, Option<String>)>, sqlx::Error> {
+) -> Result<Vec<(PartnerId, Option<String>)>, sqlx::Error> {
     let rows =
-        sqlx::query("select p.id, to_jsonb(p) ->> 'name' as name from public.partners p limit $1")
+        sqlx::query("select p.id::text as partner_id, to_jsonb(p) ->> 'name' as name from public.partners p limit $1")
             .bind(i64::try_from(PARTNERS_MAX).unwrap_or(i64::MAX))
             .fetch_all(connection)
             .await?;
     rows.iter()
-        .map(|row| Ok((row.try_get("id")?, row.try_get("name")?)))
+        .map(|row| {
+            let text: &str = row.try_get("partner_id")?;
+            Ok((text.into(), row.try_get("name")?))
+        })
         .collect()
 }
 
@@ -123,7 +128,7 @@ fn edit(id: Uuid, row: &PgRow) -> Result<Edit, sqlx::Error> {
         by: row.try_get("edited_by")?,
         row: RawRow {
             id,
-            partner_id: row.try_get("partner_id")?,
+            partner_id: partner_id(row)?,
             config_version: row.try_get("config_version")?,
             is_active: row.try_get("is_active")?,
             total_visits: text("total_visits")?,

@@ -4,12 +4,14 @@ use sqlx::{AssertSqlSafe, Row as _};
 use uuid::Uuid;
 
 use super::connection::Connection;
+use super::rows::partner_id;
+use crate::domain::partner::PartnerId;
 
 /// One line of `distribute_visits()` or `distribute_visits_for_partner()`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Distributed {
     /// `partner_id`
-    pub partner_id: Option<Uuid>,
+    pub partner_id: Option<PartnerId>,
     /// `visits_added`
     pub visits_added: i64,
     /// `message`
@@ -19,26 +21,30 @@ pub struct Distributed {
 /// Stores visits: so many for a partner at once, or what is due now for everybody.
 pub async fn distribute(
     connection: &mut Connection,
-    partner: Option<(Uuid, i32)>,
+    partner: Option<(&PartnerId, i32)>,
 ) -> Result<Vec<Distributed>, sqlx::Error> {
-    let rows = match partner {
-        Some((partner, visits)) => {
-            sqlx::query("select * from public.distribute_visits_for_partner($1, $2)")
-                .bind(partner)
-                .bind(visits)
-                .fetch_all(connection)
-                .await?
-        }
-        None => {
-            sqlx::query("select * from public.distribute_visits()")
-                .fetch_all(connection)
-                .await?
-        }
-    };
+    const FOR_PARTNER: &str = "
+      select partner_id::text, visits_added, message
+        from public.distribute_visits_for_partner(public.visit_pacer_partner($1), $2)";
+    let rows =
+        match partner {
+            Some((partner, visits)) => {
+                sqlx::query(FOR_PARTNER)
+                    .bind(partner.to_string())
+                    .bind(visits)
+                    .fetch_all(connection)
+                    .await?
+            }
+            None => sqlx::query(
+                "select partner_id::text, visits_added, message from public.distribute_visits()",
+            )
+            .fetch_all(connection)
+            .await?,
+        };
     rows.iter()
         .map(|row| {
             Ok(Distributed {
-                partner_id: row.try_get("partner_id")?,
+                partner_id: partner_id(row)?,
                 visits_added: row.try_get("visits_added")?,
                 message: row.try_get("message")?,
             })
@@ -60,13 +66,14 @@ pub struct Adopted {
 /// Tags a partner's untagged visits with the one distribution whose window holds them.
 pub async fn adopt(
     connection: &mut Connection,
-    partner: Uuid,
+    partner: &PartnerId,
 ) -> Result<Vec<Adopted>, sqlx::Error> {
     connection.without_timeout().await?;
-    let rows = sqlx::query("select * from public.adopt_existing_visits($1)")
-        .bind(partner)
-        .fetch_all(connection)
-        .await?;
+    let rows =
+        sqlx::query("select * from public.adopt_existing_visits(public.visit_pacer_partner($1))")
+            .bind(partner.to_string())
+            .fetch_all(connection)
+            .await?;
     rows.iter()
         .map(|row| {
             Ok(Adopted {

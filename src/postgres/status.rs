@@ -4,6 +4,8 @@ use sqlx::Row as _;
 use uuid::Uuid;
 
 use super::connection::Connection;
+use super::rows::partner_id;
+use crate::domain::partner::PartnerId;
 use crate::domain::time::DbTime;
 
 /// One row of the view `visit_distribution_status`, with what helps a reader.
@@ -12,7 +14,7 @@ pub struct StatusRow {
     /// `id`
     pub id: Uuid,
     /// `partner_id`
-    pub partner_id: Option<Uuid>,
+    pub partner_id: Option<PartnerId>,
     /// The partner's name, where the user's table has one.
     pub partner: Option<String>,
     /// `status`
@@ -67,7 +69,7 @@ pub async fn status_of(
     only: Option<&[Uuid]>,
 ) -> Result<Vec<StatusRow>, sqlx::Error> {
     const STATUS: &str = "
-      select s.id, s.partner_id, to_jsonb(p) ->> 'name' as partner, s.status, s.reason,
+      select s.id, s.partner_id::text, to_jsonb(p) ->> 'name' as partner, s.status, s.reason,
              v.visits_per_unit::text || ' a ' || v.time_period::text as pace,
              case when v.visits_per_unit::numeric between 0 and 1000000000000 then
                (v.visits_per_unit::numeric / public.visit_pacer_unit_seconds(v.time_period::text))::float8 end as asked,
@@ -93,7 +95,7 @@ pub async fn status_of(
         .map(|row| {
             Ok(StatusRow {
                 id: row.try_get("id")?,
-                partner_id: row.try_get("partner_id")?,
+                partner_id: partner_id(row)?,
                 partner: row.try_get("partner")?,
                 status: row.try_get("status")?,
                 reason: row.try_get("reason")?,

@@ -1,12 +1,12 @@
-//! Messages to systemd for a unit of `Type=notify`; see `sd_notify(3)`. Without systemd nothing is sent.
+//! What systemd is told of a unit of `Type=notify`; see `sd_notify(3)`. Without systemd nobody listens, and nothing is sent.
 //!
-//! - `READY=1` once, after the first full sync. Until then each attempt to reach the database, and each snapshot, extends the
-//!   start timeout.
-//! - `WATCHDOG=1` only after [`Snapshot::progressed_at`] has moved: see [`super::watchdog`]. A frozen loop publishes no snapshot, so
-//!   nothing is sent.
-//! - `STATUS=` the answer of `/readyz`, or how many distributions have which status; `STOPPING=1` when a stop is requested.
+//! - `READY=1` once, when the table has been read in full. Until then the start is granted more time with each look at a
+//!   database that is away, and with each turn of the loop.
+//! - `WATCHDOG=1` only after [`Snapshot::progressed_at`] has moved on: see [`super::progress`] for what progress is. A frozen
+//!   loop publishes no snapshot, so it says nothing.
+//! - `STATUS=` what `/readyz` says, or how the rows stand; `STOPPING=1` as soon as a stop is asked for.
 //!
-//! It has no timer: each message follows from an event elsewhere.
+//! It has no timer of its own: each word follows from something that happened elsewhere.
 
 use std::time::Duration;
 
@@ -18,132 +18,129 @@ use tracing::warn;
 
 use super::clock::Clock;
 use super::snapshot::Snapshot;
-use crate::domain::event::Event;
 use crate::domain::schedule::Status;
 use crate::domain::time::Mono;
 
-/// How often the status is sent where no watchdog waits for it.
-const STATUS_EVERY: Duration = Duration::from_secs(10);
-/// Messages in the time of a watchdog: one that comes late does no harm.
-const MESSAGES_PER_WATCHDOG: u32 = 3;
-/// Longer than one attempt to reach a database that swallows everything, with the wait after it.
-const START_TIMEOUT: Duration = Duration::from_secs(180);
+/// How often the state is told where no watchdog waits for it.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+/// A watchdog's time has room for so many words: one that comes late does no harm.
+const WORDS_PER_WATCHDOG: u32 = 3;
+/// Longer than one look at a database that swallows everything, with the wait after it.
+const START_GOES_ON: Duration = Duration::from_secs(180);
 
 /// One message.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Message {
-    state: UnitState,
+struct Word {
+    kind: Kind,
     status: String,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum UnitState {
-    /// The start takes longer, and continues.
+enum Kind {
+    /// The start takes longer, and goes on.
     Starting,
-    /// The agent does its work from now on.
+    /// From now on it does its work.
     Ready,
-    /// It made progress.
+    /// It got on with its work.
     Progressed,
-    /// It did not: the watchdog expires.
-    Stuck,
-    /// A stop was requested.
+    /// It did not: the watchdog is to find out.
+    Hangs,
+    /// A stop was asked for.
     Stopping,
 }
 
-impl Message {
+impl Word {
     async fn send(self) {
-        // The socket's queue may be full; the send waits then.
+        // The socket's queue may be full, and the send then waits.
         let sent = spawn_blocking(move || {
             let status = NotifyState::Status(&self.status);
-            match self.state {
-                UnitState::Starting => {
-                    let micros = u32::try_from(START_TIMEOUT.as_micros()).unwrap_or(u32::MAX);
+            match self.kind {
+                Kind::Starting => {
+                    let micros = u32::try_from(START_GOES_ON.as_micros()).unwrap_or(u32::MAX);
                     sd_notify::notify(&[NotifyState::ExtendTimeoutUsec(micros), status])
                 }
-                UnitState::Ready => {
+                Kind::Ready => {
                     sd_notify::notify(&[NotifyState::Ready, NotifyState::Watchdog, status])
                 }
-                UnitState::Progressed => sd_notify::notify(&[NotifyState::Watchdog, status]),
-                UnitState::Stuck => sd_notify::notify(&[status]),
-                UnitState::Stopping => sd_notify::notify(&[NotifyState::Stopping, status]),
+                Kind::Progressed => sd_notify::notify(&[NotifyState::Watchdog, status]),
+                Kind::Hangs => sd_notify::notify(&[status]),
+                Kind::Stopping => sd_notify::notify(&[NotifyState::Stopping, status]),
             }
         });
         if let Ok(Err(error)) = sent.await {
-            warn!(%error, "{}", Event::SYSTEMD_UNREACHABLE.message);
+            warn!(%error, "systemd cannot be told; check that NOTIFY_SOCKET names a socket that this user may write to");
         }
     }
 }
 
-/// Notifies systemd until a stop is requested, and of the stop.
+/// Tells systemd until it is asked to stop; says that too.
 pub async fn run(
     mut waiting_for: watch::Receiver<String>,
-    mut snapshots: watch::Receiver<Snapshot>,
+    mut seen: watch::Receiver<Snapshot>,
     clock: Clock,
     shutdown: CancellationToken,
 ) {
-    let every = sd_notify::watchdog_enabled()
-        .map_or(STATUS_EVERY, |watchdog| watchdog / MESSAGES_PER_WATCHDOG);
-    let mut notifier = Notifier::every(every);
+    let every =
+        sd_notify::watchdog_enabled().map_or(TELL_EVERY, |watchdog| watchdog / WORDS_PER_WATCHDOG);
+    let mut teller = Teller::every(every);
     loop {
-        let message = tokio::select! {
+        let word = tokio::select! {
             () = shutdown.cancelled() => break,
-            Ok(()) = waiting_for.changed() => Some(Message {
-                state: UnitState::Starting,
+            Ok(()) = waiting_for.changed() => Some(Word {
+                kind: Kind::Starting,
                 status: waiting_for.borrow_and_update().clone(),
             }),
-            Ok(()) = snapshots.changed() => {
-                notifier.message(&snapshots.borrow_and_update(), clock.now())
-            }
+            Ok(()) = seen.changed() => teller.hear(&seen.borrow_and_update(), clock.now()),
             else => break,
         };
-        if let Some(message) = message {
-            message.send().await;
+        if let Some(word) = word {
+            word.send().await;
         }
     }
-    let stopping = Message {
-        state: UnitState::Stopping,
-        status: "stopping after the batch in hand".to_owned(),
+    let stopping = Word {
+        kind: Kind::Stopping,
+        status: "stopping: the batch in hand is finished first".to_owned(),
     };
     stopping.send().await;
 }
 
-/// What has been sent.
-struct Notifier {
+/// What has been told.
+struct Teller {
     every: Duration,
     ready: bool,
-    sent_at: Option<Mono>,
+    told_at: Option<Mono>,
     progressed_at: Option<Mono>,
 }
 
-impl Notifier {
+impl Teller {
     fn every(every: Duration) -> Self {
         Self {
             every,
             ready: false,
-            sent_at: None,
+            told_at: None,
             progressed_at: None,
         }
     }
 
-    /// The message for a new snapshot.
-    fn message(&mut self, snapshot: &Snapshot, now: Mono) -> Option<Message> {
+    /// What is to be told of a new snapshot.
+    fn hear(&mut self, snapshot: &Snapshot, now: Mono) -> Option<Word> {
         let becomes_ready = !self.ready && snapshot.health.has_begun();
-        let too_early = self.sent_at.is_some_and(|at| now.since(at) < self.every);
+        let too_early = self.told_at.is_some_and(|at| now.since(at) < self.every);
         if too_early && !becomes_ready {
             return None;
         }
         let progressed = snapshot.progressed_at > self.progressed_at;
-        let state = match (progressed, self.ready, becomes_ready) {
-            (false, _, _) => UnitState::Stuck,
-            (true, _, true) => UnitState::Ready,
-            (true, true, false) => UnitState::Progressed,
-            (true, false, false) => UnitState::Starting,
+        let kind = match (progressed, self.ready, becomes_ready) {
+            (false, _, _) => Kind::Hangs,
+            (true, _, true) => Kind::Ready,
+            (true, true, false) => Kind::Progressed,
+            (true, false, false) => Kind::Starting,
         };
-        self.ready |= state == UnitState::Ready;
-        self.sent_at = Some(now);
+        self.ready |= kind == Kind::Ready;
+        self.told_at = Some(now);
         self.progressed_at = snapshot.progressed_at;
-        Some(Message {
-            state,
+        Some(Word {
+            kind,
             status: status(snapshot, now),
         })
     }
@@ -151,8 +148,8 @@ impl Notifier {
 
 /// For `systemctl status`: one line.
 fn status(snapshot: &Snapshot, now: Mono) -> String {
-    let mut status = format!(
-        "{} of {} distributions owned: {} active, {} behind, backlog {}; Realtime: {}",
+    let mut words = format!(
+        "{} of {} rows are this agent's: {} active, {} behind, {} owed; Realtime: {}",
         snapshot.rows_owned,
         snapshot.rows,
         snapshot.rows_that_are(Status::Active),
@@ -162,10 +159,10 @@ fn status(snapshot: &Snapshot, now: Mono) -> String {
     );
     let unready = snapshot.unready(now);
     if !unready.is_empty() {
-        status = format!("not ready: {}; {status}", unready.join("; "));
+        words = format!("not ready: {}; {words}", unready.join("; "));
     }
     // A line feed would begin another assignment.
-    status.replace(['\n', '\r'], " ")
+    words.replace(['\n', '\r'], " ")
 }
 
 #[cfg(test)]
@@ -190,56 +187,49 @@ mod tests {
         }
     }
 
-    fn sent(notifier: &mut Notifier, snapshot: &Snapshot, now: i64) -> Option<UnitState> {
-        let message = notifier.message(snapshot, at(now));
-        message.map(|message| message.state)
+    fn told(teller: &mut Teller, snapshot: &Snapshot, now: i64) -> Option<Kind> {
+        teller.hear(snapshot, at(now)).map(|word| word.kind)
     }
 
     #[test]
-    fn ready_is_sent_once_at_the_first_full_sync_and_progress_no_more_often_than_requested() {
-        let mut notifier = Notifier::every(Duration::from_secs(10));
+    fn ready_is_told_once_at_the_first_full_sync_and_progress_no_more_often_than_asked() {
+        let mut teller = Teller::every(Duration::from_secs(10));
         assert_eq!(
-            sent(&mut notifier, &snapshot(false, 0), 0),
-            Some(UnitState::Starting)
+            told(&mut teller, &snapshot(false, 0), 0),
+            Some(Kind::Starting)
         );
-        assert_eq!(sent(&mut notifier, &snapshot(false, 1), 1), None);
+        assert_eq!(told(&mut teller, &snapshot(false, 1), 1), None);
+        assert_eq!(told(&mut teller, &snapshot(true, 2), 2), Some(Kind::Ready));
+        assert_eq!(told(&mut teller, &snapshot(true, 11), 11), None);
         assert_eq!(
-            sent(&mut notifier, &snapshot(true, 2), 2),
-            Some(UnitState::Ready)
-        );
-        assert_eq!(sent(&mut notifier, &snapshot(true, 11), 11), None);
-        assert_eq!(
-            sent(&mut notifier, &snapshot(true, 12), 12),
-            Some(UnitState::Progressed)
+            told(&mut teller, &snapshot(true, 12), 12),
+            Some(Kind::Progressed)
         );
         assert_eq!(
-            sent(&mut notifier, &snapshot(false, 22), 22),
-            Some(UnitState::Progressed),
+            told(&mut teller, &snapshot(false, 22), 22),
+            Some(Kind::Progressed),
             "ready is never taken back"
         );
     }
 
     #[test]
-    fn a_loop_that_runs_without_progress_is_no_sign_of_life() {
-        let mut notifier = Notifier::every(Duration::from_secs(10));
-        assert_eq!(
-            sent(&mut notifier, &snapshot(true, 2), 2),
-            Some(UnitState::Ready)
-        );
+    fn a_loop_that_turns_without_getting_on_is_no_sign_of_life() {
+        let mut teller = Teller::every(Duration::from_secs(10));
+        assert_eq!(told(&mut teller, &snapshot(true, 2), 2), Some(Kind::Ready));
         for now in [12, 22, 32] {
             assert_eq!(
-                sent(&mut notifier, &snapshot(true, 2), now),
-                Some(UnitState::Stuck)
+                told(&mut teller, &snapshot(true, 2), now),
+                Some(Kind::Hangs)
             );
         }
         assert_eq!(
-            sent(&mut notifier, &snapshot(true, 42), 42),
-            Some(UnitState::Progressed)
+            told(&mut teller, &snapshot(true, 42), 42),
+            Some(Kind::Progressed)
         );
     }
 
     #[test]
-    fn a_status_is_one_line_whatever_the_reason_contains() {
+    fn a_status_is_one_line_whatever_a_database_said() {
         let mut snapshot = snapshot(true, 2);
         snapshot.realtime = "refused:\nSTOPPING=1".to_owned();
         let line = status(&snapshot, at(2));

@@ -1,5 +1,5 @@
-//! One agent from start to stop: first the web pages, which say why it is not ready; then the preflight, which retries until
-//! the database answers; then the main loop.
+//! One agent from start to stop: the web pages first, so that it can be asked why it is not ready; then a look at the
+//! database, which is waited for where it does not answer; then the loop.
 
 use std::sync::Arc;
 
@@ -15,14 +15,12 @@ use uuid::Uuid;
 use super::clock::Clock;
 use super::dashboard::queries;
 use super::dashboard::snapshot::AgentInfo;
-use super::driver::{self, Config, Outputs};
-use super::log_limiter::LogLimiter;
+use super::driver::{self, Config, Windows, bindings};
+use super::log_messages::{Said, Voice};
 use super::metrics::readings;
 use super::notify;
-use super::realtime_state::bindings;
 use super::snapshot::Snapshot;
 use crate::domain::error_policy::BackoffState;
-use crate::domain::event::Event;
 use crate::domain::transport::{Following, ListenBy};
 use crate::observe::recent::Recent;
 use crate::observe::text::{Format, render};
@@ -38,33 +36,33 @@ use crate::web::{self, Pages, Scraped};
 
 /// What to serve.
 pub struct Service {
-    /// The database.
+    /// Where the table is.
     pub database: Database,
-    /// Realtime.
+    /// Where Realtime is.
     pub endpoint: Endpoint,
-    /// Which transports to use.
+    /// Which ways to listen.
     pub listen_by: ListenBy,
-    /// The limit of the whole agent.
+    /// The bound of the whole agent.
     pub max_visits_per_second: u32,
-    /// Distributions with series of their own in every scrape.
+    /// Rows that have series of their own in every scrape.
     pub metrics_rows: RowsAsked,
-    /// For the web pages.
+    /// Where the pages are.
     pub listener: TcpListener,
     /// Who may see them.
     pub access: Access,
-    /// Where the state is published.
+    /// Where the state is shown.
     pub snapshot: watch::Sender<Snapshot>,
 }
 
 /// Why an agent cannot work with what it was given: exit code 78.
 #[derive(Debug, thiserror::Error)]
 pub enum Unfit {
-    /// Waiting would not help: the login, a missing right.
+    /// Waiting would mend nothing: the login, a right.
     #[error("{place}: {failure}")]
     Halts {
         /// Host, port and database.
         place: String,
-        /// The database's error.
+        /// What the database says.
         failure: Failure,
     },
     /// The schema is missing or old.
@@ -72,7 +70,7 @@ pub enum Unfit {
     Schema {
         /// Host, port and database.
         place: String,
-        /// `missing`, or the migrations that are pending.
+        /// `missing`, or which files it lacks.
         state: String,
     },
 }
@@ -81,53 +79,48 @@ pub enum Unfit {
 pub async fn serve(service: Service, shutdown: CancellationToken) -> anyhow::Result<()> {
     let clock = Clock::start();
     let (waiting_for, waits_for) = watch::channel("starting".to_owned());
-    let snapshot = service.snapshot.subscribe();
+    let seen = service.snapshot.subscribe();
     let metrics = Metrics::default();
     let identity = identity();
-    let mut log = LogLimiter::new(Recent::default());
+    let mut voice = Voice::new(Recent::default());
     let scrape = Arc::new(Scrape {
-        snapshot: snapshot.clone(),
+        seen: seen.clone(),
         clock,
         metrics: metrics.clone(),
         database: service.database.clone(),
         always: service.metrics_rows,
     });
     let (dashboard, dashboard_queries) = dashboard(service.access);
-    let pages = pages(
-        snapshot.clone(),
-        clock,
-        scrape,
-        (waits_for.clone(), dashboard),
-    );
+    let pages = pages(seen.clone(), clock, scrape, (waits_for.clone(), dashboard));
     let info = AgentInfo {
         identity: identity.clone(),
         read_only: pages.dashboard.access.read_only,
         metrics: metrics.clone(),
-        recent: log.recent().clone(),
+        recent: voice.recent().clone(),
         unready: Arc::clone(&pages.unready),
     };
     let mut web = JoinSet::new();
     let web_shutdown = CancellationToken::new();
-    // Each of its calls is a transaction of its own, so it needs no check for a pooler.
-    let connection = ReconnectingConnection::new(service.database.clone().in_transactions());
-    let shown = snapshot.clone();
+    // It looks for no pooler: each of its calls is a transaction of its own.
+    let link = ReconnectingConnection::new(service.database.clone().in_transactions());
+    let shown = seen.clone();
     web.spawn(async move {
-        queries::serve(info, connection, clock, (shown, dashboard_queries)).await;
+        queries::serve(info, link, clock, (shown, dashboard_queries)).await;
         Ok(())
     });
     web.spawn(web::serve(service.listener, pages, web_shutdown.clone()));
     let mut notifier = JoinSet::new();
-    notifier.spawn(notify::run(waits_for, snapshot, clock, shutdown.clone()));
+    notifier.spawn(notify::run(waits_for, seen, clock, shutdown.clone()));
 
-    let preflight = Box::pin(preflight(
+    let fit = Box::pin(preflight(
         service.database,
         &waiting_for,
-        (&mut log, clock),
+        (&mut voice, clock),
         &shutdown,
     ));
-    if let Some(database) = preflight.await? {
-        for warning in connection_warnings(&database) {
-            log.log(warning, None, clock.now());
+    if let Some(database) = fit.await? {
+        for weakness in weaknesses(&database) {
+            voice.say(weakness, None, clock.now());
         }
         let config = Config {
             listen_by: service.listen_by,
@@ -137,15 +130,15 @@ pub async fn serve(service: Service, shutdown: CancellationToken) -> anyhow::Res
             identity,
             clock,
         };
-        let outputs = Outputs {
+        let windows = Windows {
             snapshot: service.snapshot,
             metrics,
-            log,
+            voice,
         };
-        driver::run(config, outputs, shutdown).await?;
-        info!("Stopped");
+        driver::run(config, windows, shutdown).await?;
+        info!("stopped");
     }
-    // It notifies systemd of the stop.
+    // Systemd is told of the stop.
     while notifier.join_next().await.is_some() {}
     web_shutdown.cancel();
     web.shutdown().await;
@@ -162,55 +155,74 @@ fn feed(endpoint: Endpoint, listen_by: ListenBy) -> FeedConfig {
 }
 
 /// What works, and could be better.
-fn connection_warnings(database: &Database) -> impl Iterator<Item = Event> {
-    let unverified =
-        (database.is_unverified()).then(|| Event::CONNECTION_UNVERIFIED.because(database.place()));
-    let pooled =
-        (database.is_pooled()).then(|| Event::TRANSACTION_POOLER.because(database.session_url()));
-    unverified.into_iter().chain(pooled)
+fn weaknesses(database: &Database) -> Vec<Said> {
+    let place = database.place();
+    let unverified = database.is_unverified().then(|| {
+        format!(
+            "nobody checks who answers at {place}, and whoever stands between can read the password; \
+             add ?sslmode=verify-full (and sslrootcert=FILE for an authority of your own) to DATABASE_URL"
+        )
+    });
+    let pooled = database.is_pooled().then(|| {
+        format!(
+            "{place} is a transaction pooler: each call takes four round trips instead of one; use the session pooler: {}",
+            database.session_url()
+        )
+    });
+    let weaknesses = unverified.into_iter().chain(pooled);
+    weaknesses
+        .map(|text| Said::warning("connection", text))
+        .collect()
 }
 
-/// Waits for the database, and refuses one that the agent cannot work with; `None` if a stop is requested meanwhile.
+/// Waits for the database, and refuses one that cannot be worked with; `None` where it is asked to stop meanwhile.
 async fn preflight(
     database: Database,
     waiting_for: &watch::Sender<String>,
-    (log, clock): (&mut LogLimiter, Clock),
+    (voice, clock): (&mut Voice, Clock),
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Option<Database>> {
-    let mut backoff = BackoffState::default();
-    let mut is_logged = false;
+    let mut retry = BackoffState::default();
+    let mut told = false;
     loop {
-        let failure = match check(&database).await {
+        let failure = match look(&database).await {
             Ok(recognised) => return Ok(Some(recognised)),
-            Err(PreflightError::Unfit(unfit)) => return Err(unfit.into()),
-            Err(PreflightError::Unavailable(failure)) => failure,
+            Err(DistributionStatus::Unfit(unfit)) => return Err(unfit.into()),
+            Err(DistributionStatus::Away(failure)) => failure,
         };
-        if !is_logged {
-            let event = Event::DATABASE_UNAVAILABLE.failure(&failure);
-            log.log(event, None, clock.now());
-            is_logged = true;
+        if !told {
+            let text = format!(
+                "cannot work with {} yet; trying again; see that it runs, and that DATABASE_URL names it",
+                database.place()
+            );
+            voice.say(
+                Said::warning("database away", text).because(&failure),
+                None,
+                clock.now(),
+            );
+            told = true;
         }
         waiting_for.send_replace(format!("waiting for the database: {failure}"));
         tokio::select! {
             () = shutdown.cancelled() => return Ok(None),
-            () = tokio::time::sleep(backoff.next(failure.policy().backoff, random())) => {}
+            () = tokio::time::sleep(retry.next(failure.policy().backoff, random())) => {}
         }
     }
 }
 
-enum PreflightError {
+enum DistributionStatus {
     Unfit(Unfit),
-    Unavailable(Failure),
+    Away(Failure),
 }
 
-async fn check(database: &Database) -> Result<Database, PreflightError> {
+async fn look(database: &Database) -> Result<Database, DistributionStatus> {
     let place = database.place();
     let sort = |failure: Failure| {
         if failure.policy().halts {
             let place = place.clone();
-            PreflightError::Unfit(Unfit::Halts { place, failure })
+            DistributionStatus::Unfit(Unfit::Halts { place, failure })
         } else {
-            PreflightError::Unavailable(failure)
+            DistributionStatus::Away(failure)
         }
     };
     let database = Box::pin(database.clone().recognised())
@@ -227,7 +239,7 @@ async fn check(database: &Database) -> Result<Database, PreflightError> {
             let names: Vec<&str> = missing.iter().map(|file| file.name).collect();
             format!("old: it lacks {}", names.join(", "))
         };
-        return Err(PreflightError::Unfit(Unfit::Schema { place, state }));
+        return Err(DistributionStatus::Unfit(Unfit::Schema { place, state }));
     }
     Ok(database)
 }
@@ -241,9 +253,9 @@ fn identity() -> Identity {
     }
 }
 
-/// The sources of `/metrics`.
+/// What `/metrics` is made of, each time that somebody asks.
 struct Scrape {
-    snapshot: watch::Receiver<Snapshot>,
+    seen: watch::Receiver<Snapshot>,
     clock: Clock,
     metrics: Metrics,
     database: Database,
@@ -259,7 +271,7 @@ impl Scrape {
             &rows
         };
         let format = Format::accepted(accept);
-        let snapshot = self.snapshot.borrow().clone();
+        let snapshot = self.seen.borrow().clone();
         let mut families = readings(&snapshot, self.clock.now(), self.database.open(), rows);
         families.extend(self.metrics.families());
         let text = render(families, process::families(), format);
@@ -278,21 +290,21 @@ fn dashboard(access: Access) -> (Dashboard, mpsc::Receiver<DashboardQuery>) {
 }
 
 fn pages(
-    snapshot: watch::Receiver<Snapshot>,
+    seen: watch::Receiver<Snapshot>,
     clock: Clock,
     scrape: Arc<Scrape>,
     (waits_for, dashboard): (watch::Receiver<String>, Dashboard),
 ) -> Pages {
-    let latest = snapshot.clone();
+    let turned = seen.clone();
     Pages {
         loop_age: Arc::new(move || {
-            latest
+            turned
                 .borrow()
                 .progressed_at
                 .map(|at| clock.now().since(at))
         }),
         unready: Arc::new(move || {
-            let snapshot = snapshot.borrow();
+            let snapshot = seen.borrow();
             if snapshot.at.is_none() {
                 return vec![waits_for.borrow().clone()];
             }

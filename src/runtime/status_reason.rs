@@ -1,7 +1,6 @@
 //! The sentence of a reason on the dashboard: why a distribution makes no progress, and what to do.
 
-use uuid::Uuid;
-
+use crate::domain::partner::PartnerId;
 use crate::domain::schedule::{DistributionStatus, Stall, Status};
 
 const LOCKED: &str = "Another transaction has locked this row or its partner. Visits are stored after it ends. To find it: select pid, usename, state, query from pg_stat_activity where xact_start < now() - interval '5 s'.";
@@ -59,7 +58,7 @@ pub fn reason(status: &DistributionStatus, everything_paused: bool) -> Option<St
 }
 
 /// … of a distribution whose partner was deleted.
-pub fn no_partner(partner: Uuid) -> String {
+pub fn no_partner(partner: &PartnerId) -> String {
     format!(
         "The partner {partner} does not exist in partners, so no visits can be stored. Restore it, or change partner_id."
     )

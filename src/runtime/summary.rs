@@ -1,5 +1,4 @@
-//! One log line a minute: what was stored and with which delay, which distributions are not on their curve and why, and who
-//! shares them.
+//! The line a minute that sums up: what was stored, which rows are not on pace and why, how late, and who is there.
 
 use std::time::Duration;
 
@@ -12,15 +11,15 @@ use crate::domain::time::Mono;
 use crate::observe::Metrics;
 use crate::observe::histogram::Counts;
 
-/// How often.
+/// How often the log sums up.
 const EVERY: Duration = Duration::from_secs(60);
 
-/// What the last line included.
+/// What the last line went up to.
 #[derive(Debug)]
 pub struct Summary {
     next: Mono,
     counters: Counters,
-    delay: Option<Counts>,
+    lateness: Option<Counts>,
 }
 
 impl Summary {
@@ -29,58 +28,66 @@ impl Summary {
         Self {
             next: now.plus(EVERY),
             counters: Counters::default(),
-            delay: None,
+            lateness: None,
         }
     }
 
     /// Sums up if a minute has passed.
-    pub fn log(&mut self, snapshot: &Snapshot, metrics: &Metrics, now: Mono) {
+    pub fn of_the_minute(&mut self, snapshot: &Snapshot, metrics: &Metrics, now: Mono) {
         if now < self.next {
             return;
         }
         self.next = now.plus(EVERY);
-        let delay = metrics.lateness();
-        let last_minute =
-            (self.delay.as_ref()).map_or_else(|| delay.clone(), |before| delay.since(before));
+        let lateness = metrics.lateness();
+        let of_the_minute = self
+            .lateness
+            .as_ref()
+            .map_or_else(|| lateness.clone(), |before| lateness.since(before));
         let milliseconds = |part| {
-            let seconds: Option<f64> = last_minute.quantile(part);
+            let seconds: Option<f64> = of_the_minute.quantile(part);
             seconds.map(|seconds| (seconds * 1000.0).round())
         };
         info!(
-            visits = snapshot.counters.writes.visits - self.counters.writes.visits,
-            distributions = snapshot.rows_owned,
-            active = snapshot.rows_that_are(Status::Active),
+            visits = snapshot.counters.visits - self.counters.visits,
+            rows = snapshot.rows_owned,
+            on_pace = snapshot.rows_that_are(Status::Active),
             behind = snapshot.rows_that_are(Status::Behind),
             invalid = snapshot.rows_that_are(Status::Invalid),
             backlog = snapshot.status_summary.backlog,
-            delay_p50_ms = milliseconds(0.5),
-            delay_p99_ms = milliseconds(0.99),
+            late_p50_ms = milliseconds(0.5),
+            late_p99_ms = milliseconds(0.99),
             agents = snapshot.agents,
             realtime = %snapshot.realtime,
-            stalled = stalled(snapshot).map(display),
-            "Last minute"
+            "the last minute{}",
+            stalled(snapshot)
         );
         self.counters = snapshot.counters;
-        self.delay = Some(delay);
+        self.lateness = Some(lateness);
     }
 }
 
-/// Why distributions are not on their curve, and what to do about it.
-fn stalled(snapshot: &Snapshot) -> Option<String> {
+/// What keeps rows behind, in words; nothing where none is.
+fn stalled(snapshot: &Snapshot) -> String {
     let each: Vec<String> = snapshot
         .status_summary
         .stalled
         .iter()
-        .map(|(stall, count)| format!("{count}: {}", reason(*stall)))
+        .map(|(stall, rows)| format!("{rows} because {}", in_short(*stall)))
         .collect();
-    (!each.is_empty()).then(|| each.join("; "))
+    if each.is_empty() {
+        return String::new();
+    }
+    format!("; rows kept behind: {}", each.join("; "))
 }
 
-fn reason(stall: Stall) -> &'static str {
+/// What keeps a row, and what to do about it; the page says it at length.
+fn in_short(stall: Stall) -> &'static str {
     match stall {
-        Stall::Locked => "another session locks the row or its partner, end that transaction",
-        Stall::Bucket => "catching up as fast as catch_up allows, wait or raise it",
-        Stall::AgentBound => "the agent's limit is reached, raise --max-visits-per-second",
-        Stall::Database => "the database does not store the visits, see the warnings above",
+        Stall::Locked => "somebody holds the row or its partner: end that transaction",
+        Stall::Bucket => "it catches up no faster than catch_up allows: wait, or raise catch_up",
+        Stall::AgentBound => {
+            "all rows together reach the agent's bound: raise --max-visits-per-second"
+        }
+        Stall::Database => "the database does not take its visits: see the warnings above",
     }
 }

@@ -22,6 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
 use uuid::Uuid;
 
 use super::guard::Access;
+use crate::domain::partner::PartnerId;
 use crate::domain::time::DbTime;
 
 /// Browsers with live updates, at once.
@@ -58,7 +59,7 @@ pub enum DashboardEdit {
     /// `visits_per_unit` and `time_period` of a distribution, as text: the database validates them.
     Rate(Uuid, String, String),
     /// This number of visits for a partner, at once.
-    Distribute(Uuid, i32),
+    Distribute(PartnerId, i32),
     /// `paused` of the control row.
     Paused(bool),
 }
@@ -271,11 +272,11 @@ pub struct DistributeBody {
 /// `POST /api/partners/ID/distribute`
 pub async fn distribute(
     State(dashboard): State<Dashboard>,
-    Path(partner): Path<Uuid>,
+    Path(partner): Path<String>,
     body: Body<DistributeBody>,
 ) -> Edited {
     let Json(DistributeBody { visits }) = body?;
-    let edit = DashboardEdit::Distribute(partner, visits);
+    let edit = DashboardEdit::Distribute(PartnerId::from(&*partner), visits);
     dashboard.edit(edit).await
 }
 

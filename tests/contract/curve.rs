@@ -77,7 +77,7 @@ impl Rows {
     fn row(&self, n: usize) -> RawRow {
         RawRow {
             id: Uuid::from_u128(1),
-            partner_id: Some(Uuid::from_u128(2)),
+            partner_id: Some(Uuid::from_u128(2).into()),
             config_version: Some(1),
             is_active: self.active[n],
             total_visits: Some(self.totals[n].to_string().into()),
@@ -233,7 +233,7 @@ fn judged_row(found: &PgRow) -> RawRow {
     let text = |column| found.get::<Option<&str>, _>(column).map(Into::into);
     RawRow {
         id: Uuid::from_u128(1),
-        partner_id: Some(Uuid::from_u128(2)),
+        partner_id: Some(Uuid::from_u128(2).into()),
         config_version: Some(1),
         is_active: Some(true),
         total_visits: text("total"),

@@ -37,8 +37,8 @@ const GATES: &str = r"
   create function visit_pacer_may_store() returns boolean language plpgsql as $$
   begin perform public.gate(0); return public.visit_pacer_may_store_itself(); end $$;
 
-  alter function visit_pacer_lock_partners(uuid[]) rename to visit_pacer_lock_partners_itself;
-  create function visit_pacer_lock_partners(partners uuid[]) returns setof uuid language plpgsql as $$
+  alter function visit_pacer_lock_partners(text[]) rename to visit_pacer_lock_partners_itself;
+  create function visit_pacer_lock_partners(partners text[]) returns setof text language plpgsql as $$
   begin perform public.gate(1); return query select * from public.visit_pacer_lock_partners_itself(partners); end $$;
 
   create function gate() returns trigger language plpgsql as $$

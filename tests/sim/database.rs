@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 use visit_pacer::domain::agent::{
-    BatchOutcome, CountDifference, Published, ReadRequest, ReadResult, WrittenBack, XidWatermark,
+    CountDifference, Published, ReadRequest, ReadResult, Stored, WrittenBack, XidWatermark,
 };
 use visit_pacer::domain::batch::{Batch, BatchRow, Progress};
 use visit_pacer::domain::distribution::RawRow;
@@ -78,7 +78,7 @@ impl Row {
         };
         RawRow {
             id: self.id,
-            partner_id: Some(self.terms.partner),
+            partner_id: Some(self.terms.partner.into()),
             config_version: self.version(),
             is_active: Some(self.terms.active),
             total_visits: Some(self.terms.total.to_string().into()),
@@ -146,9 +146,9 @@ pub struct Database {
     pub rows: BTreeMap<Uuid, Row>,
     pub progress: BTreeMap<Uuid, Progress>,
     /// The transaction that last lowered a row's counter.
-    pub decreased: BTreeMap<Uuid, u64>,
+    pub lowered: BTreeMap<Uuid, u64>,
     /// The transactions that deleted rows, and the one that truncated the table last.
-    pub deletions: BTreeMap<Uuid, u64>,
+    pub gone: BTreeMap<Uuid, u64>,
     pub truncated: Option<u64>,
     /// The last transaction that wrote.
     pub xid: u64,
@@ -203,9 +203,9 @@ impl Database {
             ReadRequest::After(last) => row.id > *last,
             ReadRequest::Rows(ids) => ids.contains(&row.id),
             ReadRequest::Since(XidWatermark(watermark)) => {
-                let decreased = self.decreased.get(&row.id);
+                let lowered = self.lowered.get(&row.id);
                 row.changed.is_none_or(|xid| xid >= *watermark)
-                    || decreased.is_some_and(|xid| xid >= watermark)
+                    || lowered.is_some_and(|xid| xid >= watermark)
             }
         };
         let rows = self.rows.values().filter(wanted);
@@ -218,12 +218,12 @@ impl Database {
         let rows: Vec<RowRead> = rows.take(if bound { PART } else { usize::MAX }).collect();
         let last = rows.last().map(|read| read.row.id);
         let since = |xid: u64| matches!(what, ReadRequest::Since(XidWatermark(watermark)) if xid >= *watermark);
-        let deletions = self.deletions.iter().filter(|(_, xid)| since(**xid));
-        let deletions = deletions.map(|(id, _)| *id);
+        let gone = self.gone.iter().filter(|(_, xid)| since(**xid));
+        let gone = gone.map(|(id, _)| *id);
         ReadResult {
             more_after: last.filter(|_| bound && rows.len() == PART),
             rows,
-            deletions: deletions.filter(|id| !self.rows.contains_key(id)).collect(),
+            gone: gone.filter(|id| !self.rows.contains_key(id)).collect(),
             truncated: self.truncated.is_some_and(since),
             watermark: Some(self.watermark()),
         }
@@ -242,7 +242,7 @@ impl Database {
     }
 
     /// As `visit_pacer_store()`.
-    pub fn store(&mut self, batch: &Batch, storer: Storer, clock: i64) -> BatchOutcome {
+    pub fn store(&mut self, batch: &Batch, storer: Storer, clock: i64) -> Stored {
         assert!(
             batch.visits() <= VISITS_PER_BATCH,
             "a statement holds at most 10,000 visits"
@@ -269,12 +269,12 @@ impl Database {
             self.seen.saw("an insert fails");
             self.ever_bad.insert(bad.id);
             let words = format!("row {} cannot be stored", bad.id);
-            return BatchOutcome::Failed(Failure::new(ErrorKind::Data, words));
+            return Stored::Failed(Failure::new(ErrorKind::Data, words));
         }
         for row in &taken {
             self.commit(row, storer, clock);
         }
-        BatchOutcome::Committed(taken.iter().map(|row| row.id).collect())
+        Stored::Rows(taken.iter().map(|row| row.id).collect())
     }
 
     /// Why a row of a batch is not taken, in the words of `seen`. One past the total, of this version and progress, is the
@@ -282,7 +282,7 @@ impl Database {
     fn refusal(&self, batch: &BatchRow, clock: i64) -> Option<&'static str> {
         let (Some(row), Some(progress)) = (self.rows.get(&batch.id), self.progress.get(&batch.id))
         else {
-            return Some("refused: the row was deleted");
+            return Some("refused: the row is gone");
         };
         let before = &batch.before;
         let moved = progress.last_number != before.last_number
@@ -326,7 +326,7 @@ impl Database {
         let visit_times: Vec<i64> = batch.visit_times.iter().map(|at| at.as_micros()).collect();
         self.reference.stored(&Commit {
             id: batch.id,
-            partner: batch.partner_id,
+            partner: row.terms.partner,
             version: batch.version,
             first_number: batch.before.last_number + 1,
             instant: batch.at.as_micros(),
@@ -408,8 +408,8 @@ impl Database {
         changes
     }
 
-    /// As an agent's heartbeat: the live agents beside `me`.
-    pub fn heartbeat(&mut self, me: Uuid, serving: bool, clock: i64) -> Vec<PeerAgent> {
+    /// As the agents' beat: who is there beside `me`.
+    pub fn beat(&mut self, me: Uuid, serving: bool, clock: i64) -> Vec<PeerAgent> {
         self.agents.insert(me, (clock, serving));
         let gone_after = micros_of(AGENT_GONE_AFTER);
         let there = |at: i64| (-SECOND_US..=gone_after).contains(&(clock - at));
@@ -504,7 +504,7 @@ impl Database {
             .and_then(|numbers| numbers.last().copied());
         let progress = self.progress.entry(id).or_default();
         if counted < progress.distributed {
-            self.decreased.insert(id, xid);
+            self.lowered.insert(id, xid);
         }
         progress.distributed = counted;
         progress.last_number = progress.last_number.max(highest.unwrap_or(0));

@@ -92,7 +92,7 @@ fn key(row: &StatusRow, place: usize, by: TableColumn, live: &LiveStatus) -> Opt
         TableColumn::Status => i128::try_from(place).ok().map(SortKey::Whole),
         TableColumn::Partner => (row.partner.as_deref())
             .map(|name| SortKey::Text(name.trim().to_lowercase()))
-            .or_else(|| row.partner_id.map(|id| SortKey::Text(id.to_string()))),
+            .or_else(|| (row.partner_id.as_ref()).map(|id| SortKey::Text(id.to_string()))),
         TableColumn::Target => row.asked.map(SortKey::Real),
         TableColumn::Actual => live.rates.get(&row.id).copied().map(SortKey::Real),
         TableColumn::Distributed => row.distributed.map(whole),
@@ -126,6 +126,6 @@ fn matches(row: &StatusRow, filter: &str) -> bool {
         || row.partner.as_deref().is_some_and(has)
         || row.reason.as_deref().is_some_and(has)
         || reason_text(row).is_some_and(has)
-        || row.partner_id.is_some_and(|id| has(&id.to_string()))
+        || (row.partner_id.as_ref()).is_some_and(|id| has(&id.to_string()))
         || has(&row.id.to_string())
 }

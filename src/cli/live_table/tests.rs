@@ -241,7 +241,7 @@ fn a_filter_looks_into_partner_id_name_status_and_reason() {
     let mut behind = numbered(7);
     behind.status = "behind".to_owned();
     behind.reason = Some("no agent".to_owned());
-    behind.partner_id = Some(Uuid::from_u128(0xabcd_0000));
+    behind.partner_id = Some(Uuid::from_u128(0xabcd_0000).into());
     let mut rows: Vec<StatusRow> = (0..50).map(numbered).collect();
     rows[7] = behind;
     for filter in [

@@ -10,7 +10,7 @@ const NAME: &str = "Nordlicht Books";
 pub fn row(distributed: i64, total: i64) -> StatusRow {
     StatusRow {
         id: Uuid::from_u128(0xe273_1c06),
-        partner_id: Some(Uuid::from_u128(7)),
+        partner_id: Some(Uuid::from_u128(7).into()),
         partner: Some(NAME.to_owned()),
         status: "active".to_owned(),
         reason: None,

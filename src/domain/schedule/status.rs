@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use super::{Control, ScheduledDistribution, Stall};
 use crate::domain::distribution::{Distribution, Period, Unpaced};
+use crate::domain::partner::PartnerId;
 use crate::domain::time::DbTime;
 
 /// A slope of so many curve units per microsecond is a billionth of a visit a second.
@@ -19,7 +20,7 @@ pub struct DistributionStatus {
     /// The row.
     pub id: Uuid,
     /// Its partner; `None` for a row that is not paced: bad, or not anchored yet.
-    pub partner_id: Option<Uuid>,
+    pub partner_id: Option<PartnerId>,
     /// See [`Status`].
     pub status: Status,
     /// Why it is invalid.
@@ -168,7 +169,7 @@ impl ScheduledDistribution {
             Ok(row) => {
                 let status = self.status(row, control, now);
                 DistributionStatus {
-                    partner_id: Some(row.partner_id),
+                    partner_id: Some(row.partner_id.clone()),
                     status,
                     reason: self.progress.invalid.clone(),
                     stall: self

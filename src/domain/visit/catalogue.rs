@@ -1,6 +1,6 @@
 //! What visits are drawn from, as the user's tables hold it: page paths, user agents with their devices, referrers.
 
-use uuid::Uuid;
+use crate::domain::partner::PartnerId;
 
 /// How many parts a weight of 1 in these tables has.
 pub const PARTS_PER_WEIGHT: u64 = 1_000_000;
@@ -24,7 +24,7 @@ pub struct PagePath {
     /// `weight` in [`PARTS_PER_WEIGHT`]; a path of weight 0 is never drawn.
     pub weight_parts: u64,
     /// `partner_id`: only for visits of this partner; `None`: for all partners that have no paths of their own.
-    pub partner: Option<Uuid>,
+    pub partner: Option<PartnerId>,
 }
 
 /// One row of `visit_user_agents`.

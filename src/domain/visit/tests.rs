@@ -11,8 +11,10 @@ use super::*;
 
 const SAMPLE: u32 = 100_000;
 const DISTRIBUTION: Uuid = Uuid::from_u128(0x5b1f_8c5e_8d0a_4d53_9a3c_1f6f_2c1e_7a10);
-const PARTNER: Uuid = Uuid::from_u128(0x0f0e_0d0c_0b0a_4009_8807_0605_0403_0201);
-const OTHER_PARTNER: Uuid = Uuid::from_u128(0xb2a7_77c2_54b4_4e0f_a8f5_90d1_7fd4_7d11);
+const PARTNER: PartnerId =
+    PartnerId::Uuid(Uuid::from_u128(0x0f0e_0d0c_0b0a_4009_8807_0605_0403_0201));
+const OTHER_PARTNER: PartnerId =
+    PartnerId::Uuid(Uuid::from_u128(0xb2a7_77c2_54b4_4e0f_a8f5_90d1_7fd4_7d11));
 /// 2026-11-22 12:00:00.123456 UTC.
 const NOON: DbTime = DbTime::from_micros(1_795_348_800_123_456);
 
@@ -20,7 +22,7 @@ const NOON: DbTime = DbTime::from_micros(1_795_348_800_123_456);
 fn a_visit_is_the_same_in_every_release_and_on_every_machine() {
     let generator = Generator::new(&catalogue());
     assert_eq!(
-        generator.visit(DISTRIBUTION, PARTNER, 4, NOON),
+        generator.visit(DISTRIBUTION, &PARTNER, 4, NOON),
         Visit {
             id: Uuid::from_u128(0x01a2_0320_a27b_7888_885c_d50c_579f_c722),
             number: 4,
@@ -38,8 +40,8 @@ fn a_visit_is_the_same_in_every_release_and_on_every_machine() {
 fn a_retry_at_another_moment_changes_the_time_alone() {
     let generator = Generator::new(&catalogue());
     for number in 1..=1_000 {
-        let first = generator.visit(DISTRIBUTION, PARTNER, number, NOON);
-        let again = generator.visit(DISTRIBUTION, PARTNER, number, NOON.plus_micros(70_000_000));
+        let first = generator.visit(DISTRIBUTION, &PARTNER, number, NOON);
+        let again = generator.visit(DISTRIBUTION, &PARTNER, number, NOON.plus_micros(70_000_000));
         assert_eq!(
             Visit {
                 id: first.id,
@@ -60,8 +62,8 @@ fn an_edit_of_the_catalogue_changes_page_paths_alone() {
         ..catalogue()
     });
     for number in 1..=1_000 {
-        let visit = before.visit(DISTRIBUTION, PARTNER, number, NOON);
-        let edited = after.visit(DISTRIBUTION, PARTNER, number, NOON);
+        let visit = before.visit(DISTRIBUTION, &PARTNER, number, NOON);
+        let edited = after.visit(DISTRIBUTION, &PARTNER, number, NOON);
         assert_eq!(
             edited,
             Visit {
@@ -136,12 +138,12 @@ fn empty_tables_of_user_agents_and_referrers_leave_nulls_and_change_nothing_else
     let full = Generator::new(&catalogue());
     let bare = Generator::new(&paths(&catalogue().page_paths));
     for number in 1..=1_000 {
-        let visit = bare.visit(DISTRIBUTION, PARTNER, number, NOON);
+        let visit = bare.visit(DISTRIBUTION, &PARTNER, number, NOON);
         let expected = Visit {
             user_agent: None,
             referrer: None,
             device_type: None,
-            ..full.visit(DISTRIBUTION, PARTNER, number, NOON)
+            ..full.visit(DISTRIBUTION, &PARTNER, number, NOON)
         };
         assert_eq!(visit, expected);
     }
@@ -184,7 +186,7 @@ fn a_visit_says_nothing_about_the_next_one() {
         let path = |number| {
             let distribution = Uuid::from_u128(u128::from(distribution));
             generator
-                .visit(distribution, PARTNER, number, NOON)
+                .visit(distribution, &PARTNER, number, NOON)
                 .page_path
         };
         *seen.entry((path(number), path(number + 1))).or_default() += 1;
@@ -242,7 +244,7 @@ fn half_of_all_sessions_last_less_than_about_90_seconds() {
 fn a_million_visits_of_one_moment_have_a_million_ids() {
     let generator = Generator::new(&Catalogue::default());
     let ids = (1..=1_000_000)
-        .map(|number| generator.visit(DISTRIBUTION, PARTNER, number, NOON).id)
+        .map(|number| generator.visit(DISTRIBUTION, &PARTNER, number, NOON).id)
         .collect::<HashSet<_>>();
     assert_eq!(ids.len(), 1_000_000);
 }
@@ -252,7 +254,7 @@ fn neighbouring_distributions_share_no_id() {
     let generator = Generator::new(&Catalogue::default());
     let ids = (0..1_000_u128)
         .flat_map(|other| (1..=100).map(move |number| (Uuid::from_u128(other), number)))
-        .map(|(distribution, number)| generator.visit(distribution, PARTNER, number, NOON).id)
+        .map(|(distribution, number)| generator.visit(distribution, &PARTNER, number, NOON).id)
         .collect::<HashSet<_>>();
     assert_eq!(ids.len(), 100_000);
 }
@@ -282,7 +284,7 @@ fn ids_sort_by_the_millisecond_of_the_visit() {
             generator
                 .visit(
                     DISTRIBUTION,
-                    PARTNER,
+                    &PARTNER,
                     number,
                     NOON.plus_micros(number * 1_000),
                 )
@@ -305,7 +307,7 @@ fn a_partners_own_paths_are_used_in_place_of_the_general_ones() {
     for number in 1..=1_000 {
         assert_eq!(
             generator
-                .visit(DISTRIBUTION, OTHER_PARTNER, number, NOON)
+                .visit(DISTRIBUTION, &OTHER_PARTNER, number, NOON)
                 .page_path,
             "/"
         );
@@ -322,7 +324,7 @@ fn an_own_catalogue_without_weight_leaves_the_general_one() {
         },
     ]));
     assert_eq!(
-        generator.visit(DISTRIBUTION, PARTNER, 1, NOON).page_path,
+        generator.visit(DISTRIBUTION, &PARTNER, 1, NOON).page_path,
         "/shop"
     );
 }
@@ -332,7 +334,7 @@ fn an_empty_catalogue_leaves_the_front_page() {
     for catalogue in [vec![], vec![general("/never", 0)]] {
         let generator = Generator::new(&paths(&catalogue));
         assert_eq!(
-            generator.visit(DISTRIBUTION, PARTNER, 1, NOON).page_path,
+            generator.visit(DISTRIBUTION, &PARTNER, 1, NOON).page_path,
             FALLBACK_PATH
         );
     }
@@ -347,8 +349,8 @@ proptest! {
         let [here, there] = [catalogue(), catalogue()].map(|rows| Generator::new(&rows));
         let at = DbTime::from_micros(micros);
         prop_assert_eq!(
-            here.visit(distribution, partner, number, at),
-            there.visit(distribution, partner, number, at)
+            here.visit(distribution, &partner.into(), number, at),
+            there.visit(distribution, &partner.into(), number, at)
         );
     }
 
@@ -412,7 +414,7 @@ fn catalogue() -> Catalogue {
 }
 
 fn visits(generator: &Generator) -> impl Iterator<Item = Visit<'_>> {
-    (1..=i64::from(SAMPLE)).map(|number| generator.visit(DISTRIBUTION, PARTNER, number, NOON))
+    (1..=i64::from(SAMPLE)).map(|number| generator.visit(DISTRIBUTION, &PARTNER, number, NOON))
 }
 
 fn tally<'g, K: Ord>(generator: &'g Generator, key: impl Fn(Visit<'g>) -> K) -> BTreeMap<K, u32> {

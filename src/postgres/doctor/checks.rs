@@ -27,18 +27,15 @@ pub const SCHEMA: &[Check] = &[
   select format('public.%s has no column %s', w.relation, w.name) as what,
          format('alter table public.%I add column %I %s;', w.relation, w.name, w.type) as sql, null::text as manual
     from (values
-      ('partners', 'id', 'uuid'),
-      ('visit_distribution', 'id', 'uuid'), ('visit_distribution', 'partner_id', 'uuid'), ('visit_distribution', 'total_visits', 'bigint'),
+      ('visit_distribution', 'id', 'uuid'), ('visit_distribution', 'partner_id', public.visit_pacer_partner_type()), ('visit_distribution', 'total_visits', 'bigint'),
       ('visit_distribution', 'time_period', 'text'), ('visit_distribution', 'visits_per_unit', 'numeric'),
       ('visit_distribution', 'is_active', 'boolean default true'), ('visit_distribution', 'start_time', 'timestamptz default now()'),
       ('visit_distribution', 'end_time', 'timestamptz'), ('visit_distribution', 'total_distributed', 'numeric default 0'),
       ('visit_distribution', 'last_distribution', 'timestamptz'), ('visit_distribution', 'updated_at', 'timestamptz default now()'),
       ('visit_distribution', 'catch_up', 'numeric'), ('visit_distribution', 'config_version', 'bigint'),
       ('visit_distribution', 'anchor_units', 'numeric'), ('visit_distribution', 'anchor_at', 'timestamptz'), ('visit_distribution', 'changed_xid', 'xid8'),
-      ('store_visits', 'id', 'uuid'), ('store_visits', 'partner_id', 'uuid'), ('store_visits', 'visited_at', 'timestamptz'),
-      ('store_visits', 'session_duration', 'integer'), ('store_visits', 'page_path', 'text'), ('store_visits', 'user_agent', 'text'),
-      ('store_visits', 'referrer', 'text'), ('store_visits', 'device_type', 'text'), ('store_visits', 'distribution_id', 'uuid'),
-      ('store_visits', 'visit_number', 'bigint'), ('store_visits', 'created_at', 'timestamptz')) as w (relation, name, type)
+      ('store_visits', 'partner_id', public.visit_pacer_partner_type()), ('store_visits', 'visited_at', 'timestamptz'),
+      ('store_visits', 'distribution_id', 'uuid'), ('store_visits', 'visit_number', 'bigint')) as w (relation, name, type)
    where to_regclass('public.' || w.relation) is not null
      and not exists (select from pg_attribute a where a.attrelid = to_regclass('public.' || w.relation) and a.attname = w.name and not a.attisdropped)",
     },
@@ -83,10 +80,7 @@ pub const TABLES: &[Check] = &[
       ('visit_distribution', 'start_time', 'D', 'timestamptz', 'now()', 'visit_distribution_status'),
       ('visit_distribution', 'end_time', 'D', 'timestamptz', null, 'visit_distribution_status'),
       ('visit_distribution', 'id', 'U', 'uuid', 'gen_random_uuid()', 'visit_distribution_status'),
-      ('visit_distribution', 'partner_id', 'U', 'uuid', null, 'visit_distribution_status'),
       ('store_visits', 'visited_at', 'D', 'timestamptz', null, 'organic_store_visits'),
-      ('store_visits', 'partner_id', 'U', 'uuid', null, 'organic_store_visits'),
-      ('store_visits', 'id', 'U', 'uuid', 'gen_random_uuid()', 'organic_store_visits'),
       ('store_visits', 'distribution_id', 'U', 'uuid', null, 'organic_store_visits'),
       ('store_visits', 'visit_number', 'N', 'bigint', null, 'organic_store_visits')) as w (relation, name, categories, type, usual, on_it)
     join pg_attribute a on a.attrelid = to_regclass('public.' || w.relation) and a.attname = w.name and not a.attisdropped
@@ -194,7 +188,9 @@ pub const RIGHTS: &[Check] = &[
     from pg_proc p
    where p.pronamespace = 'public'::regnamespace
      and p.proname in ('visit_pacer_store', 'visit_pacer_may_store', 'visit_pacer_lock_partners', 'visit_pacer_initialise',
-                       'visit_pacer_create_progress', 'visit_pacer_count_mismatches', 'visit_pacer_reconcile_row')
+                       'visit_pacer_create_progress', 'visit_pacer_count_mismatches', 'visit_pacer_reconcile_row',
+                       'visit_pacer_refresh_columns', 'visit_pacer_visit_columns', 'visit_pacer_utc', 'visit_pacer_partner',
+                       'visit_pacer_partner_type')
      and not has_function_privilege(p.oid, 'execute')",
     },
     Check {

@@ -437,7 +437,7 @@ async fn apply(
                 found.then(EditOutcome::default).ok_or(*id)
             }
             DashboardEdit::Distribute(partner, visits) => {
-                let request = Some((*partner, *visits));
+                let request = Some((partner, *visits));
                 let lines = sql_functions::distribute(connection, request).await?;
                 let messages = lines.iter().filter_map(|line| line.message.as_deref());
                 Ok(EditOutcome {

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::super::snapshot::Snapshot;
 use super::super::status_reason;
 use super::view::{ConfigView, DistributionView, StateView, ViewChange};
-use crate::domain::event::Level;
+use crate::domain::partner::PartnerId;
 use crate::domain::rate_estimate::RateEstimator;
 use crate::domain::schedule::{DistributionStatus, Stall, Status};
 use crate::domain::time::Mono;
@@ -34,7 +34,7 @@ const ACTUAL_FROM: f64 = 0.2;
 #[derive(Clone, Default)]
 pub struct Polled {
     /// The partners, with their names.
-    pub partners: BTreeMap<Uuid, Option<String>>,
+    pub partners: BTreeMap<PartnerId, Option<String>>,
     /// The agents.
     pub agents: Vec<AgentRow>,
     /// Every distribution, if other agents own some; else the invalid ones.
@@ -43,10 +43,10 @@ pub struct Polled {
 
 impl Polled {
     /// The partner of a distribution, if it certainly does not exist.
-    fn missing_partner(&self, status: &DistributionStatus) -> Option<Uuid> {
+    fn missing_partner<'s>(&self, status: &'s DistributionStatus) -> Option<&'s PartnerId> {
         let all_are_known = (1..PARTNERS_MAX).contains(&self.partners.len());
-        let partner = status.partner_id?;
-        (all_are_known && !self.partners.contains_key(&partner)).then_some(partner)
+        let partner = status.partner_id.as_ref()?;
+        (all_are_known && !self.partners.contains_key(partner)).then_some(partner)
     }
 }
 
@@ -169,7 +169,7 @@ impl DashboardSnapshot {
                 ..DistributionView::from(row).config
             },
             Some(_) | None => {
-                let partner = status.partner_id.and_then(|id| polled.partners.get(&id));
+                let partner = (status.partner_id.as_ref()).and_then(|id| polled.partners.get(id));
                 ConfigView::new(status, partner.cloned().flatten(), agent)
             }
         };
@@ -186,7 +186,7 @@ impl DashboardSnapshot {
 
     fn overview(&mut self, agent: &Snapshot, polled: &Polled, now: Mono) -> Value {
         let counters = &agent.counters;
-        self.stored.push_back((now, counters.writes.visits));
+        self.stored.push_back((now, counters.visits));
         if self.stored.len() > REFRESHES {
             self.stored.pop_front();
         }
@@ -206,14 +206,14 @@ impl DashboardSnapshot {
             "totals": {
                 "distributions": agent.rows,
                 "distributions_owned": agent.rows_owned,
-                "visits_stored": counters.writes.visits,
-                "batches": counters.writes.batches,
+                "visits_stored": counters.visits,
+                "batches": counters.batches,
                 "backlog": agent.status_summary.backlog,
                 "visits_per_second": self.visits_per_second(),
-                "refused": counters.writes.refused.total(),
-                "failed": counters.writes.failed,
-                "unknown": counters.writes.unknown,
-                "repaired": counters.reads.repaired,
+                "refused": counters.refused.total(),
+                "failed": counters.failed,
+                "unknown": counters.unknown,
+                "repaired": counters.repaired,
             },
             "delay": {
                 "buckets": buckets.collect::<Vec<_>>(),
@@ -264,11 +264,11 @@ impl DashboardSnapshot {
             let state = agent.transports.of(transport).as_ref()?;
             Some(json!({
                 "transport": transport.as_str(),
-                "state": state.text(),
+                "state": state.words,
                 "since_seconds": now.since(state.since).as_secs_f64(),
             }))
         });
-        let events = self.info.recent.all_received().into_iter().map(|event| {
+        let events = self.info.recent.events().into_iter().rev().map(|event| {
             json!({
                 "at": event.at,
                 "transport": event.transport.map(Transport::as_str),
@@ -285,16 +285,16 @@ impl DashboardSnapshot {
     }
 
     fn events(&self) -> Vec<Value> {
-        let events = self.info.recent.events().into_iter().map(|event| {
+        let notes = self.info.recent.notes().into_iter().rev();
+        let event = notes.map(|note| {
             json!({
-                "at": event.at,
-                "level": if event.level == Level::Warn { "warn" } else { "info" },
-                "message": event.message,
-                "reason": event.why(),
-                "distribution_id": event.distribution_id,
+                "at": note.at,
+                "level": if note.level == tracing::Level::INFO { "info" } else { "warn" },
+                "message": note.text,
+                "distribution_id": note.id,
             })
         });
-        events.collect()
+        event.collect()
     }
 }
 

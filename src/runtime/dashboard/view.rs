@@ -9,6 +9,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::super::status_reason;
+use crate::domain::partner::PartnerId;
 use crate::domain::schedule::{DistributionStatus, DistributionTerms};
 use crate::domain::time::DbTime;
 use crate::postgres::status::StatusRow;
@@ -32,7 +33,7 @@ pub struct ConfigView {
     /// `id`
     pub id: Uuid,
     /// `partner_id`
-    pub partner_id: Option<Uuid>,
+    pub partner_id: Option<PartnerId>,
     /// The partner's name, if the table has one.
     pub partner: Option<String>,
     /// The rate that is asked for.
@@ -78,7 +79,7 @@ impl ConfigView {
         let terms = status.pace.as_ref();
         Self {
             id: status.id,
-            partner_id: status.partner_id,
+            partner_id: status.partner_id.clone(),
             partner,
             target_per_second: terms.map(|terms| float(terms.slope) / NANO_PER_SECOND),
             visits_per_unit: terms.map(DistributionTerms::visits_per_unit),
@@ -112,7 +113,7 @@ impl From<&StatusRow> for DistributionView {
     fn from(row: &StatusRow) -> Self {
         let config = ConfigView {
             id: row.id,
-            partner_id: row.partner_id,
+            partner_id: row.partner_id.clone(),
             partner: row.partner.clone(),
             target_per_second: row.asked,
             visits_per_unit: row.visits_per_unit.clone(),

@@ -45,7 +45,7 @@ pub fn run(data: &[u8]) {
     let moment = |text: Option<CompactString>| text?.parse().ok().map(DbTime::from_micros);
     let row = RawRow {
         id: Uuid::nil(),
-        partner_id: Some(Uuid::nil()),
+        partner_id: Some(Uuid::nil().into()),
         config_version: Some(1),
         total_visits: column(),
         visits_per_unit: column(),

@@ -18,7 +18,7 @@ pub(super) fn row(n: u128, per_second: &str) -> RowRead {
     RowRead {
         row: RawRow {
             id: id(n),
-            partner_id: Some(id(1_000_000)),
+            partner_id: Some(id(1_000_000).into()),
             config_version: Some(1),
             is_active: Some(true),
             total_visits: Some("1000000".into()),
