@@ -16,6 +16,7 @@ pub mod decimal;
 pub mod distribution;
 pub mod echo_check;
 pub mod error_policy;
+pub mod event;
 pub mod finding;
 pub mod history;
 pub mod limits;

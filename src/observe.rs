@@ -19,6 +19,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use self::histogram::{Counts, Histogram};
+use crate::domain::event::Event;
 use crate::domain::transport::{PerTransport, Transport};
 
 /// What the names of our own metrics begin with; a `_` follows.
@@ -165,8 +166,14 @@ impl Metrics {
         self.duration.observe(took.as_secs_f64());
     }
 
-    /// What we wrote came back as an event after so long.
-    pub fn echoed(&self, transport: Transport, after: Duration) {
+    /// Measures an event, if it is an echo.
+    pub fn event(&self, event: &Event) {
+        let (Some(transport), Some(after)) = (event.transport, event.elapsed) else {
+            return;
+        };
+        if !event.is(&Event::ECHO_RECEIVED) {
+            return;
+        }
         self.echoes.of(transport).observe(after.as_secs_f64());
         *self
             .last_echo

@@ -1,23 +1,29 @@
 //! The shell around the core: the only layer that spawns tasks, reads clocks, sleeps and draws randomness.
 //!
-//! [`driver`] is the one loop; [`lanes`] are the three tasks that talk to the database; [`clock`] is where time comes from,
-//! `alarm` what wakes the loop;
-//! [`board`] is what the dashboard shows and [`desk`] who answers it, [`reasons`] why a row is not on its curve;
-//! [`words`] says what happened, [`summary`] once a minute how it went; [`snapshot`] is what everybody else sees, [`readings`]
-//! the same as metrics; [`progress`] tells work from hanging, and [`notify`] tells systemd; [`serve`] is one agent from start to
-//! stop; [`doctor`] asks database and Realtime at once.
+//! | module | what |
+//! |---|---|
+//! | [`serve`] | one agent from start to stop |
+//! | [`driver`] | the main loop, woken by `alarm` and timed by [`clock`] |
+//! | [`workers`] | the three tasks that talk to the database |
+//! | [`realtime_state`] | what is followed, what is live, and what an event of Realtime means |
+//! | [`log_limiter`], `summary` | events in the log, and one line a minute |
+//! | [`snapshot`], [`metrics`], [`status_reason`] | the state, the same as metrics, and why a distribution is not on its curve |
+//! | [`dashboard`] | what the dashboard shows, and the answers to its queries |
+//! | [`watchdog`], [`notify`] | whether the agent makes progress, and the messages to systemd |
+//! | [`doctor`] | the checks of database and Realtime |
 
 mod alarm;
 pub mod clock;
 pub mod dashboard;
 pub mod doctor;
 pub mod driver;
-pub mod log_messages;
+pub mod log_limiter;
 pub mod metrics;
 pub mod notify;
-pub mod progress;
+pub mod realtime_state;
 pub mod serve;
 pub mod snapshot;
 pub mod status_reason;
 mod summary;
+pub mod watchdog;
 pub mod workers;

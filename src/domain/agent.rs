@@ -1,179 +1,115 @@
-//! The state machine: everything that the agent decides. It reads no clock, opens no socket and knows no SQL.
+//! The state machine: every decision of the agent. It reads no clock, opens no socket and contains no SQL.
 //!
-//! The runtime feeds it [`Input`]s with the time at which they arrived, carries out the [`Action`]s that it polls, and
-//! wakes it at [`Agent::next_deadline`]. Three lanes work for it, each with one job at a time: the writer stores batches,
-//! the reader reads rows, the keeper does the rest (beats, write-backs, reconciliation). So nothing queues up unseen, and
-//! the answer to every job is an input. Each lane's jobs and answers are in a file of its own below this one.
+//! The runtime passes it [`Input`]s with the time of their arrival, carries out the [`Action`]s that it polls, and wakes it
+//! at [`Agent::next_deadline`]. The state has four owners, each in a file of its own: [`writes`], [`reads`], [`maintenance`]
+//! and [`listening`]. The first three have a [`worker`] each, which has one job at a time and answers it by an input, so
+//! nothing queues up unseen. Invariant: an owner never touches another one. What concerns another it leaves in the [`turn`]
+//! as an effect, which this file passes on; it also decides who comes first.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
 
-use rand::SeedableRng as _;
+use rand::{Rng as _, SeedableRng as _};
 use rand_pcg::Pcg32;
 use uuid::Uuid;
 
 use super::batch::Batch;
-use super::bucket::RateBucket;
 use super::clock::{DbClock, Stepped};
-use super::echo_check::{CANARY, EchoCheck, Reconnect};
-use super::error_policy::{ErrorKind, Failure};
-use super::limits::{COALESCE, SERVES_WITHIN, SYNC_EVERY_BLIND};
-use super::ownership::Ownership;
-use super::schedule::{
-    Control, DistributionStatus, ReadSequence, Round, Schedule, Status, StatusSummary,
-};
+use super::error_policy::ErrorKind;
+use super::event::Event;
+use super::ownership::{Ownership, PeerAgent};
+use super::schedule::{DistributionStatus, Round, Schedule, StatusSummary};
 use super::time::{DbTime, Mono};
-use super::transport::{Following, ListenBy, PerTransport, Transport};
-use super::write_back::{Staleness, WriteBackBudget};
+use super::transport::ListenBy;
 
-use self::lane::Lane;
+use self::listening::Listening;
+use self::maintenance::Maintenance;
 pub use self::messages::{
-    Action, CountDifference, Counters, Health, Input, MaintenanceTask, Notice, Published,
-    ReadRequest, ReadResult, RealtimeEvent, Refusals, RoundTrip, Stored, TaskOutcome, WrittenBack,
-    XidWatermark,
+    Action, Answer, BatchOutcome, CountDifference, Counters, Health, Input, MaintenanceTask,
+    Published, ReadCounters, ReadRequest, ReadResult, RealtimeCounters, RealtimeEvent, Refusals,
+    RoundTrip, TaskOutcome, WriteCounters, WrittenBack, XidWatermark,
 };
-use self::poison_search::PoisonSearch;
-use self::reader::{Reading, Sync};
-use self::reconciliation::Reconciliation;
+use self::reads::Reads;
+use self::turn::{Effect, Turn};
+use self::writes::Writes;
 
-mod keeper;
-mod lane;
+mod listening;
+mod maintenance;
 mod messages;
 mod poison_search;
-mod reader;
+mod reads;
 mod reconciliation;
-mod writer;
+mod turn;
+mod worker;
+mod writes;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Agent {
-    me: Uuid,
-    agents: usize,
+    id: Uuid,
     schedule: Schedule,
-    round: Round,
     clock: DbClock,
-    visits: RateBucket,
-    echo: WriteBackBudget,
-    listen_by: ListenBy,
-    following: Following,
-    echo_check: PerTransport<EchoCheck>,
     random: Pcg32,
+    writes: Writes,
+    reads: Reads,
+    maintenance: Maintenance,
+    listening: Listening,
+    outage: Outage,
     outbox: VecDeque<Action>,
-    sequence: ReadSequence,
-    writer: Lane,
-    reader: Lane,
-    keeper: Lane,
-    storing: Option<Batch>,
-    storing_since: Mono,
-    reading: Option<Reading>,
-    /// A sync of which parts are still to be read.
-    syncing: Option<Sync>,
-    /// Edited rows were read last: the next part of the sync comes before more of them.
-    sync_has_its_turn: bool,
-    keeping: Option<MaintenanceTask>,
-    wanted: BTreeSet<Uuid>,
-    wanted_at: Option<Mono>,
-    next_sync: Mono,
-    /// Where the next sync goes on; `None`: it reads every row.
-    watermark: Option<XidWatermark>,
-    next_full_sync: Mono,
-    /// A full read that began before this one does not answer the last reason to sync.
-    sync_since: ReadSequence,
-    sync_called_for: bool,
-    /// … while every row was being read.
-    called_for_while_reading_all: bool,
-    next_beat: Mono,
-    reconciliation: Reconciliation,
-    maintenance: VecDeque<MaintenanceTask>,
-    missing_told: BTreeMap<Uuid, i64>,
-    quarantine: BTreeSet<Uuid>,
-    /// Reasons that are still to be kept in progress: somebody held the row. Tried again at each beat.
-    unmarked: BTreeMap<Uuid, String>,
-    defer: BTreeSet<Uuid>,
-    /// Why the database is away, as far as it has been told since it is.
-    away_told: BTreeSet<ErrorKind>,
-    poison_search: PoisonSearch,
-    /// Rows that were left out of a batch, and their version in it: why is known once they have been read.
-    refused: BTreeMap<Uuid, i64>,
-    published: Option<Published>,
+    round: Round,
     stopping: bool,
-    counters: Counters,
-    health: Health,
 }
 
 impl Agent {
-    /// An agent that knows nothing yet, bounded to so many visits a second. `me` is new at each start of a process; it
-    /// also feeds the jitter of its retries.
-    pub fn new(me: Uuid, max_visits_per_second: u32, now: Mono) -> Self {
+    /// An agent that knows nothing yet and stores at most so many visits a second. `id` is new at each start of a process;
+    /// it also seeds the jitter of retries.
+    pub fn new(id: Uuid, max_visits_per_second: u32, now: Mono) -> Self {
         Self {
-            me,
-            agents: 1,
-            schedule: Schedule::new(Ownership::alone(me)),
-            round: Round::default(),
+            id,
+            schedule: Schedule::new(Ownership::alone(id)),
             clock: DbClock::default(),
-            visits: RateBucket::visits(i64::from(max_visits_per_second), now),
-            echo: WriteBackBudget::new(Control::default().write_back_budget_micro, now),
-            listen_by: ListenBy::default(),
-            following: Following::at_first(ListenBy::default()),
-            echo_check: PerTransport::default(),
-            random: Pcg32::seed_from_u64(me.as_u64_pair().0),
+            random: Pcg32::seed_from_u64(id.as_u64_pair().0),
+            writes: Writes::new(max_visits_per_second, now),
+            reads: Reads::new(now),
+            maintenance: Maintenance::new(now),
+            listening: Listening::new(ListenBy::default(), now),
+            outage: Outage::default(),
             outbox: VecDeque::new(),
-            sequence: ReadSequence::default(),
-            writer: Lane::new(now),
-            reader: Lane::new(now),
-            keeper: Lane::new(now),
-            storing: None,
-            storing_since: now,
-            reading: None,
-            syncing: None,
-            sync_has_its_turn: false,
-            keeping: None,
-            wanted: BTreeSet::new(),
-            wanted_at: None,
-            next_sync: now,
-            watermark: None,
-            next_full_sync: now,
-            sync_since: ReadSequence::default(),
-            sync_called_for: false,
-            called_for_while_reading_all: false,
-            next_beat: now,
-            reconciliation: Reconciliation::new(now),
-            maintenance: VecDeque::from([MaintenanceTask::Published]),
-            missing_told: BTreeMap::new(),
-            quarantine: BTreeSet::new(),
-            unmarked: BTreeMap::new(),
-            defer: BTreeSet::new(),
-            away_told: BTreeSet::new(),
-            poison_search: PoisonSearch::default(),
-            refused: BTreeMap::new(),
-            published: None,
+            round: Round::default(),
             stopping: false,
-            counters: Counters::default(),
-            health: Health {
-                down_since: Some(now),
-                ..Health::default()
-            },
         }
     }
 
-    /// The agent, listening in these ways; before its first input.
+    /// The agent, listening by these transports; before its first input.
     #[must_use]
-    pub fn listening(mut self, by: ListenBy) -> Self {
-        self.listen_by = by;
-        self.following = Following::at_first(by);
+    pub fn listening(mut self, by: ListenBy, now: Mono) -> Self {
+        self.listening = Listening::new(by, now);
         self
     }
 
-    /// Takes an input in; what follows from it is polled as actions.
+    /// Handles an input; the actions that follow from it are polled.
     pub fn handle(&mut self, input: Input, now: Mono) {
+        if let Input::Answer(_, Some(round_trip)) = &input {
+            self.measure_clock(*round_trip, now);
+        }
+        let mut turn = Turn::new(now, self.clock.at(now), self.random.next_u32());
         match input {
             Input::Tick => {}
-            Input::RealtimeEvent(news) => self.hear(&news, now),
-            Input::Read(answer) => self.read(answer, now),
-            Input::Stored(stored, round_trip) => self.stored(stored, round_trip, now),
-            Input::TaskOutcome(answer) => self.kept(answer, now),
+            Input::Realtime(event) => self.listening.receive(&event, &self.schedule, &mut turn),
+            Input::Answer(answer, _) => {
+                self.answer(answer, &mut turn);
+                self.pass_on(&mut turn);
+                self.check_outage(now);
+            }
             Input::Stop => self.stopping = true,
         }
-        self.give_out_work(now);
+        if !self.stopping {
+            self.listening.reconnect(&mut turn);
+        }
+        self.pass_on(&mut turn);
+        if !self.stopping {
+            self.start_jobs(now);
+        }
     }
 
     /// The next action to carry out.
@@ -186,63 +122,65 @@ impl Agent {
         if self.stopping {
             return None;
         }
-        let after = |lane: &Lane, at: Mono| (!lane.busy).then(|| at.max(lane.not_before));
-        let fire = self.fires_at().and_then(|at| after(&self.writer, at));
-        let sync = after(&self.reader, self.next_sync);
-        let read = self.wanted_at.and_then(|at| after(&self.reader, at));
-        let beat = after(&self.keeper, self.next_beat);
-        let echo = self
-            .echo
-            .next_deadline(now)
-            .and_then(|at| after(&self.keeper, at));
-        let canary = |transport| {
-            self.canary_at(transport)
-                .and_then(|at| after(&self.keeper, at))
-        };
-        let reconcile = self
-            .reconciliation
-            .next_deadline()
-            .and_then(|at| after(&self.keeper, at));
-        [
-            (fire, "a row fires"),
-            (sync, "full sync"),
-            (read, "changed rows are read"),
-            (beat, "beat"),
-            (echo, "write-back"),
-            (canary(Transport::Changes), "canary"),
-            (canary(Transport::Broadcast), "canary by broadcast"),
-            (reconcile, "reconciliation"),
-            (self.echo_check.changes.next_deadline(), "proof of life"),
-            (self.echo_check.broadcast.next_deadline(), "proof of life"),
-        ]
-        .into_iter()
-        .filter_map(|(at, why)| at.map(|at| (at, why)))
-        .min()
+        let canary = self.listening.canary().map(|(at, _)| at);
+        let deadlines = [
+            self.writes.deadline(self.fires_at()),
+            self.reads.deadline(),
+            self.maintenance.deadline(canary, now),
+            self.listening.deadline(),
+        ];
+        deadlines.into_iter().flatten().min()
     }
 
-    /// Whether nothing is in hand any more, after [`Input::Stop`].
+    /// Whether no job is in hand that a stop has to wait for.
     pub fn is_idle(&self) -> bool {
-        !self.writer.busy && !self.keeper.busy
+        let (writer, maintenance) = (self.writes.worker(), self.maintenance.worker());
+        writer.job().is_none() && maintenance.job().is_none()
+    }
+
+    /// The workers that have a job, and since when.
+    pub fn in_hand(&self) -> impl Iterator<Item = (&'static str, Mono)> {
+        let (writer, maintenance) = (self.writes.worker(), self.maintenance.worker());
+        [
+            writer.in_hand(),
+            self.reads.in_hand(),
+            maintenance.in_hand(),
+        ]
+        .into_iter()
+        .flatten()
     }
 
     /// Counters since the start.
     pub fn counters(&self) -> Counters {
-        self.counters
+        Counters {
+            writes: self.writes.counters(),
+            reads: self.reads.counters(),
+            realtime: self.listening.counters(),
+            written_back: self.maintenance.written_back(),
+        }
     }
 
     /// Whether it does its work.
     pub fn health(&self) -> Health {
-        self.health
+        Health {
+            synced_at: self.reads.synced_at(),
+            control_known: self.maintenance.control_known(),
+            stored_at: self.writes.stored_at(),
+            database_away_since: self.outage.since,
+            live_since: self.listening.live_since(),
+            down_since: self.listening.down_since(),
+            caught_up: self.reads.caught_up(),
+        }
     }
 
-    /// All rows of this agent as they stand; nothing before the first round trip.
+    /// The status of each row of this agent; none before the first round trip.
     pub fn statuses(&self, now: Mono) -> Vec<DistributionStatus> {
         self.clock
             .at(now)
             .map_or_else(Vec::new, |db| self.schedule.statuses(db).collect())
     }
 
-    /// Looks at the next rows for people and metrics; how all of this agent's stand, once every row has had its turn.
+    /// Continues the round over all rows; the summary once it is complete.
     pub fn status_summary(&mut self, now: Mono) -> Option<StatusSummary> {
         let db_now = self.clock.at(now)?;
         self.round.go_on(&self.schedule, db_now)
@@ -253,20 +191,19 @@ impl Agent {
         self.schedule.len()
     }
 
-    /// Rows that are this agent's to store.
+    /// Rows that this agent owns.
     pub fn rows_owned(&self) -> usize {
         self.schedule.ours()
     }
 
-    /// Whether it knows the rows, and its batches get through.
+    /// Whether it knows the rows, and its batches succeed.
     pub fn serves(&self, now: Mono) -> bool {
-        let stuck = self.storing.is_some() && now.since(self.storing_since) > SERVES_WITHIN;
-        self.health.synced_at.is_some() && !self.stopping && !stuck && !self.writer.is_away()
+        self.reads.synced_at().is_some() && !self.stopping && self.writes.serves(now)
     }
 
-    /// Agents that share the rows, this one among them.
+    /// Live agents, this one included.
     pub fn agents(&self) -> usize {
-        self.agents
+        self.schedule.agents()
     }
 
     /// Rows of this agent that run.
@@ -274,14 +211,14 @@ impl Agent {
         self.schedule.running()
     }
 
-    /// Whether the control row stops everything.
+    /// Whether the control row pauses everything.
     pub fn paused(&self) -> bool {
         self.schedule.control().paused
     }
 
     /// The batch that is being stored.
     pub fn storing(&self) -> Option<&Batch> {
-        self.storing.as_ref()
+        self.writes.worker().job()
     }
 
     /// The database's time, as estimated.
@@ -289,180 +226,163 @@ impl Agent {
         self.clock.at(now)
     }
 
-    fn hear(&mut self, news: &RealtimeEvent, now: Mono) {
-        match news {
-            RealtimeEvent::Live(transport) => {
-                self.echo_check.of_mut(*transport).live(now);
-                self.sync_now(now);
-                self.health.live_since = self.health.live_since.or(Some(now));
-                self.health.down_since = None;
-                self.health.caught_up = false;
-            }
-            RealtimeEvent::Down(transport) => self.down(*transport, now),
-            RealtimeEvent::Row(transport, id, version) => {
-                *self.counters.events.of_mut(*transport) += 1;
-                self.heard(*transport, *id, now);
-                if version.is_some() && *version == self.schedule.version(*id) {
-                    self.counters.events_known += 1;
-                } else {
-                    self.want([*id], now.plus(COALESCE));
+    fn answer(&mut self, answer: Answer, turn: &mut Turn) {
+        match answer {
+            Answer::Stored(outcome) => self.writes.answer(outcome, &mut self.schedule, turn),
+            Answer::Read(answer) => self.reads.answer(answer, &mut self.schedule, turn),
+            Answer::Maintained(answer) => {
+                if let Some(task) = self.maintenance.worker().job() {
+                    self.listening.task_answered(task, &answer, turn);
                 }
-            }
-            RealtimeEvent::Canary(transport) => self.heard(*transport, CANARY, now),
-            RealtimeEvent::Unclear => {
-                self.counters.events.changes += 1;
-                self.sync_now(now);
-            }
-            RealtimeEvent::Unfollowed => {
-                self.down(Transport::Changes, now);
-                self.task(MaintenanceTask::Published);
+                self.maintenance.answer(answer, &mut self.schedule, turn);
+                self.maintenance.set_unheard(self.listening.is_unheard());
             }
         }
     }
 
-    fn heard(&mut self, transport: Transport, id: Uuid, now: Mono) {
-        if let Some(after) = self.echo_check.of_mut(transport).heard(id, now) {
-            self.tell(Notice::Echoed(transport, after));
-        }
-    }
-
-    /// One way is not live; the agent is blind only where none is.
-    fn down(&mut self, transport: Transport, now: Mono) {
-        self.echo_check.of_mut(transport).down();
-        if self
-            .echo_check
-            .both()
-            .iter()
-            .any(|echo_check| echo_check.is_live())
-        {
-            return;
-        }
-        self.next_sync = self.next_sync.min(now.plus(SYNC_EVERY_BLIND));
-        self.health.live_since = None;
-        self.health.down_since = self.health.down_since.or(Some(now));
-        self.health.caught_up = false;
-    }
-
-    fn give_out_work(&mut self, now: Mono) {
-        if self.stopping {
-            return;
-        }
-        for transport in Transport::ALL {
-            if let Some(reconnect) = self.echo_check.of_mut(transport).reconnect(now) {
-                *self.counters.silent.of_mut(transport) += 1;
-                match reconnect {
-                    Reconnect::Rejoin => self.counters.rejoins += 1,
-                    Reconnect::Reopen => self.counters.reopens += 1,
+    /// Passes on what one owner left for the others.
+    fn pass_on(&mut self, turn: &mut Turn) {
+        while let Some(effect) = turn.next_effect() {
+            let now = turn.now;
+            match effect {
+                Effect::Act(action) => self.outbox.push_back(action),
+                Effect::Failed(kind, event) => {
+                    let is_news = !kind.policy().away || self.outage.begin(kind, now);
+                    self.outbox
+                        .extend(event.filter(|_| is_news).map(Action::Emit));
                 }
-                self.tell(Notice::Silent(transport, reconnect));
-                self.outbox.push_back(Action::Revive(transport, reconnect));
+                Effect::Subscribed => self.reads.subscribed(&self.schedule, now),
+                Effect::Unsubscribed => self.reads.unsubscribed(now),
+                Effect::Sync => self.reads.request_sync(&self.schedule, now),
+                Effect::Read(ids, by) => self.reads.want(ids, by),
+                Effect::Applied(ids) => {
+                    for id in &ids {
+                        self.writes.was_read(*id, &self.schedule, turn.db_now);
+                    }
+                    self.inspect(ids, turn);
+                }
+                Effect::Deleted(id) => {
+                    self.writes.deleted(id);
+                    self.maintenance.forget(id, now);
+                }
+                Effect::Stored(ids) => {
+                    for id in &ids {
+                        self.maintenance.stored(*id);
+                    }
+                    self.inspect(ids, turn);
+                }
+                Effect::Inspect(ids) => self.inspect(ids, turn),
+                Effect::Missed(ids) => self.listening.missed(&ids, now),
+                Effect::Synced { first } => self.maintenance.synced(first, now),
+                Effect::Task(task) => self.maintenance.request(task),
+                Effect::Peers(peers) => self.share(&peers, turn),
             }
         }
-        self.give_out_storing(now);
-        self.give_out_reading(now);
-        self.give_out_keeping(now);
     }
 
-    fn sync_now(&mut self, now: Mono) {
-        self.next_sync = now;
-        self.sync_since = self.sequence;
-        self.sync_called_for = true;
+    fn inspect(&mut self, ids: impl IntoIterator<Item = Uuid>, turn: &mut Turn) {
+        for id in ids {
+            self.maintenance.inspect(id, &self.schedule, turn);
+        }
     }
 
-    /// Follows from where a row stands now: whether it is set aside, and whether its own column is right.
-    fn take_note(&mut self, id: Uuid, db_now: DbTime, now: Mono) {
-        let Some(look) = self.schedule.owned_status(id, db_now) else {
+    /// Divides the rows among the live agents.
+    fn share(&mut self, peers: &[PeerAgent], turn: &mut Turn) {
+        let Some(db_now) = turn.db_now else {
             return;
         };
-        match look.reason {
-            Some(why) if self.quarantine.insert(id) => self.tell(Notice::Quarantined(id, why)),
-            None if self.quarantine.remove(&id) => {
-                self.unmarked.remove(&id);
-                self.tell(Notice::Mended(id));
-            }
-            Some(_) | None => {}
+        let ownership = Ownership::beside(self.id, self.serves(turn.now), peers);
+        let agents = ownership.agents();
+        if agents != self.schedule.agents() {
+            turn.emit(Event::AGENTS_CHANGED.count(agents));
         }
-        let bad = look.partner_id.is_none(); // who knows what a write to it would meet
-        let column = if bad || look.written == Some(look.distributed) {
-            Staleness::Right
-        } else if matches!(look.status, Status::Completed | Status::Ended) {
-            Staleness::StaleFinished
-        } else {
-            Staleness::Stale
-        };
-        self.echo.note(id, column, now);
-    }
-
-    fn forget(&mut self, id: Uuid, now: Mono) {
-        self.echo.forget(id, now);
-        self.quarantine.remove(&id);
-        self.unmarked.remove(&id);
-        self.defer.remove(&id);
-        self.refused.remove(&id);
-        self.poison_search.clear(id);
-        self.missing_told.remove(&id);
-        self.reconciliation.forget(id);
-    }
-
-    fn want(&mut self, ids: impl IntoIterator<Item = Uuid>, by: Mono) {
-        self.wanted.extend(ids);
-        if !self.wanted.is_empty() {
-            self.wanted_at = Some(self.wanted_at.map_or(by, |at| at.min(by)));
+        let sequence = self.schedule.next_sequence();
+        let change = self.schedule.set_share(ownership, sequence, db_now);
+        for id in change.lost {
+            self.writes.forget(id);
+            self.maintenance.forget(id, turn.now);
         }
+        let budget = self.schedule.control().write_back_budget_micro;
+        self.maintenance
+            .shared(agents, &change.gained, budget, turn.now);
+        self.reads.want(change.gained, turn.now);
     }
 
-    fn round_trip(&mut self, round_trip: RoundTrip, now: Mono) {
-        if self
-            .clock
-            .sample(round_trip.sent, round_trip.db, round_trip.received)
-            == Stepped::Yes
+    /// Starts a job of each worker that is free and has something to do.
+    fn start_jobs(&mut self, now: Mono) {
+        let db_now = self.clock.at(now);
+        let fires = self.fires_at().is_some_and(|at| at <= now);
+        if let Some(db_now) = db_now.filter(|_| fires)
+            && let Some(batch) = self.writes.next_job(&mut self.schedule, db_now, now)
         {
-            self.tell(Notice::ClockStepped);
-            if let Some(db_now) = self.clock.at(now) {
-                self.schedule.clock_stepped(db_now);
-            }
+            self.outbox.push_back(Action::Store(batch));
+        }
+        if let Some(request) = self.reads.next_job(&mut self.schedule, now) {
+            self.outbox.push_back(Action::Read(request));
+        }
+        let canary = self.listening.canary().filter(|(at, _)| *at <= now);
+        let canary = canary.map(|(_, transport)| transport);
+        let serving = self.serves(now);
+        let task = (self.maintenance).next_job(&self.schedule, serving, canary, db_now, now);
+        if let Some(task) = task {
+            self.listening.task_started(&task, now);
+            self.outbox.push_back(Action::Maintain(task));
         }
     }
 
-    /// A lane's job failed.
-    fn failed(&mut self, failure: Failure, may_tell: bool, now: Mono) {
-        if failure.policy().away {
-            self.health.database_away_since = self.health.database_away_since.or(Some(now));
-            if self.away_told.insert(failure.kind) {
-                self.tell(Notice::DatabaseAway(failure));
-            }
-        } else if may_tell {
-            self.tell(Notice::Hindered(failure));
-        }
+    /// When a row fires; never before the rows and the control row are known.
+    fn fires_at(&self) -> Option<Mono> {
+        let at = self
+            .schedule
+            .next_deadline()
+            .filter(|_| self.health().has_begun())?;
+        self.clock.mono_of(at)
     }
 
-    /// The database is back once no lane with something to do is without an answer: on a full disk it can still be read.
-    fn database_back(&mut self, now: Mono) {
-        let to_store = self.storing.is_some() || self.fires_at().is_some_and(|at| at <= now);
-        let cannot_store = self.writer.is_away() && to_store;
-        if cannot_store || self.reader.is_away() || self.keeper.is_away() {
+    fn measure_clock(&mut self, round_trip: RoundTrip, now: Mono) {
+        let RoundTrip { sent, db, received } = round_trip;
+        if self.clock.sample(sent, db, received) == Stepped::No {
             return;
         }
-        if let Some(since) = self.health.database_away_since.take() {
-            self.away_told.clear();
-            self.tell(Notice::DatabaseBack(now.since(since)));
+        self.outbox.push_back(Action::Emit(Event::CLOCK_STEPPED));
+        if let Some(db_now) = self.clock.at(now) {
+            self.schedule.clock_stepped(db_now);
         }
     }
 
-    /// Puts a chore on the list once.
-    fn task(&mut self, task: MaintenanceTask) {
-        if !self.maintenance.contains(&task) {
-            self.maintenance.push_back(task);
+    /// The database is available again once no worker that has something to do is without an answer: with a full disk it
+    /// can still be read.
+    fn check_outage(&mut self, now: Mono) {
+        let to_store = self.storing().is_some() || self.fires_at().is_some_and(|at| at <= now);
+        let cannot_store = self.writes.worker().is_away() && to_store;
+        if cannot_store || self.reads.is_away() || self.maintenance.worker().is_away() {
+            return;
+        }
+        if let Some(lasted) = self.outage.end(now) {
+            let event = Event::DATABASE_AVAILABLE.after(lasted);
+            self.outbox.push_back(Action::Emit(event));
         }
     }
+}
 
-    fn tell(&mut self, notice: Notice) {
-        self.outbox.push_back(Action::Tell(notice));
+/// The database is unavailable: since when, and with which errors that was reported.
+#[derive(Debug, Default)]
+struct Outage {
+    since: Option<Mono>,
+    reported: BTreeSet<ErrorKind>,
+}
+
+impl Outage {
+    /// Whether this error is the first of its kind in the outage.
+    fn begin(&mut self, kind: ErrorKind, now: Mono) -> bool {
+        self.since = self.since.or(Some(now));
+        self.reported.insert(kind)
     }
 
-    fn next_sequence(&mut self) -> ReadSequence {
-        self.sequence = ReadSequence(self.sequence.0 + 1);
-        self.sequence
+    /// How long it lasted, if there was one.
+    fn end(&mut self, now: Mono) -> Option<Duration> {
+        self.reported.clear();
+        self.since.take().map(|since| now.since(since))
     }
 }
 

@@ -120,6 +120,7 @@ pub struct Schedule {
     running: usize,
     phases: PhaseSlots,
     ownership: Ownership,
+    sequence: ReadSequence,
 }
 
 /// Rows that changed hands.
@@ -145,6 +146,22 @@ impl Schedule {
         let mut phases = PhaseSlots::default();
         phases.fit(running);
         phases.at_or_after(id, at)
+    }
+
+    /// The latest number that was given.
+    pub fn sequence(&self) -> ReadSequence {
+        self.sequence
+    }
+
+    /// The number of a read that begins now, or of a batch that is answered now.
+    pub fn next_sequence(&mut self) -> ReadSequence {
+        self.sequence = ReadSequence(self.sequence.0 + 1);
+        self.sequence
+    }
+
+    /// Agents that share the rows, this one included.
+    pub fn agents(&self) -> usize {
+        self.ownership.agents()
     }
 
     /// The control row as it is now.
@@ -187,7 +204,7 @@ impl Schedule {
                     entry.ours = true;
                     self.owned += 1;
                     if entry.hold == Hold::Ready {
-                        entry.hold = Hold::Doubtful(Doubt::Unknown, at);
+                        entry.doubt(*id, Doubt::Unknown, at, &mut self.queue);
                     }
                     shift.gained.push(*id);
                 }
@@ -230,7 +247,8 @@ impl Schedule {
         let changed = entry.take_config(&read, began);
         let moved = entry.take_progress(read, began, changed);
         let doubt = entry.settle(began);
-        if doubt == Some(Doubt::Refused) && !changed && !moved && !control.paused {
+        let unchanged = !changed && !moved && !control.paused;
+        if doubt == Some(Doubt::Refused) && unchanged && entry.ours {
             entry.locked_tries = entry.locked_tries.saturating_add(1);
             let wait = locked_retry(entry.locked_tries);
             let wake = Some(now.plus_micros(micros_of(wait)));
@@ -326,7 +344,7 @@ impl Schedule {
                 } else {
                     Doubt::Refused
                 };
-                entry.hold = Hold::Doubtful(doubt, at);
+                entry.doubt(row.id, doubt, at, &mut self.queue);
                 refused.push(row.id);
             }
         }
@@ -338,7 +356,7 @@ impl Schedule {
         let mut doubtful = Vec::new();
         for row in &batch.rows {
             if let Some(entry) = self.entries.get_mut(&row.id) {
-                entry.hold = Hold::Doubtful(Doubt::Unknown, at);
+                entry.doubt(row.id, Doubt::Unknown, at, &mut self.queue);
                 entry.stall = Some(Stall::Database);
                 doubtful.push(row.id);
             }
@@ -512,6 +530,10 @@ impl Schedule {
     fn depart(&mut self, fire: &Fire, visits: i64) -> Option<BatchRow> {
         let control = self.control;
         let entry = self.entries.get_mut(&fire.id)?;
+        debug_assert!(entry.hold == Hold::Ready, "a row that fires is ready");
+        debug_assert!(entry.ours, "a row that fires is this agent's");
+        // Rescheduling all rows may have queued it again since it was taken out.
+        entry.set_wake(fire.id, None, &mut self.queue);
         let rule = entry.rule(&control);
         let distribution = entry.parsed.as_ref().ok()?;
         let before = entry.progress.clone();

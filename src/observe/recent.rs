@@ -1,88 +1,75 @@
-//! What happened last, for whoever looks: the latest events of Realtime, and the latest repairs, warnings and errors.
+//! The latest events: of the agent, as far as the dashboard lists them, and of Realtime.
 //!
-//! Written by the runtime, read by the web pages. Invariant: however much happens, no more is kept than the two bounds.
+//! Written by the runtime, read by the dashboard. Invariant: no more of each are kept than the bounds.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tracing::Level;
 use uuid::Uuid;
 
+use crate::domain::event::Event;
 use crate::domain::time::DbTime;
 use crate::domain::transport::Transport;
 
-/// Repairs, warnings and errors that are kept.
-pub const NOTES_KEPT: usize = 50;
+/// Events of the agent that are kept.
+pub const EVENTS_KEPT: usize = 50;
 /// Events of Realtime that are kept.
-pub const EVENTS_KEPT: usize = 20;
+pub const RECEIVED_KEPT: usize = 20;
 
-/// A repair, a warning or an error, as the log has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Note {
-    /// When, by the database's clock; `None` before it was known.
-    pub at: Option<DbTime>,
-    /// How bad.
-    pub level: Level,
-    /// What happened, and what to do about it.
-    pub text: String,
-    /// The row.
-    pub id: Option<Uuid>,
-}
-
-/// Something that came from Realtime.
+/// An event of Realtime.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReceivedEvent {
     /// When, by the database's clock; `None` before it was known.
     pub at: Option<DbTime>,
-    /// By which way; `None` where both are concerned.
+    /// Its transport; `None` where both are concerned.
     pub transport: Option<Transport>,
     /// In words.
     pub what: String,
-    /// The row.
+    /// The distribution.
     pub id: Option<Uuid>,
 }
 
-/// See the module. Clones write to, and read from, the same.
+/// See the module. Clones share what they keep.
 #[derive(Clone, Debug, Default)]
 pub struct Recent(Arc<Mutex<Rings>>);
 
 #[derive(Debug, Default)]
 struct Rings {
-    notes: VecDeque<Note>,
-    events: VecDeque<ReceivedEvent>,
+    events: VecDeque<Event>,
+    received: VecDeque<ReceivedEvent>,
 }
 
 impl Recent {
-    /// Keeps a note; the oldest goes where there is no room.
-    pub fn note(&self, note: Note) {
-        self.with(|rings| keep(&mut rings.notes, note, NOTES_KEPT));
-    }
-
-    /// Keeps an event; the oldest goes where there is no room.
-    pub fn event(&self, event: ReceivedEvent) {
+    /// Keeps an event of the agent, in place of the oldest where there are too many.
+    pub fn event(&self, event: Event) {
         self.with(|rings| keep(&mut rings.events, event, EVENTS_KEPT));
     }
 
-    /// The notes, oldest first.
-    pub fn notes(&self) -> Vec<Note> {
-        self.with(|rings| rings.notes.iter().cloned().collect())
+    /// Keeps an event of Realtime, in place of the oldest where there are too many.
+    pub fn received(&self, event: ReceivedEvent) {
+        self.with(|rings| keep(&mut rings.received, event, RECEIVED_KEPT));
     }
 
-    /// The events, oldest first.
-    pub fn events(&self) -> Vec<ReceivedEvent> {
-        self.with(|rings| rings.events.iter().cloned().collect())
+    /// The events of the agent, newest first.
+    pub fn events(&self) -> Vec<Event> {
+        self.with(|rings| rings.events.iter().rev().cloned().collect())
     }
 
-    fn with<T>(&self, use_them: impl FnOnce(&mut Rings) -> T) -> T {
-        use_them(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    /// The events of Realtime, newest first.
+    pub fn all_received(&self) -> Vec<ReceivedEvent> {
+        self.with(|rings| rings.received.iter().rev().cloned().collect())
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut Rings) -> T) -> T {
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 fn keep<T>(ring: &mut VecDeque<T>, newest: T, bound: usize) {
-    while ring.len() >= bound {
+    ring.push_back(newest);
+    while ring.len() > bound {
         ring.pop_front();
     }
-    ring.push_back(newest);
 }
 
 #[cfg(test)]
@@ -92,17 +79,12 @@ mod tests {
     #[test]
     fn the_latest_are_kept_in_order_and_no_more_than_the_bound() {
         let recent = Recent::default();
-        for number in 0..NOTES_KEPT + 3 {
-            recent.note(Note {
-                at: None,
-                level: Level::WARN,
-                text: number.to_string(),
-                id: None,
-            });
+        for number in 0..EVENTS_KEPT + 3 {
+            recent.event(Event::ANCHORED.count(number));
         }
-        let texts: Vec<String> = recent.notes().into_iter().map(|note| note.text).collect();
-        let expected: Vec<String> = (3..NOTES_KEPT + 3).map(|n| n.to_string()).collect();
-        assert_eq!(texts, expected);
-        assert_eq!(recent.events(), []);
+        let counts: Vec<_> = recent.events().iter().map(|event| event.count).collect();
+        let expected: Vec<_> = (3..EVENTS_KEPT + 3).rev().map(Some).collect();
+        assert_eq!(counts, expected);
+        assert_eq!(recent.all_received(), []);
     }
 }

@@ -172,11 +172,11 @@ pub async fn broadcast_canary(connection: &mut Connection) -> Result<(), sqlx::E
 }
 
 /// Anchors rows that no trigger has seen; says how many.
-pub async fn initialise(connection: &mut Connection) -> Result<u64, sqlx::Error> {
+pub async fn initialise(connection: &mut Connection) -> Result<usize, sqlx::Error> {
     let rows: i64 = sqlx::query_scalar("select public.visit_pacer_initialise()")
         .fetch_one(connection)
         .await?;
-    Ok(u64::try_from(rows).unwrap_or(0))
+    Ok(usize::try_from(rows).unwrap_or(0))
 }
 
 /// Compares the counters of these distributions with what is stored. One that differs is locked only after it was counted.

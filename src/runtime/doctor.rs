@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::driver::{bindings, news_of};
+use super::realtime_state::{agent_event, bindings};
 use crate::domain::agent::{Published, RealtimeEvent};
 use crate::domain::error_policy::ErrorKind;
 use crate::domain::finding::{Finding, Fix, Severity};
@@ -341,7 +341,7 @@ async fn live(events: &mut mpsc::Receiver<FeedEvent>) -> Result<(), Option<Down>
 
 async fn canary_event(events: &mut mpsc::Receiver<FeedEvent>, transport: Transport) {
     while let Some(event) = events.recv().await {
-        if news_of(&event) == Some(RealtimeEvent::Canary(transport)) {
+        if agent_event(&event) == Some(RealtimeEvent::Canary(transport)) {
             return;
         }
     }

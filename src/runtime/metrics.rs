@@ -2,7 +2,7 @@
 //! happens is in `observe`.
 
 use super::snapshot::{Snapshot, whole};
-use super::workers::LANES;
+use super::workers::WORKERS;
 use crate::domain::error_policy::ErrorKind;
 use crate::domain::schedule::{DistributionStatus, Stall, Status};
 use crate::domain::time::Mono;
@@ -38,7 +38,7 @@ fn build() -> Vec<Family> {
 }
 
 fn visits(snapshot: &Snapshot) -> Vec<Family> {
-    let c = &snapshot.counters;
+    let c = &snapshot.counters.writes;
     let outcomes = [
         ("stored", c.batches),
         ("failed", c.failed),
@@ -78,7 +78,7 @@ fn visits(snapshot: &Snapshot) -> Vec<Family> {
 }
 
 fn table(snapshot: &Snapshot) -> Vec<Family> {
-    let c = &snapshot.counters;
+    let c = &snapshot.counters.reads;
     let by_status = Status::ALL.map(|status| {
         (
             status.as_str(),
@@ -133,16 +133,16 @@ fn table(snapshot: &Snapshot) -> Vec<Family> {
         count(
             "write_backs",
             "Rows whose total_distributed was written back",
-            c.written_back,
+            snapshot.counters.written_back,
         ),
     ]
 }
 
 fn realtime(snapshot: &Snapshot) -> Vec<Family> {
-    let c = &snapshot.counters;
+    let c = &snapshot.counters.realtime;
     let followed = Transport::ALL.into_iter().filter_map(|transport| {
         let state = snapshot.transports.of(transport).as_ref()?;
-        Some((transport.as_str(), Value::Level(i64::from(state.live))))
+        Some((transport.as_str(), Value::Level(i64::from(state.is_live()))))
     });
     vec![
         level(
@@ -227,7 +227,7 @@ fn shared(snapshot: &Snapshot, connections: usize) -> Vec<Family> {
         level(
             "connections_wanted",
             "Connections to the database that an agent at work has",
-            whole(LANES),
+            whole(WORKERS),
         ),
     ]
 }

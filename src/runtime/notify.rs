@@ -1,12 +1,12 @@
-//! What systemd is told of a unit of `Type=notify`; see `sd_notify(3)`. Without systemd nobody listens, and nothing is sent.
+//! Messages to systemd for a unit of `Type=notify`; see `sd_notify(3)`. Without systemd nothing is sent.
 //!
-//! - `READY=1` once, when the table has been read in full. Until then the start is granted more time with each look at a
-//!   database that is away, and with each turn of the loop.
-//! - `WATCHDOG=1` only after [`Snapshot::progressed_at`] has moved on: see [`super::progress`] for what progress is. A frozen
-//!   loop publishes no snapshot, so it says nothing.
-//! - `STATUS=` what `/readyz` says, or how the rows stand; `STOPPING=1` as soon as a stop is asked for.
+//! - `READY=1` once, after the first full sync. Until then each attempt to reach the database, and each snapshot, extends the
+//!   start timeout.
+//! - `WATCHDOG=1` only after [`Snapshot::progressed_at`] has moved: see [`super::watchdog`]. A frozen loop publishes no snapshot, so
+//!   nothing is sent.
+//! - `STATUS=` the answer of `/readyz`, or how many distributions have which status; `STOPPING=1` when a stop is requested.
 //!
-//! It has no timer of its own: each word follows from something that happened elsewhere.
+//! It has no timer: each message follows from an event elsewhere.
 
 use std::time::Duration;
 
@@ -18,129 +18,132 @@ use tracing::warn;
 
 use super::clock::Clock;
 use super::snapshot::Snapshot;
+use crate::domain::event::Event;
 use crate::domain::schedule::Status;
 use crate::domain::time::Mono;
 
-/// How often the state is told where no watchdog waits for it.
-const TELL_EVERY: Duration = Duration::from_secs(10);
-/// A watchdog's time has room for so many words: one that comes late does no harm.
-const WORDS_PER_WATCHDOG: u32 = 3;
-/// Longer than one look at a database that swallows everything, with the wait after it.
-const START_GOES_ON: Duration = Duration::from_secs(180);
+/// How often the status is sent where no watchdog waits for it.
+const STATUS_EVERY: Duration = Duration::from_secs(10);
+/// Messages in the time of a watchdog: one that comes late does no harm.
+const MESSAGES_PER_WATCHDOG: u32 = 3;
+/// Longer than one attempt to reach a database that swallows everything, with the wait after it.
+const START_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// One message.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Word {
-    kind: Kind,
+struct Message {
+    state: UnitState,
     status: String,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
-    /// The start takes longer, and goes on.
+enum UnitState {
+    /// The start takes longer, and continues.
     Starting,
-    /// From now on it does its work.
+    /// The agent does its work from now on.
     Ready,
-    /// It got on with its work.
+    /// It made progress.
     Progressed,
-    /// It did not: the watchdog is to find out.
-    Hangs,
-    /// A stop was asked for.
+    /// It did not: the watchdog expires.
+    Stuck,
+    /// A stop was requested.
     Stopping,
 }
 
-impl Word {
+impl Message {
     async fn send(self) {
-        // The socket's queue may be full, and the send then waits.
+        // The socket's queue may be full; the send waits then.
         let sent = spawn_blocking(move || {
             let status = NotifyState::Status(&self.status);
-            match self.kind {
-                Kind::Starting => {
-                    let micros = u32::try_from(START_GOES_ON.as_micros()).unwrap_or(u32::MAX);
+            match self.state {
+                UnitState::Starting => {
+                    let micros = u32::try_from(START_TIMEOUT.as_micros()).unwrap_or(u32::MAX);
                     sd_notify::notify(&[NotifyState::ExtendTimeoutUsec(micros), status])
                 }
-                Kind::Ready => {
+                UnitState::Ready => {
                     sd_notify::notify(&[NotifyState::Ready, NotifyState::Watchdog, status])
                 }
-                Kind::Progressed => sd_notify::notify(&[NotifyState::Watchdog, status]),
-                Kind::Hangs => sd_notify::notify(&[status]),
-                Kind::Stopping => sd_notify::notify(&[NotifyState::Stopping, status]),
+                UnitState::Progressed => sd_notify::notify(&[NotifyState::Watchdog, status]),
+                UnitState::Stuck => sd_notify::notify(&[status]),
+                UnitState::Stopping => sd_notify::notify(&[NotifyState::Stopping, status]),
             }
         });
         if let Ok(Err(error)) = sent.await {
-            warn!(%error, "systemd cannot be told; check that NOTIFY_SOCKET names a socket that this user may write to");
+            warn!(%error, "{}", Event::SYSTEMD_UNREACHABLE.message);
         }
     }
 }
 
-/// Tells systemd until it is asked to stop; says that too.
+/// Notifies systemd until a stop is requested, and of the stop.
 pub async fn run(
     mut waiting_for: watch::Receiver<String>,
-    mut seen: watch::Receiver<Snapshot>,
+    mut snapshots: watch::Receiver<Snapshot>,
     clock: Clock,
     shutdown: CancellationToken,
 ) {
-    let every =
-        sd_notify::watchdog_enabled().map_or(TELL_EVERY, |watchdog| watchdog / WORDS_PER_WATCHDOG);
-    let mut teller = Teller::every(every);
+    let every = sd_notify::watchdog_enabled()
+        .map_or(STATUS_EVERY, |watchdog| watchdog / MESSAGES_PER_WATCHDOG);
+    let mut notifier = Notifier::every(every);
     loop {
-        let word = tokio::select! {
+        let message = tokio::select! {
             () = shutdown.cancelled() => break,
-            Ok(()) = waiting_for.changed() => Some(Word {
-                kind: Kind::Starting,
+            Ok(()) = waiting_for.changed() => Some(Message {
+                state: UnitState::Starting,
                 status: waiting_for.borrow_and_update().clone(),
             }),
-            Ok(()) = seen.changed() => teller.hear(&seen.borrow_and_update(), clock.now()),
+            Ok(()) = snapshots.changed() => {
+                notifier.message(&snapshots.borrow_and_update(), clock.now())
+            }
             else => break,
         };
-        if let Some(word) = word {
-            word.send().await;
+        if let Some(message) = message {
+            message.send().await;
         }
     }
-    let stopping = Word {
-        kind: Kind::Stopping,
-        status: "stopping: the batch in hand is finished first".to_owned(),
+    let stopping = Message {
+        state: UnitState::Stopping,
+        status: "stopping after the batch in hand".to_owned(),
     };
     stopping.send().await;
 }
 
-/// What has been told.
-struct Teller {
+/// What has been sent.
+struct Notifier {
     every: Duration,
     ready: bool,
-    told_at: Option<Mono>,
+    sent_at: Option<Mono>,
     progressed_at: Option<Mono>,
 }
 
-impl Teller {
+impl Notifier {
     fn every(every: Duration) -> Self {
         Self {
             every,
             ready: false,
-            told_at: None,
+            sent_at: None,
             progressed_at: None,
         }
     }
 
-    /// What is to be told of a new snapshot.
-    fn hear(&mut self, snapshot: &Snapshot, now: Mono) -> Option<Word> {
+    /// The message for a new snapshot.
+    fn message(&mut self, snapshot: &Snapshot, now: Mono) -> Option<Message> {
         let becomes_ready = !self.ready && snapshot.health.has_begun();
-        let too_early = self.told_at.is_some_and(|at| now.since(at) < self.every);
+        let too_early = self.sent_at.is_some_and(|at| now.since(at) < self.every);
         if too_early && !becomes_ready {
             return None;
         }
         let progressed = snapshot.progressed_at > self.progressed_at;
-        let kind = match (progressed, self.ready, becomes_ready) {
-            (false, _, _) => Kind::Hangs,
-            (true, _, true) => Kind::Ready,
-            (true, true, false) => Kind::Progressed,
-            (true, false, false) => Kind::Starting,
+        let state = match (progressed, self.ready, becomes_ready) {
+            (false, _, _) => UnitState::Stuck,
+            (true, _, true) => UnitState::Ready,
+            (true, true, false) => UnitState::Progressed,
+            (true, false, false) => UnitState::Starting,
         };
-        self.ready |= kind == Kind::Ready;
-        self.told_at = Some(now);
+        self.ready |= state == UnitState::Ready;
+        self.sent_at = Some(now);
         self.progressed_at = snapshot.progressed_at;
-        Some(Word {
-            kind,
+        Some(Message {
+            state,
             status: status(snapshot, now),
         })
     }
@@ -148,8 +151,8 @@ impl Teller {
 
 /// For `systemctl status`: one line.
 fn status(snapshot: &Snapshot, now: Mono) -> String {
-    let mut words = format!(
-        "{} of {} rows are this agent's: {} active, {} behind, {} owed; Realtime: {}",
+    let mut status = format!(
+        "{} of {} distributions owned: {} active, {} behind, backlog {}; Realtime: {}",
         snapshot.rows_owned,
         snapshot.rows,
         snapshot.rows_that_are(Status::Active),
@@ -159,10 +162,10 @@ fn status(snapshot: &Snapshot, now: Mono) -> String {
     );
     let unready = snapshot.unready(now);
     if !unready.is_empty() {
-        words = format!("not ready: {}; {words}", unready.join("; "));
+        status = format!("not ready: {}; {status}", unready.join("; "));
     }
     // A line feed would begin another assignment.
-    words.replace(['\n', '\r'], " ")
+    status.replace(['\n', '\r'], " ")
 }
 
 #[cfg(test)]
@@ -187,49 +190,56 @@ mod tests {
         }
     }
 
-    fn told(teller: &mut Teller, snapshot: &Snapshot, now: i64) -> Option<Kind> {
-        teller.hear(snapshot, at(now)).map(|word| word.kind)
+    fn sent(notifier: &mut Notifier, snapshot: &Snapshot, now: i64) -> Option<UnitState> {
+        let message = notifier.message(snapshot, at(now));
+        message.map(|message| message.state)
     }
 
     #[test]
-    fn ready_is_told_once_at_the_first_full_sync_and_progress_no_more_often_than_asked() {
-        let mut teller = Teller::every(Duration::from_secs(10));
+    fn ready_is_sent_once_at_the_first_full_sync_and_progress_no_more_often_than_requested() {
+        let mut notifier = Notifier::every(Duration::from_secs(10));
         assert_eq!(
-            told(&mut teller, &snapshot(false, 0), 0),
-            Some(Kind::Starting)
+            sent(&mut notifier, &snapshot(false, 0), 0),
+            Some(UnitState::Starting)
         );
-        assert_eq!(told(&mut teller, &snapshot(false, 1), 1), None);
-        assert_eq!(told(&mut teller, &snapshot(true, 2), 2), Some(Kind::Ready));
-        assert_eq!(told(&mut teller, &snapshot(true, 11), 11), None);
+        assert_eq!(sent(&mut notifier, &snapshot(false, 1), 1), None);
         assert_eq!(
-            told(&mut teller, &snapshot(true, 12), 12),
-            Some(Kind::Progressed)
+            sent(&mut notifier, &snapshot(true, 2), 2),
+            Some(UnitState::Ready)
+        );
+        assert_eq!(sent(&mut notifier, &snapshot(true, 11), 11), None);
+        assert_eq!(
+            sent(&mut notifier, &snapshot(true, 12), 12),
+            Some(UnitState::Progressed)
         );
         assert_eq!(
-            told(&mut teller, &snapshot(false, 22), 22),
-            Some(Kind::Progressed),
+            sent(&mut notifier, &snapshot(false, 22), 22),
+            Some(UnitState::Progressed),
             "ready is never taken back"
         );
     }
 
     #[test]
-    fn a_loop_that_turns_without_getting_on_is_no_sign_of_life() {
-        let mut teller = Teller::every(Duration::from_secs(10));
-        assert_eq!(told(&mut teller, &snapshot(true, 2), 2), Some(Kind::Ready));
+    fn a_loop_that_runs_without_progress_is_no_sign_of_life() {
+        let mut notifier = Notifier::every(Duration::from_secs(10));
+        assert_eq!(
+            sent(&mut notifier, &snapshot(true, 2), 2),
+            Some(UnitState::Ready)
+        );
         for now in [12, 22, 32] {
             assert_eq!(
-                told(&mut teller, &snapshot(true, 2), now),
-                Some(Kind::Hangs)
+                sent(&mut notifier, &snapshot(true, 2), now),
+                Some(UnitState::Stuck)
             );
         }
         assert_eq!(
-            told(&mut teller, &snapshot(true, 42), 42),
-            Some(Kind::Progressed)
+            sent(&mut notifier, &snapshot(true, 42), 42),
+            Some(UnitState::Progressed)
         );
     }
 
     #[test]
-    fn a_status_is_one_line_whatever_a_database_said() {
+    fn a_status_is_one_line_whatever_the_reason_contains() {
         let mut snapshot = snapshot(true, 2);
         snapshot.realtime = "refused:\nSTOPPING=1".to_owned();
         let line = status(&snapshot, at(2));

@@ -1,5 +1,5 @@
-//! One agent from start to stop: the web pages first, so that it can be asked why it is not ready; then a look at the
-//! database, which is waited for where it does not answer; then the loop.
+//! One agent from start to stop: first the web pages, which say why it is not ready; then the preflight, which retries until
+//! the database answers; then the main loop.
 
 use std::sync::Arc;
 
@@ -15,12 +15,14 @@ use uuid::Uuid;
 use super::clock::Clock;
 use super::dashboard::queries;
 use super::dashboard::snapshot::AgentInfo;
-use super::driver::{self, Config, Windows, bindings};
-use super::log_messages::{Said, Voice};
+use super::driver::{self, Config, Outputs};
+use super::log_limiter::LogLimiter;
 use super::metrics::readings;
 use super::notify;
+use super::realtime_state::bindings;
 use super::snapshot::Snapshot;
 use crate::domain::error_policy::BackoffState;
+use crate::domain::event::Event;
 use crate::domain::transport::{Following, ListenBy};
 use crate::observe::recent::Recent;
 use crate::observe::text::{Format, render};
@@ -36,33 +38,33 @@ use crate::web::{self, Pages, Scraped};
 
 /// What to serve.
 pub struct Service {
-    /// Where the table is.
+    /// The database.
     pub database: Database,
-    /// Where Realtime is.
+    /// Realtime.
     pub endpoint: Endpoint,
-    /// Which ways to listen.
+    /// Which transports to use.
     pub listen_by: ListenBy,
-    /// The bound of the whole agent.
+    /// The limit of the whole agent.
     pub max_visits_per_second: u32,
-    /// Rows that have series of their own in every scrape.
+    /// Distributions with series of their own in every scrape.
     pub metrics_rows: RowsAsked,
-    /// Where the pages are.
+    /// For the web pages.
     pub listener: TcpListener,
     /// Who may see them.
     pub access: Access,
-    /// Where the state is shown.
+    /// Where the state is published.
     pub snapshot: watch::Sender<Snapshot>,
 }
 
 /// Why an agent cannot work with what it was given: exit code 78.
 #[derive(Debug, thiserror::Error)]
 pub enum Unfit {
-    /// Waiting would mend nothing: the login, a right.
+    /// Waiting would not help: the login, a missing right.
     #[error("{place}: {failure}")]
     Halts {
         /// Host, port and database.
         place: String,
-        /// What the database says.
+        /// The database's error.
         failure: Failure,
     },
     /// The schema is missing or old.
@@ -70,7 +72,7 @@ pub enum Unfit {
     Schema {
         /// Host, port and database.
         place: String,
-        /// `missing`, or which files it lacks.
+        /// `missing`, or the migrations that are pending.
         state: String,
     },
 }
@@ -79,48 +81,53 @@ pub enum Unfit {
 pub async fn serve(service: Service, shutdown: CancellationToken) -> anyhow::Result<()> {
     let clock = Clock::start();
     let (waiting_for, waits_for) = watch::channel("starting".to_owned());
-    let seen = service.snapshot.subscribe();
+    let snapshot = service.snapshot.subscribe();
     let metrics = Metrics::default();
     let identity = identity();
-    let mut voice = Voice::new(Recent::default());
+    let mut log = LogLimiter::new(Recent::default());
     let scrape = Arc::new(Scrape {
-        seen: seen.clone(),
+        snapshot: snapshot.clone(),
         clock,
         metrics: metrics.clone(),
         database: service.database.clone(),
         always: service.metrics_rows,
     });
     let (dashboard, dashboard_queries) = dashboard(service.access);
-    let pages = pages(seen.clone(), clock, scrape, (waits_for.clone(), dashboard));
+    let pages = pages(
+        snapshot.clone(),
+        clock,
+        scrape,
+        (waits_for.clone(), dashboard),
+    );
     let info = AgentInfo {
         identity: identity.clone(),
         read_only: pages.dashboard.access.read_only,
         metrics: metrics.clone(),
-        recent: voice.recent().clone(),
+        recent: log.recent().clone(),
         unready: Arc::clone(&pages.unready),
     };
     let mut web = JoinSet::new();
     let web_shutdown = CancellationToken::new();
-    // It looks for no pooler: each of its calls is a transaction of its own.
-    let link = ReconnectingConnection::new(service.database.clone().in_transactions());
-    let shown = seen.clone();
+    // Each of its calls is a transaction of its own, so it needs no check for a pooler.
+    let connection = ReconnectingConnection::new(service.database.clone().in_transactions());
+    let shown = snapshot.clone();
     web.spawn(async move {
-        queries::serve(info, link, clock, (shown, dashboard_queries)).await;
+        queries::serve(info, connection, clock, (shown, dashboard_queries)).await;
         Ok(())
     });
     web.spawn(web::serve(service.listener, pages, web_shutdown.clone()));
     let mut notifier = JoinSet::new();
-    notifier.spawn(notify::run(waits_for, seen, clock, shutdown.clone()));
+    notifier.spawn(notify::run(waits_for, snapshot, clock, shutdown.clone()));
 
-    let fit = Box::pin(preflight(
+    let preflight = Box::pin(preflight(
         service.database,
         &waiting_for,
-        (&mut voice, clock),
+        (&mut log, clock),
         &shutdown,
     ));
-    if let Some(database) = fit.await? {
-        for weakness in weaknesses(&database) {
-            voice.say(weakness, None, clock.now());
+    if let Some(database) = preflight.await? {
+        for warning in connection_warnings(&database) {
+            log.log(warning, None, clock.now());
         }
         let config = Config {
             listen_by: service.listen_by,
@@ -130,15 +137,15 @@ pub async fn serve(service: Service, shutdown: CancellationToken) -> anyhow::Res
             identity,
             clock,
         };
-        let windows = Windows {
+        let outputs = Outputs {
             snapshot: service.snapshot,
             metrics,
-            voice,
+            log,
         };
-        driver::run(config, windows, shutdown).await?;
-        info!("stopped");
+        driver::run(config, outputs, shutdown).await?;
+        info!("Stopped");
     }
-    // Systemd is told of the stop.
+    // It notifies systemd of the stop.
     while notifier.join_next().await.is_some() {}
     web_shutdown.cancel();
     web.shutdown().await;
@@ -155,74 +162,55 @@ fn feed(endpoint: Endpoint, listen_by: ListenBy) -> FeedConfig {
 }
 
 /// What works, and could be better.
-fn weaknesses(database: &Database) -> Vec<Said> {
-    let place = database.place();
-    let unverified = database.is_unverified().then(|| {
-        format!(
-            "nobody checks who answers at {place}, and whoever stands between can read the password; \
-             add ?sslmode=verify-full (and sslrootcert=FILE for an authority of your own) to DATABASE_URL"
-        )
-    });
-    let pooled = database.is_pooled().then(|| {
-        format!(
-            "{place} is a transaction pooler: each call takes four round trips instead of one; use the session pooler: {}",
-            database.session_url()
-        )
-    });
-    let weaknesses = unverified.into_iter().chain(pooled);
-    weaknesses
-        .map(|text| Said::warning("connection", text))
-        .collect()
+fn connection_warnings(database: &Database) -> impl Iterator<Item = Event> {
+    let unverified =
+        (database.is_unverified()).then(|| Event::CONNECTION_UNVERIFIED.because(database.place()));
+    let pooled =
+        (database.is_pooled()).then(|| Event::TRANSACTION_POOLER.because(database.session_url()));
+    unverified.into_iter().chain(pooled)
 }
 
-/// Waits for the database, and refuses one that cannot be worked with; `None` where it is asked to stop meanwhile.
+/// Waits for the database, and refuses one that the agent cannot work with; `None` if a stop is requested meanwhile.
 async fn preflight(
     database: Database,
     waiting_for: &watch::Sender<String>,
-    (voice, clock): (&mut Voice, Clock),
+    (log, clock): (&mut LogLimiter, Clock),
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Option<Database>> {
-    let mut retry = BackoffState::default();
-    let mut told = false;
+    let mut backoff = BackoffState::default();
+    let mut is_logged = false;
     loop {
-        let failure = match look(&database).await {
+        let failure = match check(&database).await {
             Ok(recognised) => return Ok(Some(recognised)),
-            Err(DistributionStatus::Unfit(unfit)) => return Err(unfit.into()),
-            Err(DistributionStatus::Away(failure)) => failure,
+            Err(PreflightError::Unfit(unfit)) => return Err(unfit.into()),
+            Err(PreflightError::Unavailable(failure)) => failure,
         };
-        if !told {
-            let text = format!(
-                "cannot work with {} yet; trying again; see that it runs, and that DATABASE_URL names it",
-                database.place()
-            );
-            voice.say(
-                Said::warning("database away", text).because(&failure),
-                None,
-                clock.now(),
-            );
-            told = true;
+        if !is_logged {
+            let event = Event::DATABASE_UNAVAILABLE.failure(&failure);
+            log.log(event, None, clock.now());
+            is_logged = true;
         }
         waiting_for.send_replace(format!("waiting for the database: {failure}"));
         tokio::select! {
             () = shutdown.cancelled() => return Ok(None),
-            () = tokio::time::sleep(retry.next(failure.policy().backoff, random())) => {}
+            () = tokio::time::sleep(backoff.next(failure.policy().backoff, random())) => {}
         }
     }
 }
 
-enum DistributionStatus {
+enum PreflightError {
     Unfit(Unfit),
-    Away(Failure),
+    Unavailable(Failure),
 }
 
-async fn look(database: &Database) -> Result<Database, DistributionStatus> {
+async fn check(database: &Database) -> Result<Database, PreflightError> {
     let place = database.place();
     let sort = |failure: Failure| {
         if failure.policy().halts {
             let place = place.clone();
-            DistributionStatus::Unfit(Unfit::Halts { place, failure })
+            PreflightError::Unfit(Unfit::Halts { place, failure })
         } else {
-            DistributionStatus::Away(failure)
+            PreflightError::Unavailable(failure)
         }
     };
     let database = Box::pin(database.clone().recognised())
@@ -239,7 +227,7 @@ async fn look(database: &Database) -> Result<Database, DistributionStatus> {
             let names: Vec<&str> = missing.iter().map(|file| file.name).collect();
             format!("old: it lacks {}", names.join(", "))
         };
-        return Err(DistributionStatus::Unfit(Unfit::Schema { place, state }));
+        return Err(PreflightError::Unfit(Unfit::Schema { place, state }));
     }
     Ok(database)
 }
@@ -253,9 +241,9 @@ fn identity() -> Identity {
     }
 }
 
-/// What `/metrics` is made of, each time that somebody asks.
+/// The sources of `/metrics`.
 struct Scrape {
-    seen: watch::Receiver<Snapshot>,
+    snapshot: watch::Receiver<Snapshot>,
     clock: Clock,
     metrics: Metrics,
     database: Database,
@@ -271,7 +259,7 @@ impl Scrape {
             &rows
         };
         let format = Format::accepted(accept);
-        let snapshot = self.seen.borrow().clone();
+        let snapshot = self.snapshot.borrow().clone();
         let mut families = readings(&snapshot, self.clock.now(), self.database.open(), rows);
         families.extend(self.metrics.families());
         let text = render(families, process::families(), format);
@@ -290,21 +278,21 @@ fn dashboard(access: Access) -> (Dashboard, mpsc::Receiver<DashboardQuery>) {
 }
 
 fn pages(
-    seen: watch::Receiver<Snapshot>,
+    snapshot: watch::Receiver<Snapshot>,
     clock: Clock,
     scrape: Arc<Scrape>,
     (waits_for, dashboard): (watch::Receiver<String>, Dashboard),
 ) -> Pages {
-    let turned = seen.clone();
+    let latest = snapshot.clone();
     Pages {
         loop_age: Arc::new(move || {
-            turned
+            latest
                 .borrow()
                 .progressed_at
                 .map(|at| clock.now().since(at))
         }),
         unready: Arc::new(move || {
-            let snapshot = seen.borrow();
+            let snapshot = snapshot.borrow();
             if snapshot.at.is_none() {
                 return vec![waits_for.borrow().clone()];
             }

@@ -1,9 +1,9 @@
-//! What the agent shows of itself: published by the loop once a second, read by the web endpoints and the keeper. How it
-//! becomes metrics is in `readings`.
+//! The state of the agent: published by the main loop once a second, read by web endpoints, metrics and heartbeat.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::realtime_state::TransportState;
 use crate::domain::agent::{Counters, Health};
 use crate::domain::error_policy::ErrorKind;
 use crate::domain::schedule::{Status, StatusSummary};
@@ -18,48 +18,37 @@ pub struct Snapshot {
     pub at: Option<Mono>,
     /// … by the database's clock, once that is known.
     pub db_time: Option<DbTime>,
-    /// When the agent last got on with its work: [`Self::at`], unless something hangs (see [`super::progress`]).
+    /// When the agent last made progress: [`Self::at`], unless something is stuck (see [`super::watchdog`]).
     pub progressed_at: Option<Mono>,
     /// Counters since the start.
     pub counters: Counters,
     /// Whether the agent does its work.
     pub health: Health,
-    /// Whether the control row stops everything.
+    /// Whether the control row pauses everything.
     pub paused: bool,
     /// `live`, or why not, in words.
     pub realtime: String,
-    /// How each way stands that is followed.
-    pub transports: PerTransport<Option<WayState>>,
-    /// Troubles that were met, each of which led to another attempt.
+    /// The state of each transport that is followed.
+    pub transports: PerTransport<Option<TransportState>>,
+    /// Failures by kind, each of which led to another attempt.
     pub error_kinds: BTreeMap<ErrorKind, u64>,
-    /// Agents that share the rows, this one among them.
+    /// Live agents, this one included.
     pub agents: usize,
     /// Rows known.
     pub rows: usize,
-    /// … those that are this agent's to store; what follows is of these.
+    /// Rows that this agent owns.
     pub rows_owned: usize,
-    /// How they stood when all of them were last looked at.
+    /// Their statuses, as of the last round over all of them.
     pub status_summary: Arc<StatusSummary>,
 }
 
-/// How one way of listening stands.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct WayState {
-    /// `live`, or why not.
-    pub words: String,
-    /// Whether it is live.
-    pub live: bool,
-    /// Since when it is so.
-    pub since: Mono,
-}
-
-/// How long Realtime or the database may be away, and a sync may be past, before the agent is not ready.
+/// How long Realtime or the database may be unavailable, or a sync missing, before the agent is not ready.
 pub const READY_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
-/// A full sync comes every 30 s at the latest; three that failed are too many.
+/// A sync comes every 30 s at the latest; three that failed are too many.
 const SYNC_WITHIN: std::time::Duration = std::time::Duration::from_secs(90);
 
 impl Snapshot {
-    /// What the agent says of itself to the others.
+    /// What the heartbeat says of the agent.
     pub fn report(&self) -> SelfReport {
         SelfReport {
             realtime: self.realtime.clone(),
@@ -68,7 +57,7 @@ impl Snapshot {
         }
     }
 
-    /// Rows of this status.
+    /// How many rows have this status.
     pub fn rows_that_are(&self, status: Status) -> usize {
         self.status_summary
             .by_status
@@ -85,7 +74,7 @@ impl Snapshot {
             None => reasons.push("no full sync yet".to_owned()),
             Some(at) if now.since(at) > SYNC_WITHIN => {
                 reasons.push(format!(
-                    "the last full sync was {} s ago",
+                    "the last sync was {} s ago",
                     now.since(at).as_secs()
                 ));
             }
@@ -98,17 +87,17 @@ impl Snapshot {
             && (too_long(since) || !self.health.has_begun())
         {
             reasons.push(format!(
-                "the database has been away for {} s",
+                "the database has been unavailable for {} s",
                 now.since(since).as_secs()
             ));
         }
         match (self.health.live_since, self.health.down_since) {
             (Some(since), _) if !self.health.caught_up && too_long(since) => {
-                reasons.push("no full sync since Realtime is live".to_owned());
+                reasons.push("no full sync yet since Realtime is live".to_owned());
             }
             (None, Some(since))
                 if too_long(since)
-                    || self.health.live_since.is_none() && self.counters.syncs == 0 =>
+                    || self.health.live_since.is_none() && self.counters.reads.syncs == 0 =>
             {
                 reasons.push(format!("Realtime is not live: {}", self.realtime));
             }

@@ -1,4 +1,5 @@
-//! The line a minute that sums up: what was stored, which rows are not on pace and why, how late, and who is there.
+//! One log line a minute: what was stored and with which delay, which distributions are not on their curve and why, and who
+//! shares them.
 
 use std::time::Duration;
 
@@ -11,15 +12,15 @@ use crate::domain::time::Mono;
 use crate::observe::Metrics;
 use crate::observe::histogram::Counts;
 
-/// How often the log sums up.
+/// How often.
 const EVERY: Duration = Duration::from_secs(60);
 
-/// What the last line went up to.
+/// What the last line included.
 #[derive(Debug)]
 pub struct Summary {
     next: Mono,
     counters: Counters,
-    lateness: Option<Counts>,
+    delay: Option<Counts>,
 }
 
 impl Summary {
@@ -28,66 +29,58 @@ impl Summary {
         Self {
             next: now.plus(EVERY),
             counters: Counters::default(),
-            lateness: None,
+            delay: None,
         }
     }
 
     /// Sums up if a minute has passed.
-    pub fn of_the_minute(&mut self, snapshot: &Snapshot, metrics: &Metrics, now: Mono) {
+    pub fn log(&mut self, snapshot: &Snapshot, metrics: &Metrics, now: Mono) {
         if now < self.next {
             return;
         }
         self.next = now.plus(EVERY);
-        let lateness = metrics.lateness();
-        let of_the_minute = self
-            .lateness
-            .as_ref()
-            .map_or_else(|| lateness.clone(), |before| lateness.since(before));
+        let delay = metrics.lateness();
+        let last_minute =
+            (self.delay.as_ref()).map_or_else(|| delay.clone(), |before| delay.since(before));
         let milliseconds = |part| {
-            let seconds: Option<f64> = of_the_minute.quantile(part);
+            let seconds: Option<f64> = last_minute.quantile(part);
             seconds.map(|seconds| (seconds * 1000.0).round())
         };
         info!(
-            visits = snapshot.counters.visits - self.counters.visits,
-            rows = snapshot.rows_owned,
-            on_pace = snapshot.rows_that_are(Status::Active),
+            visits = snapshot.counters.writes.visits - self.counters.writes.visits,
+            distributions = snapshot.rows_owned,
+            active = snapshot.rows_that_are(Status::Active),
             behind = snapshot.rows_that_are(Status::Behind),
             invalid = snapshot.rows_that_are(Status::Invalid),
             backlog = snapshot.status_summary.backlog,
-            late_p50_ms = milliseconds(0.5),
-            late_p99_ms = milliseconds(0.99),
+            delay_p50_ms = milliseconds(0.5),
+            delay_p99_ms = milliseconds(0.99),
             agents = snapshot.agents,
             realtime = %snapshot.realtime,
-            "the last minute{}",
-            stalled(snapshot)
+            stalled = stalled(snapshot).map(display),
+            "Last minute"
         );
         self.counters = snapshot.counters;
-        self.lateness = Some(lateness);
+        self.delay = Some(delay);
     }
 }
 
-/// What keeps rows behind, in words; nothing where none is.
-fn stalled(snapshot: &Snapshot) -> String {
+/// Why distributions are not on their curve, and what to do about it.
+fn stalled(snapshot: &Snapshot) -> Option<String> {
     let each: Vec<String> = snapshot
         .status_summary
         .stalled
         .iter()
-        .map(|(stall, rows)| format!("{rows} because {}", in_short(*stall)))
+        .map(|(stall, count)| format!("{count}: {}", reason(*stall)))
         .collect();
-    if each.is_empty() {
-        return String::new();
-    }
-    format!("; rows kept behind: {}", each.join("; "))
+    (!each.is_empty()).then(|| each.join("; "))
 }
 
-/// What keeps a row, and what to do about it; the page says it at length.
-fn in_short(stall: Stall) -> &'static str {
+fn reason(stall: Stall) -> &'static str {
     match stall {
-        Stall::Locked => "somebody holds the row or its partner: end that transaction",
-        Stall::Bucket => "it catches up no faster than catch_up allows: wait, or raise catch_up",
-        Stall::AgentBound => {
-            "all rows together reach the agent's bound: raise --max-visits-per-second"
-        }
-        Stall::Database => "the database does not take its visits: see the warnings above",
+        Stall::Locked => "another session locks the row or its partner, end that transaction",
+        Stall::Bucket => "catching up as fast as catch_up allows, wait or raise it",
+        Stall::AgentBound => "the agent's limit is reached, raise --max-visits-per-second",
+        Stall::Database => "the database does not store the visits, see the warnings above",
     }
 }

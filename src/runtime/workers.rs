@@ -1,5 +1,5 @@
-//! The three tasks that talk to the database, each over one connection, each with one job at a time: the writer, the
-//! reader, the keeper. They answer every job, whatever happens; what follows from the answer is the core's to say.
+//! The workers: three tasks with a database connection and one job at a time each, the writer, the reader and the
+//! maintenance worker. They answer every job, whatever happens; the agent decides what follows.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::clock::Clock;
 use super::snapshot::Snapshot;
 use crate::domain::agent::{
-    Input, MaintenanceTask, ReadRequest, ReadResult, RoundTrip, Stored, TaskOutcome,
+    Answer, BatchOutcome, Input, MaintenanceTask, ReadRequest, ReadResult, RoundTrip, TaskOutcome,
 };
 use crate::domain::batch::Batch;
 use crate::domain::time::{DbTime, Mono};
@@ -24,23 +24,24 @@ use crate::postgres::reconnect::{ReconnectingConnection, with_timeout};
 use crate::postgres::rows;
 use crate::postgres::scan::Reader;
 
-/// Connections of an agent at work: one a lane.
-pub const LANES: usize = 3;
+/// Connections of an agent at work: one for each worker.
+pub const WORKERS: usize = 3;
 /// The catalogue is read again after this time.
 const CATALOGUE_EVERY: Duration = Duration::from_secs(60);
 
-/// What a lane needs to answer.
+/// What a worker needs to answer.
 #[derive(Clone)]
 pub struct Answers {
     /// Where answers go.
     pub inputs: mpsc::Sender<Input>,
-    /// Where time comes from.
+    /// The monotonic clock.
     pub clock: Clock,
 }
 
 impl Answers {
-    /// The loop is gone only when the process ends, so an answer that cannot be given matters to nobody.
-    async fn give(&self, input: Input) {
+    /// The loop is gone only when the process ends, so an answer that cannot be sent does not matter.
+    async fn send(&self, answer: Answer, round_trip: Option<RoundTrip>) {
+        let input = Input::Answer(answer, round_trip);
         let _delivered = self.inputs.send(input).await.is_ok();
     }
 
@@ -53,46 +54,45 @@ impl Answers {
     }
 }
 
-/// Stores batches until there are no more.
+/// Stores batches until the queue ends.
 pub async fn writer(
-    mut link: ReconnectingConnection,
+    mut connection: ReconnectingConnection,
     mut jobs: mpsc::Receiver<Batch>,
     answers: Answers,
 ) {
     let mut catalogue = CatalogueCache::default();
     while let Some(batch) = jobs.recv().await {
-        let (stored, round_trip) = write(&mut link, &mut catalogue, &batch, &answers).await;
-        answers.give(Input::Stored(stored, round_trip)).await;
+        let (outcome, round_trip) = write(&mut connection, &mut catalogue, &batch, &answers).await;
+        answers.send(Answer::Stored(outcome), round_trip).await;
     }
-    link.close().await;
+    connection.close().await;
 }
 
 async fn write(
-    link: &mut ReconnectingConnection,
+    reconnecting: &mut ReconnectingConnection,
     catalogue: &mut CatalogueCache,
     batch: &Batch,
     answers: &Answers,
-) -> (Stored, Option<RoundTrip>) {
-    let opened = link.open().await;
-    let prepared = match opened {
+) -> (BatchOutcome, Option<RoundTrip>) {
+    let prepared = match reconnecting.open().await {
         Ok(connection) => catalogue.refresh(connection, answers.clock.now()).await,
         Err(failure) => Err(failure),
     };
-    if let Err(failure) = link.check(prepared) {
-        return (Stored::Unsent(failure), None);
+    if let Err(failure) = reconnecting.check(prepared) {
+        return (BatchOutcome::Unsent(failure), None);
     }
     let records = BatchRecords::of(batch, &catalogue.generator);
     let sent = answers.clock.now();
-    let outcome = match link.open().await {
+    let stored = match reconnecting.open().await {
         Ok(connection) => with_timeout(store(connection, &records)).await,
-        Err(failure) => return (Stored::Unsent(failure), None),
+        Err(failure) => return (BatchOutcome::Unsent(failure), None),
     };
-    match link.check(outcome) {
-        Ok((rows, db)) => (
-            Stored::Rows(rows),
-            db.map(|db| answers.round_trip(sent, db)),
-        ),
-        Err(failure) => (Stored::Failed(failure), None),
+    match reconnecting.check(stored) {
+        Ok((rows, db)) => {
+            let round_trip = db.map(|db| answers.round_trip(sent, db));
+            (BatchOutcome::Committed(rows), round_trip)
+        }
+        Err(failure) => (BatchOutcome::Failed(failure), None),
     }
 }
 
@@ -131,96 +131,98 @@ impl CatalogueCache {
     }
 }
 
-/// Reads rows until there is nothing more to read.
+/// Reads rows until the queue ends.
 pub async fn reader(
-    mut link: ReconnectingConnection,
+    mut connection: ReconnectingConnection,
     mut jobs: mpsc::Receiver<ReadRequest>,
     answers: Answers,
 ) {
-    let mut reader = Reader::new(link.database().clone());
-    while let Some(what) = jobs.recv().await {
-        let answer = read(&mut link, &mut reader, &what, &answers).await;
+    let mut reader = Reader::new(connection.database().clone());
+    while let Some(request) = jobs.recv().await {
+        let answer = read(&mut connection, &mut reader, &request, &answers).await;
         if answer.is_err() {
             reader.forget();
         }
-        answers.give(Input::Read(answer)).await;
+        let (answer, round_trip) = split(answer);
+        answers.send(Answer::Read(answer), round_trip).await;
     }
-    link.close().await;
+    connection.close().await;
 }
 
 async fn read(
-    link: &mut ReconnectingConnection,
+    reconnecting: &mut ReconnectingConnection,
     reader: &mut Reader,
-    what: &ReadRequest,
+    request: &ReadRequest,
     answers: &Answers,
 ) -> Result<(ReadResult, RoundTrip), Failure> {
-    let connection = link.open().await?;
+    let connection = reconnecting.open().await?;
     let mut sent = answers.clock.now();
     let outcome = async {
-        let watermark = match what {
+        let watermark = match request {
             ReadRequest::All | ReadRequest::Since(_) => {
                 Some(with_timeout(rows::watermark(connection)).await?)
             }
             ReadRequest::After(_) | ReadRequest::Rows(_) => None,
         };
         sent = answers.clock.now();
-        let read = reader.read(connection, what).await?;
-        let gone = match what {
+        let read = reader.read(connection, request).await?;
+        let deletions = match request {
             ReadRequest::Since(since) => with_timeout(rows::gone(connection, *since)).await?,
             ReadRequest::All | ReadRequest::After(_) | ReadRequest::Rows(_) => BTreeSet::new(),
         };
-        let found = ReadResult {
+        let result = ReadResult {
             rows: read.rows,
             more_after: read.more_after,
-            truncated: gone.contains(&None),
-            gone: gone.into_iter().flatten().collect(),
+            truncated: deletions.contains(&None),
+            deletions: deletions.into_iter().flatten().collect(),
             watermark,
         };
-        Ok((found, read.db))
+        Ok((result, read.db))
     }
     .await;
-    let (found, db) = link.check(outcome)?;
-    Ok((found, answers.round_trip(sent, db)))
+    let (result, db) = reconnecting.check(outcome)?;
+    Ok((result, answers.round_trip(sent, db)))
 }
 
-/// Does the chores until there are no more; then says goodbye.
-pub async fn keeper(
-    mut link: ReconnectingConnection,
+/// Does tasks of maintenance until the queue ends, and then releases the agent's rows.
+pub async fn maintenance(
+    mut connection: ReconnectingConnection,
     mut jobs: mpsc::Receiver<MaintenanceTask>,
     answers: Answers,
     identity: Identity,
-    seen: watch::Receiver<Snapshot>,
+    snapshot: watch::Receiver<Snapshot>,
 ) {
     while let Some(task) = jobs.recv().await {
-        let report = seen.borrow().report();
-        let answer = keep(&mut link, &task, &answers, &identity, &report).await;
-        answers.give(Input::TaskOutcome(answer)).await;
+        let report = snapshot.borrow().report();
+        let answer = maintain(&mut connection, &task, &answers, &identity, &report).await;
+        let (answer, round_trip) = split(answer);
+        answers.send(Answer::Maintained(answer), round_trip).await;
     }
-    if link.is_open()
-        && let Ok(connection) = link.open().await
+    if connection.is_open()
+        && let Ok(connection) = connection.open().await
     {
-        // Others see after 20 s that it is gone, should this fail.
-        let _said = with_timeout(maintenance::goodbye(connection, &identity))
+        // If this fails, its heartbeat expires.
+        let _released = with_timeout(maintenance::goodbye(connection, &identity))
             .await
             .is_ok();
     }
-    link.close().await;
+    connection.close().await;
 }
 
-async fn keep(
-    link: &mut ReconnectingConnection,
+async fn maintain(
+    reconnecting: &mut ReconnectingConnection,
     task: &MaintenanceTask,
     answers: &Answers,
     identity: &Identity,
     report: &SelfReport,
 ) -> Result<(TaskOutcome, RoundTrip), Failure> {
-    let connection = link.open().await?;
+    let connection = reconnecting.open().await?;
     let mut sent = answers.clock.now();
     let outcome = with_timeout(async {
-        let kept = match task {
-            MaintenanceTask::Beat { serving } => {
+        let outcome = match task {
+            MaintenanceTask::Heartbeat { serving } => {
                 let seen = maintenance::beat(connection, identity, *serving, report).await?;
-                return Ok((TaskOutcome::Beat(seen.control, seen.peers), seen.db));
+                return Ok((TaskOutcome::Heartbeat(seen.control, seen.peers), seen.db));
             }
             MaintenanceTask::WriteBack(ids) => {
                 TaskOutcome::WroteBack(maintenance::write_back(connection, ids).await?)
@@ -230,7 +232,7 @@ async fn keep(
                     Transport::Changes => maintenance::touch_canary(connection, identity).await?,
                     Transport::Broadcast => maintenance::broadcast_canary(connection).await?,
                 }
-                TaskOutcome::Canary(*transport)
+                TaskOutcome::Canary
             }
             MaintenanceTask::Initialise => {
                 TaskOutcome::Initialised(maintenance::initialise(connection).await?)
@@ -238,17 +240,25 @@ async fn keep(
             MaintenanceTask::Reconcile(ids) => {
                 TaskOutcome::Reconciled(maintenance::reconcile(connection, ids).await?)
             }
-            MaintenanceTask::MarkInvalid(id, why) => {
-                TaskOutcome::MarkedInvalid(maintenance::mark_invalid(connection, *id, why).await?)
+            MaintenanceTask::MarkInvalid(id, reason) => {
+                let marked = maintenance::mark_invalid(connection, *id, reason).await?;
+                TaskOutcome::MarkedInvalid(marked)
             }
-            MaintenanceTask::Published => {
-                TaskOutcome::Published(maintenance::published(connection).await?)
+            MaintenanceTask::CheckPublication => {
+                TaskOutcome::Publication(maintenance::published(connection).await?)
             }
         };
         sent = answers.clock.now();
-        Ok((kept, rows::clock(connection).await?))
+        Ok((outcome, rows::clock(connection).await?))
     })
     .await;
-    let (kept, db) = link.check(outcome)?;
-    Ok((kept, answers.round_trip(sent, db)))
+    let (outcome, db) = reconnecting.check(outcome)?;
+    Ok((outcome, answers.round_trip(sent, db)))
+}
+
+fn split<T>(answer: Result<(T, RoundTrip), Failure>) -> (Result<T, Failure>, Option<RoundTrip>) {
+    match answer {
+        Ok((result, round_trip)) => (Ok(result), Some(round_trip)),
+        Err(failure) => (Err(failure), None),
+    }
 }

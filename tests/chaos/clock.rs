@@ -245,7 +245,7 @@ async fn when_the_databases_own_clock_steps_the_pace_follows_without_a_burst_and
     place.has_stored(row, 10).await;
 
     clock.is_off_by(-600);
-    agent.says("the database's clock stepped").await;
+    agent.says("Database clock stepped").await;
     place.agents_work_for(2).await;
     let before = place.stored(row).await;
     let beside = place

@@ -232,7 +232,7 @@ async fn is_set_aside_alone(via: Via, trigger: &str, words: &str) {
 }
 
 /// What the log says while the database counts as away.
-const AWAY: &str = "does not take our statements";
+const AWAY: &str = "Database unavailable";
 
 #[tokio::test]
 async fn a_row_whose_write_back_is_refused_keeps_its_visits_and_does_not_hinder_the_others() {

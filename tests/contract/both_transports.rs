@@ -21,7 +21,7 @@ const UNINSTALL: &str = include_str!("../../deploy/supabase/uninstall.sql");
 const MADE: &str = "
   select (select count(*) from pg_trigger where tgname like 'zzz\\_visit\\_pacer\\_broadcast%')
        + (select count(*) from pg_proc where proname like 'visit\\_pacer\\_broadcast%')";
-const LIVE_BY_BROADCAST: &str = r#"Realtime is live way="broadcast""#;
+const LIVE_BY_BROADCAST: &str = r#"Realtime is live transport="broadcast""#;
 /// A full sync each 30 s, and a margin.
 const NOTICED_WITHIN: Duration = Duration::from_secs(90);
 /// A canary a minute, 10 s for its echo, and a margin.
@@ -119,7 +119,7 @@ async fn without_the_publication_broadcasts_are_enough_and_write_backs_cost_nobo
     assert!(count(&agent, EVENTS).await < 1.0, "nothing is published");
     place.edit(REMOVE).await;
     place.set(row, "visits_per_unit = 30").await;
-    agent.says("edits are not broadcast").await;
+    agent.says("Edits are not broadcast").await;
     place.finishes(row).await;
 }
 
@@ -143,7 +143,7 @@ async fn an_agent_that_runs_notices_that_edits_are_broadcast_from_now_on_and_no_
 
     place.edit(REMOVE).await;
     wait_until("it listens to them no more", NOTICED_WITHIN, async || {
-        agent.log().contains("edits are broadcast no more")
+        agent.log().contains("Edits are not broadcast any more")
     })
     .await;
     let heard = count(&agent, EVENTS).await;

@@ -23,27 +23,27 @@ async fn without_a_terminal_each_line_is_json_and_one_a_minute_sums_up() {
     let bad = smuggle(&place, "-5, 'second', 1").await;
     let mut agent = run(&place, "auto");
     place.has_stored(row, 50).await;
-    let summary = find("the last minute", SUMMED_UP_WITHIN, async || {
+    let summary = find("Last minute", SUMMED_UP_WITHIN, async || {
         let log = agent.log();
-        let line = log.lines().find(|line| line.contains("the last minute"))?;
+        let line = log.lines().find(|line| line.contains("Last minute"))?;
         serde_json::from_str::<Value>(line).ok()
     })
     .await;
     for number in [
         "visits",
-        "rows",
-        "on_pace",
+        "distributions",
+        "active",
         "behind",
         "invalid",
         "backlog",
-        "late_p50_ms",
-        "late_p99_ms",
+        "delay_p50_ms",
+        "delay_p99_ms",
         "agents",
     ] {
         assert!(summary[number].is_number(), "{number} in {summary}");
     }
     assert_eq!(
-        (&summary["on_pace"], &summary["invalid"]),
+        (&summary["active"], &summary["invalid"]),
         (&1.into(), &1.into())
     );
     assert_eq!(summary["realtime"], "live");
@@ -66,7 +66,7 @@ async fn without_a_terminal_each_line_is_json_and_one_a_minute_sums_up() {
     assert!(
         warned
             .iter()
-            .any(|line| line["distribution"] == bad.to_string()
+            .any(|line| line["distribution_id"] == bad.to_string()
                 && line["reason"]
                     .as_str()
                     .is_some_and(|why| why.contains("total_visits is -5"))),

@@ -64,7 +64,7 @@ async fn the_agents_own_write_backs_are_recognised_and_read_nothing() {
 
 #[tokio::test]
 async fn an_agent_that_runs_warns_when_each_visit_becomes_a_realtime_event() {
-    const WARNING: &str = "store_visits is published, so that each visit is a Realtime event";
+    const WARNING: &str = "store_visits is published, so each visit is a Realtime event";
     /// A full sync each 30 s, and a margin.
     const NOTICED_WITHIN: Duration = Duration::from_secs(90);
     let place = Place::new().await;

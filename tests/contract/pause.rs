@@ -110,7 +110,7 @@ async fn an_editor_who_holds_a_row_for_four_seconds_stalls_that_row_alone(via: V
     let invalid: i64 = place
         .ask("select count(*) from visit_distribution_progress where invalid_reason is not null")
         .await;
-    assert_eq!(invalid, 0, "a held row is never set aside");
+    assert_eq!(invalid, 0, "a held row is never quarantined");
     transaction.rollback().await.expect("the editor gives up");
 
     find("the held row has caught up", PATIENCE, async || {

@@ -25,11 +25,9 @@ async fn after_an_outage_the_backlog_drains_at_twice_the_pace_and_every_visit_co
 
     let server = place.server.as_mut().expect("a server of its own");
     server.stop(StopMode::Immediate).await.expect("it stops");
-    agent
-        .says("the database does not take our statements")
-        .await;
+    agent.says("Database unavailable").await;
     tokio::time::sleep(outage()).await;
-    agent.unready("the database has been away").await;
+    agent.unready("the database has been unavailable").await;
     server.start_again().await.expect("it starts");
 
     wait_until(

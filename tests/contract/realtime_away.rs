@@ -74,7 +74,7 @@ async fn a_channel_that_went_deaf_is_found_out_by_its_missing_echo_and_joined_ag
     let row = place.insert(1_000_000, "10 a second", "null").await;
     place.has_stored(row, 1).await;
     place.realtime.faults().set_deafness(Deafness::UntilRejoin);
-    agent.says("keeps silent though joined").await;
+    agent.says("is silent though joined").await;
     is_live_again(&agent).await;
     wait_until("the rejoin is counted", PATIENCE, async || {
         agent.metric("visit_pacer_realtime_rejoins_total").await == Some(1.0)

@@ -98,7 +98,11 @@ async fn of_a_realtime_that_is_gone() {
     .await;
     assert_eq!(agent.metric("visit_pacer_database_up").await, Some(1.0));
     agent.says("Realtime is not live").await;
-    assert!(warned(&agent, "pacing does not need it"), "{}", agent.log());
+    assert!(
+        warned(&agent, "visits continue, and the periodic sync reads edits"),
+        "{}",
+        agent.log()
+    );
     agent.unready("Realtime is not live").await;
     status_says(&place, "Realtime").await;
     reads(&agent, "visit_pacer_ready", 0.0).await;
@@ -147,18 +151,26 @@ async fn of_a_database_that_is_dead() {
     .await;
     exceeds(&agent, "visit_pacer_retries_total", 0.0).await;
     exceeds(&agent, "visit_pacer_backlog_visits", 0.0).await;
-    agent
-        .says("the database does not take our statements")
-        .await;
+    agent.says("Database unavailable").await;
     assert!(
-        warned(&agent, "see that it runs and lets us in"),
+        warned(&agent, "check that it is running and accepts connections"),
         "{}",
         agent.log()
     );
-    agent.unready("the database has been away").await;
+    agent.unready("the database has been unavailable").await;
     reads(&agent, "visit_pacer_ready", 0.0).await;
-    dashboard_shows(&agent, "/health/unready", "the database has been away").await;
-    dashboard_shows(&agent, "/events", "see that it runs and lets us in").await;
+    dashboard_shows(
+        &agent,
+        "/health/unready",
+        "the database has been unavailable",
+    )
+    .await;
+    dashboard_shows(
+        &agent,
+        "/events",
+        "check that it is running and accepts connections",
+    )
+    .await;
     let status = place.command(&["status"]).await;
     assert_eq!(status.code, Some(1), "{status:?}");
     assert!(
@@ -169,7 +181,7 @@ async fn of_a_database_that_is_dead() {
     let server = place.server.as_mut().expect("a server of its own");
     server.start_again().await.expect("it starts");
     reads(&agent, "visit_pacer_database_up", 1.0).await;
-    agent.says("the database takes our statements again").await;
+    agent.says("Database available again").await;
     agent.ready().await;
     place.finishes(row).await;
 }
@@ -189,7 +201,7 @@ async fn of_one_bad_row() {
     )
     .await;
     reads(&agent, r#"visit_pacer_distributions{status="active"}"#, 1.0).await;
-    agent.says("row set aside").await;
+    agent.says("Distribution quarantined").await;
     assert!(warned(&agent, &bad.to_string()), "{}", agent.log());
     assert!(
         warned(&agent, "time_period is 'fortnight'"),
@@ -199,7 +211,7 @@ async fn of_one_bad_row() {
     let status = status_says(&place, "invalid").await;
     assert!(status.contains("time_period is 'fortnight'"), "{status}");
     dashboard_shows_distribution(&agent, bad, "invalid", "time_period is 'fortnight'").await;
-    dashboard_shows(&agent, "/events", "row set aside").await;
+    dashboard_shows(&agent, "/events", "Distribution quarantined").await;
     assert_eq!(agent.get("/readyz").await.0, 200, "the others go on");
     place.finishes(good).await;
 }
@@ -229,7 +241,7 @@ async fn of_a_row_that_is_paused() {
         .await;
     reads(&agent, "visit_pacer_paused", 1.0).await;
     agent
-        .says("everything is paused by visit_pacer_control")
+        .says("Everything is paused by visit_pacer_control")
         .await;
     assert!(
         warned(&agent, "visit-pacer resume --all"),
@@ -280,7 +292,7 @@ async fn of_a_row_that_an_editors_lock_keeps_behind() {
     .await;
     dashboard_shows_distribution(&agent, beside, "active", "").await;
     assert_eq!(agent.get("/readyz").await.0, 200, "the others go on");
-    let words = "1 because somebody holds the row or its partner: end that transaction";
+    let words = "1: another session locks the row or its partner, end that transaction";
     find(
         "the log sums up what keeps it",
         SUMMED_UP_WITHIN,

@@ -142,7 +142,7 @@ async fn a_database_that_is_away_costs_no_restart_neither_at_the_start_nor_later
     proxy.line(Line::Dead);
     for _ in 0..3 {
         systemd
-            .hears(&["WATCHDOG=1", "not ready: the database has been away"])
+            .hears(&["WATCHDOG=1", "not ready: the database has been unavailable"])
             .await;
     }
 }

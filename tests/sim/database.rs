@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 use visit_pacer::domain::agent::{
-    CountDifference, Published, ReadRequest, ReadResult, Stored, WrittenBack, XidWatermark,
+    BatchOutcome, CountDifference, Published, ReadRequest, ReadResult, WrittenBack, XidWatermark,
 };
 use visit_pacer::domain::batch::{Batch, BatchRow, Progress};
 use visit_pacer::domain::distribution::RawRow;
@@ -146,9 +146,9 @@ pub struct Database {
     pub rows: BTreeMap<Uuid, Row>,
     pub progress: BTreeMap<Uuid, Progress>,
     /// The transaction that last lowered a row's counter.
-    pub lowered: BTreeMap<Uuid, u64>,
+    pub decreased: BTreeMap<Uuid, u64>,
     /// The transactions that deleted rows, and the one that truncated the table last.
-    pub gone: BTreeMap<Uuid, u64>,
+    pub deletions: BTreeMap<Uuid, u64>,
     pub truncated: Option<u64>,
     /// The last transaction that wrote.
     pub xid: u64,
@@ -203,9 +203,9 @@ impl Database {
             ReadRequest::After(last) => row.id > *last,
             ReadRequest::Rows(ids) => ids.contains(&row.id),
             ReadRequest::Since(XidWatermark(watermark)) => {
-                let lowered = self.lowered.get(&row.id);
+                let decreased = self.decreased.get(&row.id);
                 row.changed.is_none_or(|xid| xid >= *watermark)
-                    || lowered.is_some_and(|xid| xid >= watermark)
+                    || decreased.is_some_and(|xid| xid >= watermark)
             }
         };
         let rows = self.rows.values().filter(wanted);
@@ -218,12 +218,12 @@ impl Database {
         let rows: Vec<RowRead> = rows.take(if bound { PART } else { usize::MAX }).collect();
         let last = rows.last().map(|read| read.row.id);
         let since = |xid: u64| matches!(what, ReadRequest::Since(XidWatermark(watermark)) if xid >= *watermark);
-        let gone = self.gone.iter().filter(|(_, xid)| since(**xid));
-        let gone = gone.map(|(id, _)| *id);
+        let deletions = self.deletions.iter().filter(|(_, xid)| since(**xid));
+        let deletions = deletions.map(|(id, _)| *id);
         ReadResult {
             more_after: last.filter(|_| bound && rows.len() == PART),
             rows,
-            gone: gone.filter(|id| !self.rows.contains_key(id)).collect(),
+            deletions: deletions.filter(|id| !self.rows.contains_key(id)).collect(),
             truncated: self.truncated.is_some_and(since),
             watermark: Some(self.watermark()),
         }
@@ -242,7 +242,7 @@ impl Database {
     }
 
     /// As `visit_pacer_store()`.
-    pub fn store(&mut self, batch: &Batch, storer: Storer, clock: i64) -> Stored {
+    pub fn store(&mut self, batch: &Batch, storer: Storer, clock: i64) -> BatchOutcome {
         assert!(
             batch.visits() <= VISITS_PER_BATCH,
             "a statement holds at most 10,000 visits"
@@ -269,12 +269,12 @@ impl Database {
             self.seen.saw("an insert fails");
             self.ever_bad.insert(bad.id);
             let words = format!("row {} cannot be stored", bad.id);
-            return Stored::Failed(Failure::new(ErrorKind::Data, words));
+            return BatchOutcome::Failed(Failure::new(ErrorKind::Data, words));
         }
         for row in &taken {
             self.commit(row, storer, clock);
         }
-        Stored::Rows(taken.iter().map(|row| row.id).collect())
+        BatchOutcome::Committed(taken.iter().map(|row| row.id).collect())
     }
 
     /// Why a row of a batch is not taken, in the words of `seen`. One past the total, of this version and progress, is the
@@ -282,7 +282,7 @@ impl Database {
     fn refusal(&self, batch: &BatchRow, clock: i64) -> Option<&'static str> {
         let (Some(row), Some(progress)) = (self.rows.get(&batch.id), self.progress.get(&batch.id))
         else {
-            return Some("refused: the row is gone");
+            return Some("refused: the row was deleted");
         };
         let before = &batch.before;
         let moved = progress.last_number != before.last_number
@@ -408,8 +408,8 @@ impl Database {
         changes
     }
 
-    /// As the agents' beat: who is there beside `me`.
-    pub fn beat(&mut self, me: Uuid, serving: bool, clock: i64) -> Vec<PeerAgent> {
+    /// As an agent's heartbeat: the live agents beside `me`.
+    pub fn heartbeat(&mut self, me: Uuid, serving: bool, clock: i64) -> Vec<PeerAgent> {
         self.agents.insert(me, (clock, serving));
         let gone_after = micros_of(AGENT_GONE_AFTER);
         let there = |at: i64| (-SECOND_US..=gone_after).contains(&(clock - at));
@@ -504,7 +504,7 @@ impl Database {
             .and_then(|numbers| numbers.last().copied());
         let progress = self.progress.entry(id).or_default();
         if counted < progress.distributed {
-            self.lowered.insert(id, xid);
+            self.decreased.insert(id, xid);
         }
         progress.distributed = counted;
         progress.last_number = progress.last_number.max(highest.unwrap_or(0));

@@ -1,27 +1,29 @@
 //! A machine that runs the program: an agent and a Realtime session in one process, again and again.
 //!
-//! The glue between the two is that of the program's own loop and feed: what the session tells becomes news, what the agent
-//! asks of the feed becomes a command. Owns the process, its monotonic clock, and what waits for it while it is stopped;
-//! what it does to the world it returns as [`Deed`]s.
+//! The glue between the two is that of the program's main loop and feed: an event of the session becomes an input, what the
+//! agent asks of the feed becomes a command. Owns the process, its monotonic clock, and what waits for it while it is
+//! stopped; its effects on the world are [`Deed`]s.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 use visit_pacer::domain::agent::{
-    Action, Agent, Input, MaintenanceTask, Notice, ReadRequest, ReadResult, RoundTrip, Stored,
-    TaskOutcome,
+    Action, Agent, Answer, Input, MaintenanceTask, ReadRequest, RoundTrip,
 };
 use visit_pacer::domain::batch::Batch;
 use visit_pacer::domain::echo_check::Reconnect;
-use visit_pacer::domain::error_policy::{ErrorKind, Failure};
+use visit_pacer::domain::error_policy::ErrorKind;
+use visit_pacer::domain::event::Event;
 use visit_pacer::domain::secret::Secret;
 use visit_pacer::domain::time::{DbTime, Mono, micros_of};
 use visit_pacer::domain::transport::{Following, ListenBy, Transport};
 use visit_pacer::realtime::frame::Frame;
 use visit_pacer::realtime::session::{self, Session};
 use visit_pacer::realtime::{Down, FeedCommand, FeedEvent};
-use visit_pacer::runtime::driver::{bindings, news_of};
+use visit_pacer::runtime::realtime_state::{
+    RealtimeState, agent_event, bindings, reconnect_command,
+};
 
 use crate::dice::Dice;
 use crate::realtime::SocketId;
@@ -36,24 +38,16 @@ const ACTIONS: usize = 1_000;
 pub enum Statement {
     Store(Batch),
     Read(ReadRequest),
-    Keep(MaintenanceTask),
+    Maintain(MaintenanceTask),
     Goodbye,
-}
-
-/// The database's answer, with its clock.
-#[derive(Clone, Debug)]
-pub enum Answer {
-    Stored(Stored, Option<DbTime>),
-    Read(Result<(ReadResult, DbTime), Failure>),
-    TaskOutcome(Result<(TaskOutcome, DbTime), Failure>),
 }
 
 /// What reaches the process.
 #[derive(Debug)]
 pub enum Arrival {
     Wake,
-    /// The answer to a statement that was sent at this moment.
-    Answer(Answer, Mono),
+    /// The answer to a statement that was sent at this moment, with the database's clock if it answered.
+    Answer(Answer, Option<DbTime>, Mono),
     Opened(SocketId),
     Refused(SocketId, u16, &'static str),
     Text(SocketId, String),
@@ -70,8 +64,8 @@ pub enum Deed {
     Dial(SocketId),
     Say(SocketId, String),
     HangUp(SocketId),
-    Tell(Notice),
-    Revive(Transport, Reconnect),
+    Emit(Event),
+    Reconnect(Transport, Reconnect),
     Down(Down),
     Follow(Following),
     /// An event told the version that is known.
@@ -79,7 +73,7 @@ pub enum Deed {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum ReconnectingConnection {
+enum SocketState {
     Closed,
     Dialing(SocketId),
     Open(SocketId),
@@ -109,7 +103,8 @@ pub struct Process {
     pub id: Uuid,
     pub agent: Agent,
     session: Session,
-    link: ReconnectingConnection,
+    socket: SocketState,
+    realtime: RealtimeState,
     /// What it follows. Without the canary it would not know of a channel of changes that is dead.
     pub following: Following,
     host: usize,
@@ -144,7 +139,8 @@ impl Host {
             id,
             agent: Agent::new(id, bound, Mono::from_micros(0)),
             session: Session::new(bindings(Following::at_first(ListenBy::Auto)), token),
-            link: ReconnectingConnection::Closed,
+            socket: SocketState::Closed,
+            realtime: RealtimeState::new(ListenBy::Auto),
             following: Following::at_first(ListenBy::Auto),
             host: self.name,
             idle_ticks: 0,
@@ -157,11 +153,9 @@ impl Host {
         self.stopped = false;
         self.waiting.clear();
         self.alarm = None;
-        match self.process.take()?.link {
-            ReconnectingConnection::Open(socket) | ReconnectingConnection::Dialing(socket) => {
-                Some(socket)
-            }
-            ReconnectingConnection::Closed => None,
+        match self.process.take()?.socket {
+            SocketState::Open(socket) | SocketState::Dialing(socket) => Some(socket),
+            SocketState::Closed => None,
         }
     }
 
@@ -234,31 +228,23 @@ impl Process {
         let mut ticks = false;
         match arrival {
             Arrival::Wake => ticks = self.wake(mono, dice),
-            Arrival::Answer(answer, sent) => {
+            Arrival::Answer(answer, db, sent) => {
                 let round_trip = |db| RoundTrip {
                     sent,
                     db,
                     received: mono,
                 };
-                let input = match answer {
-                    Answer::Stored(stored, db) => Input::Stored(stored, db.map(round_trip)),
-                    Answer::Read(read) => {
-                        Input::Read(read.map(|(found, db)| (found, round_trip(db))))
-                    }
-                    Answer::TaskOutcome(kept) => {
-                        Input::TaskOutcome(kept.map(|(kept, db)| (kept, round_trip(db))))
-                    }
-                };
+                let input = Input::Answer(answer, db.map(round_trip));
                 self.agent.handle(input, mono);
             }
-            Arrival::Opened(socket) if self.link == ReconnectingConnection::Dialing(socket) => {
-                self.link = ReconnectingConnection::Open(socket);
+            Arrival::Opened(socket) if self.socket == SocketState::Dialing(socket) => {
+                self.socket = SocketState::Open(socket);
                 self.session(session::Input::Opened, mono, dice);
             }
             Arrival::Refused(socket, status, words)
-                if self.link == ReconnectingConnection::Dialing(socket) =>
+                if self.socket == SocketState::Dialing(socket) =>
             {
-                self.link = ReconnectingConnection::Closed;
+                self.socket = SocketState::Closed;
                 let class = ErrorKind::of_refusal(status, words);
                 let failed = session::Input::DialFailed {
                     class,
@@ -266,17 +252,17 @@ impl Process {
                 };
                 self.session(failed, mono, dice);
             }
-            Arrival::Text(socket, text) if self.link == ReconnectingConnection::Open(socket) => {
+            Arrival::Text(socket, text) if self.socket == SocketState::Open(socket) => {
                 let frame = Frame::decode_text(&text);
                 let input = frame.map_or(session::Input::Noise, session::Input::Received);
                 self.session(input, mono, dice);
             }
-            Arrival::Binary(socket, bytes) if self.link == ReconnectingConnection::Open(socket) => {
+            Arrival::Binary(socket, bytes) if self.socket == SocketState::Open(socket) => {
                 let frame = Frame::decode_binary(&bytes);
                 let input = frame.map_or(session::Input::Noise, session::Input::Received);
                 self.session(input, mono, dice);
             }
-            Arrival::Closed(socket) if self.link == ReconnectingConnection::Open(socket) => {
+            Arrival::Closed(socket) if self.socket == SocketState::Open(socket) => {
                 let reason = "closed by the server".to_owned();
                 self.session(session::Input::Closed { reason }, mono, dice);
             }
@@ -349,28 +335,27 @@ impl Process {
                     host: self.host,
                     number: *sockets,
                 };
-                self.link = ReconnectingConnection::Dialing(socket);
+                self.socket = SocketState::Dialing(socket);
                 deeds.push(Deed::Dial(socket));
             }
             session::Action::Send(frame) => {
-                if let ReconnectingConnection::Open(socket) = self.link {
+                if let SocketState::Open(socket) = self.socket {
                     deeds.push(Deed::Say(socket, frame.encode()));
                 }
             }
             session::Action::Close | session::Action::Abandon => {
-                if let ReconnectingConnection::Open(socket)
-                | ReconnectingConnection::Dialing(socket) =
-                    std::mem::replace(&mut self.link, ReconnectingConnection::Closed)
+                if let SocketState::Open(socket) | SocketState::Dialing(socket) =
+                    std::mem::replace(&mut self.socket, SocketState::Closed)
                 {
                     deeds.push(Deed::HangUp(socket));
                 }
             }
             session::Action::Emit(event) => {
-                let known = self.agent.counters().events_known;
-                if let Some(news) = news_of(&event) {
-                    self.agent.handle(Input::RealtimeEvent(news), mono);
+                let known = self.agent.counters().realtime.events_known;
+                if let Some(event) = agent_event(&event) {
+                    self.agent.handle(Input::Realtime(event), mono);
                 }
-                if self.agent.counters().events_known > known {
+                if self.agent.counters().realtime.events_known > known {
                     deeds.push(Deed::KnewAlready);
                 }
                 if let FeedEvent::Down(down) = event {
@@ -390,29 +375,20 @@ impl Process {
         };
         match action {
             Action::Store(batch) => deeds.push(Deed::Send(Statement::Store(batch), mono)),
-            Action::Read(what) => deeds.push(Deed::Send(Statement::Read(what), mono)),
-            Action::Keep(task) => deeds.push(Deed::Send(Statement::Keep(task), mono)),
-            Action::Revive(transport, reconnect) => {
-                let why = "no echo".to_owned();
-                command(match reconnect {
-                    Reconnect::Rejoin => FeedCommand::Rejoin(transport, why),
-                    Reconnect::Reopen => FeedCommand::Reopen(why),
-                });
-                deeds.push(Deed::Revive(transport, reconnect));
+            Action::Read(request) => deeds.push(Deed::Send(Statement::Read(request), mono)),
+            Action::Maintain(task) => deeds.push(Deed::Send(Statement::Maintain(task), mono)),
+            Action::Reconnect(transport, reconnect) => {
+                command(reconnect_command(transport, reconnect));
+                deeds.push(Deed::Reconnect(transport, reconnect));
             }
             Action::Follow(following) => {
-                let before = std::mem::replace(&mut self.following, following);
-                let broadcasts_alone =
-                    before != following && bindings(before) == bindings(following);
-                command(FeedCommand::Broadcasts(following.broadcast));
-                command(FeedCommand::Bindings(bindings(following)));
-                if !broadcasts_alone {
-                    let why = "the publication changed".to_owned();
-                    command(FeedCommand::Rejoin(Transport::Changes, why));
+                self.following = following;
+                for each in self.realtime.follow(following) {
+                    command(each);
                 }
                 deeds.push(Deed::Follow(following));
             }
-            Action::Tell(notice) => deeds.push(Deed::Tell(notice)),
+            Action::Emit(event) => deeds.push(Deed::Emit(event)),
         }
     }
 

@@ -8,16 +8,17 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
-use visit_pacer::domain::agent::{MaintenanceTask, Notice, ReadRequest, Stored, TaskOutcome};
+use visit_pacer::domain::agent::{Answer, BatchOutcome, MaintenanceTask, ReadRequest, TaskOutcome};
 use visit_pacer::domain::batch::{Batch, BatchRow};
 use visit_pacer::domain::echo_check::Reconnect;
 use visit_pacer::domain::error_policy::{ErrorKind, Failure};
-use visit_pacer::domain::time::Mono;
+use visit_pacer::domain::event::Event as AgentEvent;
+use visit_pacer::domain::time::{DbTime, Mono};
 use visit_pacer::domain::transport::Transport;
 
 use crate::database::{Change, Database, Storer, db_time};
 use crate::dice::Dice;
-use crate::host::{Answer, Arrival, Deed, Host, Statement};
+use crate::host::{Arrival, Deed, Host, Statement};
 use crate::realtime::{Said, Saying, Server, SocketId};
 use crate::seen::Seen;
 
@@ -30,6 +31,9 @@ pub const SECOND: i64 = 1_000_000;
 const STORM: i64 = 30 * SECOND;
 /// What a stop may take until the batch in hand is answered.
 const STOP_WITHIN: i64 = 4 * SECOND;
+
+/// An answer, with the database's clock if there is a round trip.
+type TimedAnswer = (Answer, Option<DbTime>);
 
 /// What becomes of a statement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -383,8 +387,8 @@ impl World {
             }
             Deed::Say(socket, text) => self.after(5 * MS, Event::Heard(socket, text)),
             Deed::HangUp(socket) => self.after(5 * MS, Event::HangsUp(socket)),
-            Deed::Tell(notice) => self.told(host, &notice),
-            Deed::Revive(transport, reconnect) => self.revives(host, transport, reconnect),
+            Deed::Emit(event) => self.emitted(host, &event),
+            Deed::Reconnect(transport, reconnect) => self.reconnects(host, transport, reconnect),
             Deed::Down(down) => {
                 self.say(|| format!("agent {host}: Realtime is down: {}", down.reason));
                 if down.class == ErrorKind::Network && down.reason.contains("heartbeat") {
@@ -399,39 +403,53 @@ impl World {
         }
     }
 
-    fn told(&mut self, host: usize, notice: &Notice) {
-        self.say(|| format!("agent {host}: {notice:?}"));
-        let what = match notice {
-            Notice::Quarantined(id, _) => {
-                let known = self.database.ever_bad.contains(id);
-                assert!(known, "{id} is set aside, and nothing was wrong with it");
-                "a row is set aside"
+    fn emitted(&mut self, host: usize, event: &AgentEvent) {
+        self.say(|| format!("agent {host}: {event:?}"));
+        if event.is(&AgentEvent::QUARANTINED) {
+            let bad = |id| self.database.ever_bad.contains(&id);
+            let known = event.distribution_id.is_some_and(bad);
+            assert!(
+                known,
+                "quarantined, and nothing was wrong with it: {event:?}"
+            );
+        }
+        if event.is(&AgentEvent::AGENTS_CHANGED) && event.count == Some(1) {
+            return;
+        }
+        for (seen, what) in [
+            (AgentEvent::QUARANTINED, "a row is quarantined"),
+            (AgentEvent::RELEASED, "a row is no longer quarantined"),
+            (
+                AgentEvent::EDITS_FOUND_BY_SYNC,
+                "a sync finds edits of which Realtime did not tell",
+            ),
+            (AgentEvent::CLOCK_STEPPED, "a step of the clock is noticed"),
+            (
+                AgentEvent::DATABASE_UNAVAILABLE,
+                "the database is found unavailable",
+            ),
+            (
+                AgentEvent::DATABASE_AVAILABLE,
+                "the database is found available again",
+            ),
+            (AgentEvent::AGENTS_CHANGED, "agents share the rows"),
+            (AgentEvent::ANCHORED, "a row is anchored by the agent"),
+            (
+                AgentEvent::BROADCASTS_STARTED,
+                "broadcasts are listened to as well",
+            ),
+            (
+                AgentEvent::BROADCASTS_STOPPED,
+                "broadcasts are listened to no more",
+            ),
+        ] {
+            if event.is(&seen) {
+                self.seen.saw(what);
             }
-            Notice::Mended(_) => "a row is mended",
-            Notice::Repaired(_) => "a sync repairs what Realtime did not tell",
-            Notice::ClockStepped => "a step of the clock is noticed",
-            Notice::DatabaseAway(_) => "the database is found away",
-            Notice::DatabaseBack(_) => "the database is found back",
-            Notice::Shared(agents) if *agents > 1 => "agents share the rows",
-            Notice::Initialised(_) => "a row is anchored by the agent",
-            Notice::Broadcasts(true) => "broadcasts are listened to as well",
-            Notice::Broadcasts(false) => "broadcasts are listened to no more",
-            Notice::Synced(_)
-            | Notice::Silent(..)
-            | Notice::Followed(..)
-            | Notice::Echoed(..)
-            | Notice::NothingBroadcasts
-            | Notice::Hindered(_)
-            | Notice::Deferred(..)
-            | Notice::Shared(_)
-            | Notice::Paused(_)
-            | Notice::CountsDiffer(_)
-            | Notice::Published(_) => return,
-        };
-        self.seen.saw(what);
+        }
     }
 
-    fn revives(&mut self, host: usize, transport: Transport, reconnect: Reconnect) {
+    fn reconnects(&mut self, host: usize, transport: Transport, reconnect: Reconnect) {
         self.say(|| format!("agent {host} finds its channel silent: {transport:?}, {reconnect:?}"));
         let hears = self.server.delivers_to(host, transport);
         assert!(
@@ -478,23 +496,23 @@ impl World {
     fn arrives(&mut self, statement: Statement, from: Sender, fate: Fate) {
         let reset = || Failure::new(ErrorKind::Lost, "reset");
         let lost = |statement: &Statement, certain: bool| match statement {
-            Statement::Store(_) if certain => Answer::Stored(Stored::Unsent(reset()), None),
-            Statement::Store(_) => Answer::Stored(Stored::Failed(reset()), None),
+            Statement::Store(_) if certain => Answer::Stored(BatchOutcome::Unsent(reset())),
+            Statement::Store(_) => Answer::Stored(BatchOutcome::Failed(reset())),
             Statement::Read(_) => Answer::Read(Err(reset())),
-            Statement::Keep(_) | Statement::Goodbye => Answer::TaskOutcome(Err(reset())),
+            Statement::Maintain(_) | Statement::Goodbye => Answer::Maintained(Err(reset())),
         };
         if self.now < self.away_until {
             let certain = self.dice.percent(50);
             let answer = lost(&statement, certain);
-            let committed = matches!(answer, Answer::Stored(Stored::Failed(_), _)).then_some(false);
-            return self.answers(from, answer, committed);
+            let unknown = matches!(answer, Answer::Stored(BatchOutcome::Failed(_)));
+            return self.answers(from, (answer, None), unknown.then_some(false));
         }
         let writes = !matches!(statement, Statement::Read(_));
         if fate == Fate::Refused || (writes && self.now < self.read_only_until) {
             self.seen.saw("a statement is refused for a passing reason");
             // A standby's refusal counts as a lost connection; a full disk or a deadlock does not.
             let certain = self.dice.percent(70);
-            return self.answers(from, lost(&statement, certain), None);
+            return self.answers(from, (lost(&statement, certain), None), None);
         }
         let is_batch = matches!(statement, Statement::Store(_));
         match fate {
@@ -505,11 +523,17 @@ impl World {
             Fate::LostBefore => {
                 self.seen
                     .saw("a statement is lost before it is carried out");
-                self.answers(from, lost(&statement, false), is_batch.then_some(false));
+                self.answers(
+                    from,
+                    (lost(&statement, false), None),
+                    is_batch.then_some(false),
+                );
             }
             Fate::LostAfter => {
                 let answer = lost(&statement, false);
-                let committed = stores(&self.carry_out(statement, from));
+                let (answered, _) = self.carry_out(statement, from);
+                let committed =
+                    matches!(answered, Answer::Stored(outcome) if stores_some(&outcome));
                 if from.told && committed {
                     self.seen
                         .saw("a statement is carried out after its agent has given it up");
@@ -517,10 +541,14 @@ impl World {
                     self.seen
                         .saw("a statement is carried out, and its answer lost");
                 }
-                self.answers(from, answer, is_batch.then_some(committed));
+                self.answers(from, (answer, None), is_batch.then_some(committed));
             }
             Fate::Zombie => {
-                self.answers(from, lost(&statement, false), is_batch.then_some(false));
+                self.answers(
+                    from,
+                    (lost(&statement, false), None),
+                    is_batch.then_some(false),
+                );
                 let late = self.dice.between(1, 3_000) * MS;
                 let from = Sender { told: true, ..from };
                 self.after(
@@ -535,12 +563,12 @@ impl World {
         }
     }
 
-    fn answers(&mut self, to: Sender, answer: Answer, committed: Option<bool>) {
+    fn answers(&mut self, to: Sender, (answer, db): TimedAnswer, committed: Option<bool>) {
         if to.told {
             return;
         }
         let delay = self.latency();
-        let arrival = Arrival::Answer(answer, to.sent);
+        let arrival = Arrival::Answer(answer, db, to.sent);
         let (host, life) = (to.host, to.life);
         self.after(
             delay,
@@ -553,50 +581,56 @@ impl World {
         );
     }
 
-    fn carry_out(&mut self, statement: Statement, from: Sender) -> Answer {
+    fn carry_out(&mut self, statement: Statement, from: Sender) -> TimedAnswer {
         let clock = self.clock();
+        let timed = |answer| (answer, Some(db_time(clock)));
         let alive =
             self.hosts[from.host].life == from.life && self.hosts[from.host].process.is_some();
         match statement {
             Statement::Store(batch) => {
-                let stored = self.store(&batch, from, clock);
-                let told = stores_some(&stored);
-                if told && !alive {
+                let outcome = self.store(&batch, from, clock);
+                let stored = stores_some(&outcome);
+                if stored && !alive {
                     self.seen
                         .saw("a statement of an agent that is no more is carried out");
                 }
-                Answer::Stored(stored, told.then_some(db_time(clock)))
+                (Answer::Stored(outcome), stored.then_some(db_time(clock)))
             }
-            Statement::Read(what) => {
-                if matches!(what, ReadRequest::Since(_)) {
-                    self.seen.saw("what has changed is read");
+            Statement::Read(request) => {
+                let result = self.database.read(&request);
+                match &request {
+                    ReadRequest::Since(_) if result.more_after.is_some() => {
+                        self.seen.saw("an incremental sync finds too much");
+                    }
+                    ReadRequest::Since(_) => self.seen.saw("an incremental sync"),
+                    ReadRequest::After(_) => self.seen.saw("a full sync in parts"),
+                    ReadRequest::All | ReadRequest::Rows(_) => {}
                 }
-                if matches!(what, ReadRequest::After(_)) {
-                    self.seen.saw("a look at every row goes on");
-                }
-                let found = self.database.read(&what);
-                if matches!(what, ReadRequest::Since(_)) && found.more_after.is_some() {
-                    self.seen.saw("more has changed than one statement reads");
-                }
-                Answer::Read(Ok((found, db_time(clock))))
+                timed(Answer::Read(Ok(result)))
             }
-            Statement::Keep(MaintenanceTask::Canary(Transport::Broadcast))
+            Statement::Maintain(MaintenanceTask::Canary(Transport::Broadcast))
                 if !self.database.broadcasts =>
             {
                 let why = "function visit_pacer_broadcast_canary() does not exist";
-                Answer::TaskOutcome(Err(Failure::new(ErrorKind::Schema, why)))
+                (
+                    Answer::Maintained(Err(Failure::new(ErrorKind::Schema, why))),
+                    None,
+                )
             }
-            Statement::Keep(task) => {
-                Answer::TaskOutcome(Ok((self.keep(task, from, clock), db_time(clock))))
+            Statement::Maintain(task) => {
+                timed(Answer::Maintained(Ok(self.maintain(task, from, clock))))
             }
             Statement::Goodbye => {
                 self.database.agents.remove(&from.id);
-                Answer::TaskOutcome(Err(Failure::new(ErrorKind::Lost, "ended")))
+                (
+                    Answer::Maintained(Err(Failure::new(ErrorKind::Lost, "ended"))),
+                    None,
+                )
             }
         }
     }
 
-    fn store(&mut self, batch: &Batch, from: Sender, clock: i64) -> Stored {
+    fn store(&mut self, batch: &Batch, from: Sender, clock: i64) -> BatchOutcome {
         let storer = Storer {
             host: from.host,
             life: from.life,
@@ -610,15 +644,15 @@ impl World {
             batch.rows[0].at.as_micros(),
         );
         self.say(|| match &stored {
-            Stored::Rows(ids) => format!(
+            BatchOutcome::Committed(ids) => format!(
                 "agent {host} stores {visits} visits of {rows} rows for {at}: {} rows stored",
                 ids.len()
             ),
-            Stored::Failed(failure) | Stored::Unsent(failure) => {
+            BatchOutcome::Failed(failure) | BatchOutcome::Unsent(failure) => {
                 format!("agent {host}: {}", failure.message)
             }
         });
-        if let Stored::Rows(ids) = &stored {
+        if let BatchOutcome::Committed(ids) = &stored {
             let taken = batch.rows.iter().filter(|row| ids.contains(&row.id));
             let visits = taken.map(BatchRow::visits).sum();
             self.check_bound(from, visits);
@@ -655,11 +689,11 @@ impl World {
         }
     }
 
-    fn keep(&mut self, task: MaintenanceTask, from: Sender, clock: i64) -> TaskOutcome {
+    fn maintain(&mut self, task: MaintenanceTask, from: Sender, clock: i64) -> TaskOutcome {
         match task {
-            MaintenanceTask::Beat { serving } => TaskOutcome::Beat(
+            MaintenanceTask::Heartbeat { serving } => TaskOutcome::Heartbeat(
                 self.database.control,
-                self.database.beat(from.id, serving, clock),
+                self.database.heartbeat(from.id, serving, clock),
             ),
             MaintenanceTask::WriteBack(ids) => {
                 let (written, changes) = self.database.write_back(&ids);
@@ -676,12 +710,12 @@ impl World {
                     Transport::Broadcast => self.server.broadcast_canary(clock, &mut self.dice),
                 };
                 self.server_says(said);
-                TaskOutcome::Canary(transport)
+                TaskOutcome::Canary
             }
             MaintenanceTask::Initialise => {
                 let changes = self.database.initialise(clock);
                 self.publish_all(&changes);
-                TaskOutcome::Initialised(u64::try_from(changes.len()).expect("few"))
+                TaskOutcome::Initialised(changes.len())
             }
             MaintenanceTask::Reconcile(ids) => {
                 TaskOutcome::Reconciled(self.database.reconcile(&ids))
@@ -689,7 +723,9 @@ impl World {
             MaintenanceTask::MarkInvalid(id, why) => {
                 TaskOutcome::MarkedInvalid(self.database.mark_invalid(id, why))
             }
-            MaintenanceTask::Published => TaskOutcome::Published(self.database.published()),
+            MaintenanceTask::CheckPublication => {
+                TaskOutcome::Publication(self.database.published())
+            }
         }
     }
 
@@ -721,10 +757,6 @@ impl World {
     }
 }
 
-fn stores(answer: &Answer) -> bool {
-    matches!(answer, Answer::Stored(stored, _) if stores_some(stored))
-}
-
-fn stores_some(stored: &Stored) -> bool {
-    matches!(stored, Stored::Rows(rows) if !rows.is_empty())
+fn stores_some(outcome: &BatchOutcome) -> bool {
+    matches!(outcome, BatchOutcome::Committed(rows) if !rows.is_empty())
 }

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::domain::echo_check::Reconnect;
+use crate::domain::error_policy::Failure;
 use crate::domain::limits::{CANARY_EVERY, ECHO_WITHIN};
+use crate::domain::schedule::Control;
 use crate::domain::time::micros_of;
 use crate::domain::transport::{Following, ListenBy, Transport};
 
@@ -41,7 +43,7 @@ fn nothing_is_stored_before_the_first_full_sync_and_the_control_row_are_in() {
         paused: true,
         ..Control::default()
     };
-    bench.answer_beat(paused);
+    bench.answer_heartbeat(paused);
     assert!(bench.agent.health().has_begun());
     bench.pass_to(8.0);
     assert_eq!(bench.take_batch(), None);
@@ -52,9 +54,7 @@ fn it_is_caught_up_only_after_the_full_sync_that_follows_the_subscription() {
     let mut bench = Bench::paced(vec![row(1, 1)]);
     bench.pass_to(2.0);
     assert_eq!(bench.take_read(), Some(ReadRequest::All));
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Live(
-        Transport::Changes,
-    )));
+    bench.input(Input::Realtime(RealtimeEvent::Live(Transport::Changes)));
     bench.answer_read(vec![row(1, 1)]);
     assert!(!bench.agent.health().caught_up, "that read began before");
     assert_eq!(
@@ -64,18 +64,14 @@ fn it_is_caught_up_only_after_the_full_sync_that_follows_the_subscription() {
     );
     bench.answer_read(vec![row(1, 1)]);
     assert!(bench.agent.health().caught_up);
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Live(
-        Transport::Changes,
-    )));
+    bench.input(Input::Realtime(RealtimeEvent::Live(Transport::Changes)));
     assert!(
         !bench.agent.health().caught_up,
         "changes may have been missed"
     );
     assert_eq!(bench.take_read(), Some(ReadRequest::All));
     bench.answer_read(vec![row(1, 1)]);
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Down(
-        Transport::Changes,
-    )));
+    bench.input(Input::Realtime(RealtimeEvent::Down(Transport::Changes)));
     assert!(!bench.agent.health().caught_up);
 }
 
@@ -87,9 +83,7 @@ fn the_table_is_read_in_full_every_30_s_while_realtime_is_live_and_every_2_s_whi
     bench.pass_to(30.0);
     assert_eq!(bench.take_read(), Some(ReadRequest::All));
     bench.answer_read(Vec::new());
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Down(
-        Transport::Changes,
-    )));
+    bench.input(Input::Realtime(RealtimeEvent::Down(Transport::Changes)));
     for second in [32.0, 34.0, 36.0] {
         bench.pass_to(second - 0.1);
         assert_eq!(bench.take_read(), None);
@@ -102,18 +96,18 @@ fn the_table_is_read_in_full_every_30_s_while_realtime_is_live_and_every_2_s_whi
 #[test]
 fn an_event_leads_to_a_read_of_that_row_and_many_within_20_ms_to_one_read() {
     let mut bench = Bench::live(&[row(1, 0), row(2, 0)]);
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+    bench.input(Input::Realtime(RealtimeEvent::Row(
         Transport::Changes,
         id(1),
         Some(5),
     )));
     bench.now = Bench::at(0.01);
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+    bench.input(Input::Realtime(RealtimeEvent::Row(
         Transport::Changes,
         id(2),
         None,
     )));
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+    bench.input(Input::Realtime(RealtimeEvent::Row(
         Transport::Changes,
         id(1),
         None,
@@ -129,20 +123,20 @@ fn an_event_leads_to_a_read_of_that_row_and_many_within_20_ms_to_one_read() {
 #[test]
 fn an_event_with_the_version_that_is_known_costs_no_read() {
     let mut bench = Bench::live(&[row(1, 0)]);
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+    bench.input(Input::Realtime(RealtimeEvent::Row(
         Transport::Changes,
         id(1),
         Some(1),
     )));
     bench.pass_to(1.0);
     assert_eq!(bench.take_read(), None);
-    assert_eq!(bench.agent.counters().events_known, 1);
+    assert_eq!(bench.agent.counters().realtime.events_known, 1);
 }
 
 #[test]
 fn a_row_that_an_event_told_of_and_that_is_not_there_any_more_is_forgotten() {
     let mut bench = Bench::live(&[row(1, 10)]);
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+    bench.input(Input::Realtime(RealtimeEvent::Row(
         Transport::Changes,
         id(1),
         None,
@@ -187,12 +181,9 @@ fn after_an_answer_that_was_lost_the_rows_are_read_before_anything_is_tried_agai
     let mut bench = Bench::live(&[row(1, 10)]);
     bench.pass_to(1.0);
     let batch = bench.take_batch().expect("due");
-    bench.input(Input::Stored(
-        Stored::Failed(Failure::new(ErrorKind::Lost, "reset")),
-        None,
-    ));
+    bench.fail_batch(Failure::new(ErrorKind::Lost, "reset"));
     assert_eq!(bench.take_read(), Some(ReadRequest::Rows(vec![id(1)])));
-    bench.input(Input::Read(Err(Failure::new(ErrorKind::Lost, "refused"))));
+    bench.fail_read(Failure::new(ErrorKind::Lost, "refused"));
     bench.pass_to(5.0);
     assert_eq!(bench.take_batch(), None);
     assert_eq!(
@@ -213,38 +204,33 @@ fn after_an_answer_that_was_lost_the_rows_are_read_before_anything_is_tried_agai
 #[test]
 fn the_database_going_away_and_coming_back_is_told_once_each() {
     let mut bench = Bench::live(&[row(1, 10)]);
-    bench.notices();
+    bench.events();
     bench.pass_to(1.0);
     assert!(bench.take_batch().is_some());
-    bench.input(Input::Stored(
-        Stored::Unsent(Failure::new(ErrorKind::ShuttingDown, "starting up")),
-        None,
-    ));
+    bench.batch_unsent(Failure::new(ErrorKind::ShuttingDown, "starting up"));
     for second in [3.0, 15.0, 30.0] {
         bench.pass_to(second);
         assert!(
             bench.take_batch().is_some(),
             "tried again, at most 10 s later"
         );
-        bench.input(Input::Stored(
-            Stored::Unsent(Failure::new(ErrorKind::ShuttingDown, "starting up")),
-            None,
-        ));
+        bench.batch_unsent(Failure::new(ErrorKind::ShuttingDown, "starting up"));
     }
-    let away =
-        |notice: &&Notice| matches!(notice, Notice::DatabaseAway(_) | Notice::DatabaseBack(_));
-    // Beats are answered on this bench, yet nothing can be stored.
-    let told = bench.notices();
+    let away = |event: &&Event| {
+        event.is(&Event::DATABASE_UNAVAILABLE) || event.is(&Event::DATABASE_AVAILABLE)
+    };
+    // Heartbeats are answered on this bench, yet nothing can be stored.
+    let told = bench.events();
     let told: Vec<_> = told.iter().filter(away).collect();
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(bench.agent.health().database_away_since.is_some());
     bench.pass_to(45.0);
     let batch = bench.take_batch().expect("tried again");
     bench.stored(batch.rows.iter().map(|row| row.id));
-    let told = bench.notices();
+    let told = bench.events();
     assert!(
         told.iter()
-            .any(|notice| matches!(notice, Notice::DatabaseBack(_)))
+            .any(|event| event.is(&Event::DATABASE_AVAILABLE))
     );
     assert_eq!(bench.agent.health().database_away_since, None);
 }
@@ -254,12 +240,9 @@ fn a_lane_whose_job_failed_waits_before_the_next_one() {
     let mut bench = Bench::live(&[row(1, 10)]);
     bench.pass_to(1.0);
     let batch = bench.take_batch();
-    bench.input(Input::Stored(
-        Stored::Unsent(Failure::new(
-            ErrorKind::ShuttingDown,
-            "too many connections",
-        )),
-        None,
+    bench.batch_unsent(Failure::new(
+        ErrorKind::ShuttingDown,
+        "too many connections",
     ));
     bench.pass_to(1.199);
     assert_eq!(bench.take_batch(), None);
@@ -271,7 +254,7 @@ fn a_lane_whose_job_failed_waits_before_the_next_one() {
 fn an_edit_of_which_we_were_told_is_no_repair_though_a_sync_finds_it() {
     let mut bench = Bench::live(&[row(1, 0)]);
     bench.pass_to(29.99);
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+    bench.input(Input::Realtime(RealtimeEvent::Row(
         Transport::Changes,
         id(1),
         Some(2),
@@ -283,9 +266,9 @@ fn an_edit_of_which_we_were_told_is_no_repair_though_a_sync_finds_it() {
         "it answers for the event too"
     );
     bench.answer_read(vec![edited(row(1, 0))]);
-    assert_eq!(bench.agent.counters().repaired, 0);
+    assert_eq!(bench.agent.counters().reads.repaired, 0);
     bench.pass_to(45.0);
-    assert_eq!(bench.take_revival(), None);
+    assert_eq!(bench.take_reconnect(), None);
 }
 
 #[test]
@@ -296,10 +279,14 @@ fn an_edit_that_only_a_sync_finds_is_a_repair_and_a_reason_to_rejoin_unless_its_
         bench.pass_to(30.0);
         assert_eq!(bench.take_read(), Some(ReadRequest::All));
         bench.answer_read(vec![edited(row(1, 0))]);
-        assert_eq!(bench.agent.counters().repaired, 1);
-        assert!(bench.notices().contains(&Notice::Repaired(1)));
+        assert_eq!(bench.agent.counters().reads.repaired, 1);
+        assert!(
+            bench
+                .events()
+                .contains(&Event::EDITS_FOUND_BY_SYNC.count(1))
+        );
         if event_comes {
-            bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+            bench.input(Input::Realtime(RealtimeEvent::Row(
                 Transport::Changes,
                 id(1),
                 Some(2),
@@ -307,22 +294,20 @@ fn an_edit_that_only_a_sync_finds_is_a_repair_and_a_reason_to_rejoin_unless_its_
         }
         bench.pass_to(41.0);
         let expected = (!event_comes).then_some(Reconnect::Rejoin);
-        assert_eq!(bench.take_revival(), expected);
+        assert_eq!(bench.take_reconnect(), expected);
     }
 }
 
 #[test]
 fn what_a_sync_finds_that_follows_a_subscription_or_an_unclear_event_is_no_repair() {
     let mut bench = Bench::live(&[row(1, 0)]);
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Unclear));
+    bench.input(Input::Realtime(RealtimeEvent::Unclear));
     assert_eq!(bench.take_read(), Some(ReadRequest::All));
     bench.answer_read(vec![edited(row(1, 0))]);
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Live(
-        Transport::Changes,
-    )));
+    bench.input(Input::Realtime(RealtimeEvent::Live(Transport::Changes)));
     assert_eq!(bench.take_read(), Some(ReadRequest::All));
     bench.answer_read(vec![edited(edited(row(1, 0))), row(2, 0)]);
-    assert_eq!(bench.agent.counters().repaired, 0);
+    assert_eq!(bench.agent.counters().reads.repaired, 0);
 }
 
 #[test]
@@ -332,7 +317,7 @@ fn a_truncate_stops_every_row_and_is_no_reason_to_rejoin_since_it_is_never_told(
     assert_eq!(bench.take_read(), Some(ReadRequest::All));
     bench.answer_read(Vec::new());
     assert_eq!(
-        (bench.agent.rows(), bench.agent.counters().repaired),
+        (bench.agent.rows(), bench.agent.counters().reads.repaired),
         (0, 0)
     );
 }
@@ -342,22 +327,22 @@ fn a_write_back_whose_echo_is_not_heard_in_ten_seconds_leads_to_a_rejoin() {
     for heard in [true, false] {
         let mut bench = Bench::live(&[row(1, 10)]);
         let is_write_back = |task: &MaintenanceTask| matches!(task, MaintenanceTask::WriteBack(_));
-        let task = bench.pass_until_chore(10.0, is_write_back);
+        let task = bench.pass_until_task(10.0, is_write_back);
         assert_eq!(task, Some(MaintenanceTask::WriteBack(vec![id(1)])));
         if heard {
-            bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+            bench.input(Input::Realtime(RealtimeEvent::Row(
                 Transport::Changes,
                 id(1),
                 Some(1),
             )));
         }
-        bench.kept(TaskOutcome::WroteBack(vec![WrittenBack {
+        bench.done(TaskOutcome::WroteBack(vec![WrittenBack {
             id: id(1),
             distributed: 10,
             changed: true,
         }]));
         let written_at = bench.now;
-        while bench.now < written_at.plus(ECHO_WITHIN) && bench.take_revival().is_none() {
+        while bench.now < written_at.plus(ECHO_WITHIN) && bench.take_reconnect().is_none() {
             let next = bench.now.plus(Duration::from_millis(500));
             bench.pass_to(Duration::from_micros(next.as_micros().unsigned_abs()).as_secs_f64());
             while let Some(batch) = bench.take_batch() {
@@ -365,7 +350,7 @@ fn a_write_back_whose_echo_is_not_heard_in_ten_seconds_leads_to_a_rejoin() {
             }
         }
         assert_eq!(
-            bench.agent.counters().silent.changes,
+            bench.agent.counters().realtime.silent.changes,
             u64::from(!heard),
             "an echo that is quicker than the answer counts"
         );
@@ -378,16 +363,14 @@ fn while_nothing_is_written_back_the_canary_is_touched_every_minute() {
     bench.pass_to(59.9);
     assert_eq!(bench.take_read(), Some(ReadRequest::All));
     bench.answer_read(Vec::new());
-    assert_eq!(bench.take_chore(), None);
+    assert_eq!(bench.take_task(), None);
     bench.pass_to(60.0);
     assert_eq!(
-        bench.take_chore(),
+        bench.take_task(),
         Some(MaintenanceTask::Canary(Transport::Changes))
     );
-    bench.kept(TaskOutcome::Canary(Transport::Changes));
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Canary(
-        Transport::Changes,
-    )));
+    bench.done(TaskOutcome::Canary);
+    bench.input(Input::Realtime(RealtimeEvent::Canary(Transport::Changes)));
     let read_every = 29.0;
     let mut second = 60.0;
     while bench.now < Bench::at(119.9) {
@@ -397,10 +380,10 @@ fn while_nothing_is_written_back_the_canary_is_touched_every_minute() {
             bench.answer_read(Vec::new());
         }
     }
-    assert_eq!(bench.take_chore(), None);
+    assert_eq!(bench.take_task(), None);
     bench.pass_to(120.0);
     assert_eq!(
-        bench.take_chore(),
+        bench.take_task(),
         Some(MaintenanceTask::Canary(Transport::Changes))
     );
 }
@@ -408,25 +391,23 @@ fn while_nothing_is_written_back_the_canary_is_touched_every_minute() {
 #[test]
 fn a_canary_that_is_not_published_is_never_touched_and_the_agent_does_not_spin_for_it() {
     let mut bench = Bench::live(&[]);
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Unfollowed));
-    assert_eq!(bench.take_chore(), Some(MaintenanceTask::Published));
+    bench.input(Input::Realtime(RealtimeEvent::Unfollowed));
+    assert_eq!(bench.take_task(), Some(MaintenanceTask::CheckPublication));
     let without = Published {
         canary: false,
         ..ALL_PUBLISHED
     };
-    bench.kept(TaskOutcome::Published(without));
+    bench.done(TaskOutcome::Publication(without));
     assert!(bench.asked.contains(&Action::Follow(Following::with(
         ListenBy::Auto,
         false,
         false
     ))));
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Live(
-        Transport::Changes,
-    )));
+    bench.input(Input::Realtime(RealtimeEvent::Live(Transport::Changes)));
     assert_eq!(bench.take_read(), Some(ReadRequest::All));
     bench.answer_read(Vec::new());
     bench.pass_to(f64::from(u32::try_from(CANARY_EVERY.as_secs()).unwrap()) + 5.0);
-    assert_eq!(bench.take_chore(), None);
+    assert_eq!(bench.take_task(), None);
 }
 
 #[test]
@@ -445,10 +426,10 @@ fn while_the_database_is_away_the_agent_does_not_spin() {
         while let Some(action) = bench.asked.pop_front() {
             let away = || Failure::new(ErrorKind::Lost, "away");
             match action {
-                Action::Store(_) => bench.input(Input::Stored(Stored::Failed(away()), None)),
-                Action::Read(_) => bench.input(Input::Read(Err(away()))),
-                Action::Keep(_) => bench.input(Input::TaskOutcome(Err(away()))),
-                Action::Revive(..) | Action::Follow(_) | Action::Tell(_) => {}
+                Action::Store(_) => bench.fail_batch(away()),
+                Action::Read(_) => bench.fail_read(away()),
+                Action::Maintain(_) => bench.fail_task(away()),
+                Action::Reconnect(..) | Action::Follow(_) | Action::Emit(_) => {}
             }
         }
     }
@@ -460,16 +441,13 @@ fn while_the_database_is_away_the_agent_does_not_spin() {
 fn what_realtime_publishes_is_asked_for_again_when_the_answer_was_lost() {
     let mut bench = Bench::new();
     assert_eq!(
-        bench.take_chore(),
-        Some(MaintenanceTask::Beat { serving: false })
+        bench.take_task(),
+        Some(MaintenanceTask::Heartbeat { serving: false })
     );
-    bench.answer_beat(Control::default());
-    assert_eq!(bench.take_chore(), Some(MaintenanceTask::Published));
+    bench.answer_heartbeat(Control::default());
+    assert_eq!(bench.take_task(), Some(MaintenanceTask::CheckPublication));
     bench.published.canary = false;
-    bench.input(Input::TaskOutcome(Err(Failure::new(
-        ErrorKind::Lost,
-        "away",
-    ))));
+    bench.fail_task(Failure::new(ErrorKind::Lost, "away"));
     bench.pass_to(2.0);
     let without = Following::with(ListenBy::Auto, false, false);
     assert!(bench.asked.contains(&Action::Follow(without)));
@@ -484,32 +462,29 @@ fn a_completed_row_is_written_back_at_once_and_again_if_somebody_held_it_or_the_
     assert!(bench.take_batch().is_some());
     bench.stored([id(1)]);
     assert_eq!(
-        bench.take_chore(),
+        bench.take_task(),
         Some(MaintenanceTask::WriteBack(vec![id(1)])),
         "at once"
     );
-    bench.kept(TaskOutcome::WroteBack(Vec::new()));
+    bench.done(TaskOutcome::WroteBack(Vec::new()));
     bench.pass_to(1.2);
     assert_eq!(
-        bench.take_chore(),
+        bench.take_task(),
         Some(MaintenanceTask::WriteBack(vec![id(1)]))
     );
-    bench.input(Input::TaskOutcome(Err(Failure::new(
-        ErrorKind::Lost,
-        "reset",
-    ))));
+    bench.fail_task(Failure::new(ErrorKind::Lost, "reset"));
     bench.pass_to(2.0);
     assert_eq!(
-        bench.take_chore(),
+        bench.take_task(),
         Some(MaintenanceTask::WriteBack(vec![id(1)]))
     );
-    bench.kept(TaskOutcome::WroteBack(vec![WrittenBack {
+    bench.done(TaskOutcome::WroteBack(vec![WrittenBack {
         id: id(1),
         distributed: 10,
         changed: true,
     }]));
     bench.pass_to(5.0);
-    assert_eq!(bench.take_chore(), None);
+    assert_eq!(bench.take_task(), None);
 }
 
 #[test]
@@ -517,16 +492,16 @@ fn a_running_row_is_written_back_every_five_seconds_at_the_most() {
     let mut bench = Bench::live(&[row(1, 10)]);
     let mut written: Vec<Mono> = Vec::new();
     while let Some(MaintenanceTask::WriteBack(_)) =
-        bench.pass_until_chore(29.0, |task| matches!(task, MaintenanceTask::WriteBack(_)))
+        bench.pass_until_task(29.0, |task| matches!(task, MaintenanceTask::WriteBack(_)))
     {
         written.push(bench.now);
         let distributed = bench.agent.statuses(bench.now)[0].distributed;
-        bench.kept(TaskOutcome::WroteBack(vec![WrittenBack {
+        bench.done(TaskOutcome::WroteBack(vec![WrittenBack {
             id: id(1),
             distributed,
             changed: true,
         }]));
-        bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+        bench.input(Input::Realtime(RealtimeEvent::Row(
             Transport::Changes,
             id(1),
             Some(1),
@@ -549,8 +524,8 @@ fn a_row_that_is_set_aside_is_told_once_and_again_when_it_is_mended() {
     let mut mended = edited(row(1, 10));
     mended.written = None;
     bench.answer_read(vec![mended]);
-    let told: Vec<Notice> = bench.notices();
-    assert!(told.contains(&Notice::Mended(id(1))), "{told:?}");
+    let told: Vec<Event> = bench.events();
+    assert!(told.contains(&Event::RELEASED.of(id(1))), "{told:?}");
 
     let mut bench = Bench::new();
     let mut bad = row(1, 10);
@@ -558,8 +533,8 @@ fn a_row_that_is_set_aside_is_told_once_and_again_when_it_is_mended() {
     bench.answer_read(vec![bad.clone()]);
     bench.pass_to(2.5);
     bench.answer_read(vec![bad]);
-    let quarantine = |notice: &&Notice| matches!(notice, Notice::Quarantined(..));
-    assert_eq!(bench.notices().iter().filter(quarantine).count(), 1);
+    let quarantine = |event: &&Event| event.is(&Event::QUARANTINED);
+    assert_eq!(bench.events().iter().filter(quarantine).count(), 1);
 }
 
 #[test]
@@ -569,7 +544,7 @@ fn a_bad_row_is_never_written_back() {
     bad.written = None;
     let mut bench = Bench::live(&[bad]);
     bench.pass_to(20.0);
-    assert_eq!(bench.take_chore(), None);
+    assert_eq!(bench.take_task(), None);
 }
 
 #[test]
@@ -582,19 +557,19 @@ fn a_row_that_no_trigger_has_seen_is_anchored_and_not_told_as_set_aside() {
     ) = (None, None, None);
     let mut bench = Bench::new();
     bench.answer_read(vec![unseen]);
-    bench.answer_beats();
-    assert_eq!(bench.take_chore(), Some(MaintenanceTask::Published));
-    bench.kept(TaskOutcome::Published(ALL_PUBLISHED));
-    assert_eq!(bench.take_chore(), Some(MaintenanceTask::Initialise));
-    bench.kept(TaskOutcome::Initialised(1));
+    bench.answer_heartbeats();
+    assert_eq!(bench.take_task(), Some(MaintenanceTask::CheckPublication));
+    bench.done(TaskOutcome::Publication(ALL_PUBLISHED));
+    assert_eq!(bench.take_task(), Some(MaintenanceTask::Initialise));
+    bench.done(TaskOutcome::Initialised(1));
     bench.take_read();
     bench.answer_read(vec![row(1, 10)]);
-    let told = bench.notices();
-    assert!(told.contains(&Notice::Initialised(1)));
+    let told = bench.events();
+    assert!(told.contains(&Event::ANCHORED.count(1)));
     assert!(
         !told
             .iter()
-            .any(|notice| matches!(notice, Notice::Quarantined(..) | Notice::Repaired(_))),
+            .any(|event| event.is(&Event::QUARANTINED) || event.is(&Event::EDITS_FOUND_BY_SYNC)),
         "{told:?}"
     );
     bench.now = Bench::at(1.0);
@@ -607,14 +582,11 @@ fn a_row_whose_insert_fails_keeps_its_reason_in_the_database() {
     let mut bench = Bench::live(&[row(1, 10)]);
     bench.pass_to(1.0);
     assert!(bench.take_batch().is_some());
-    bench.input(Input::Stored(
-        Stored::Failed(Failure::new(ErrorKind::Data, "no such page")),
-        None,
-    ));
+    bench.fail_batch(Failure::new(ErrorKind::Data, "no such page"));
     let mark = MaintenanceTask::MarkInvalid(id(1), "no such page".to_owned());
-    assert_eq!(bench.take_chore(), Some(mark.clone()));
-    bench.kept(TaskOutcome::MarkedInvalid(false));
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+    assert_eq!(bench.take_task(), Some(mark.clone()));
+    bench.done(TaskOutcome::MarkedInvalid(false));
+    bench.input(Input::Realtime(RealtimeEvent::Row(
         Transport::Changes,
         id(1),
         None,
@@ -622,21 +594,21 @@ fn a_row_whose_insert_fails_keeps_its_reason_in_the_database() {
     bench.pass_to(1.5);
     bench.take_read();
     bench.answer_read(vec![row(1, 10)]);
-    let told = bench.notices();
+    let told = bench.events();
     assert!(
-        !told.contains(&Notice::Mended(id(1))),
+        !told.contains(&Event::RELEASED.of(id(1))),
         "nothing has mended it: {told:?}"
     );
     bench.pass_to(3.0);
     assert_eq!(
-        bench.take_chore(),
+        bench.take_task(),
         Some(mark),
         "somebody held the row, so it is tried again"
     );
-    bench.kept(TaskOutcome::MarkedInvalid(true));
+    bench.done(TaskOutcome::MarkedInvalid(true));
     bench.keep_until(6.0);
-    assert!(told.contains(&Notice::Quarantined(id(1), "no such page".to_owned())));
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+    assert!(told.contains(&Event::QUARANTINED.of(id(1)).because("no such page")));
+    bench.input(Input::Realtime(RealtimeEvent::Row(
         Transport::Changes,
         id(1),
         None,
@@ -645,7 +617,7 @@ fn a_row_whose_insert_fails_keeps_its_reason_in_the_database() {
     bench.take_read();
     bench.answer_read(vec![edited(row(1, 10))]);
     assert!(
-        bench.notices().contains(&Notice::Mended(id(1))),
+        bench.events().contains(&Event::RELEASED.of(id(1))),
         "an edit ends it"
     );
 }
@@ -685,7 +657,7 @@ fn a_step_of_the_databases_clock_is_told_and_followed() {
     assert!(bench.take_batch().is_some());
     bench.db_offset_us = micros_of(Duration::from_hours(1));
     bench.stored([id(1)]);
-    assert!(bench.notices().contains(&Notice::ClockStepped));
+    assert!(bench.events().contains(&Event::CLOCK_STEPPED));
     let batch = bench.take_batch().expect("an hour is owed");
     assert!(batch.rows[0].at >= DbTime::from_micros(T0 + bench.db_offset_us));
 }
@@ -696,10 +668,7 @@ fn a_row_that_waits_for_a_retry_does_not_wait_longer_since_the_databases_clock_s
     bench.now = Bench::at(100.0);
     bench.input(Input::Tick);
     assert!(bench.take_batch().is_some());
-    bench.input(Input::Stored(
-        Stored::Failed(Failure::new(ErrorKind::Data, "no such page")),
-        None,
-    ));
+    bench.fail_batch(Failure::new(ErrorKind::Data, "no such page"));
     assert_eq!(
         bench.take_batch(),
         None,
@@ -727,36 +696,40 @@ fn a_stop_finishes_what_is_in_hand_and_begins_nothing() {
     bench.pass_to(9.0);
     assert!(bench.agent.is_idle());
     assert_eq!(
-        (bench.asked.pop_front(), bench.agent.counters().visits),
+        (
+            bench.asked.pop_front(),
+            bench.agent.counters().writes.visits
+        ),
         (None, 10)
     );
 }
 
 #[test]
 fn visits_that_are_missing_are_told_once() {
-    let mut bench = Bench::paced(vec![row(1, 0)]);
+    let mut bench = Bench::paced(vec![row(1, 1)]);
     let finding = CountDifference {
         id: id(1),
         missing: 5,
         changed: false,
         message: "5 visits are missing".to_owned(),
     };
-    bench.agent.keeping = Some(MaintenanceTask::Reconcile(vec![id(1)]));
-    bench.kept(TaskOutcome::Reconciled(vec![finding.clone()]));
-    bench.agent.keeping = Some(MaintenanceTask::Reconcile(vec![id(1)]));
-    bench.kept(TaskOutcome::Reconciled(vec![finding.clone()]));
-    assert_eq!(bench.notices(), [Notice::CountsDiffer(finding)]);
+    bench.differences = vec![finding];
+    bench.store_until(700.0);
+    let told = bench.events();
+    let missing = |event: &&Event| event.is(&Event::VISITS_MISSING);
+    assert_eq!(told.iter().filter(missing).count(), 1, "{told:?}");
+    assert!(bench.reconciled > 1, "compared every 5 minutes");
 }
 
 #[test]
 fn counts_are_compared_after_the_first_sync() {
     let mut bench = Bench::new();
     bench.answer_read(vec![row(1, 0), row(2, 0)]);
-    bench.answer_beats();
-    assert_eq!(bench.take_chore(), Some(MaintenanceTask::Published));
-    bench.kept(TaskOutcome::Published(ALL_PUBLISHED));
+    bench.answer_heartbeats();
+    assert_eq!(bench.take_task(), Some(MaintenanceTask::CheckPublication));
+    bench.done(TaskOutcome::Publication(ALL_PUBLISHED));
     assert_eq!(
-        bench.take_chore(),
+        bench.take_task(),
         Some(MaintenanceTask::Reconcile(vec![id(1), id(2)]))
     );
 }

@@ -143,6 +143,19 @@ impl ScheduledDistribution {
         }
     }
 
+    /// Nothing of it is tried before a read that began later. It is in the queue where it was deleted and inserted again while
+    /// its batch was in flight.
+    pub(super) fn doubt(
+        &mut self,
+        id: Uuid,
+        doubt: Doubt,
+        since: ReadSequence,
+        queue: &mut BTreeSet<(DbTime, Uuid)>,
+    ) {
+        self.hold = Hold::Doubtful(doubt, since);
+        self.set_wake(id, None, queue);
+    }
+
     /// Moves it in the queue: the key under which it is there is its `wake`.
     pub(super) fn set_wake(
         &mut self,
@@ -151,11 +164,14 @@ impl ScheduledDistribution {
         queue: &mut BTreeSet<(DbTime, Uuid)>,
     ) {
         if let Some(before) = self.wake.take() {
-            queue.remove(&(before, id));
+            let was_queued = queue.remove(&(before, id));
+            debug_assert!(was_queued, "a row with a wake is in the queue");
         }
         self.wake = wake;
         if let Some(at) = wake {
-            queue.insert((at, id));
+            debug_assert!(self.hold == Hold::Ready, "a row in the queue is ready");
+            let is_new = queue.insert((at, id));
+            debug_assert!(is_new, "a row without a wake is not in the queue");
         }
     }
 

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::super::snapshot::Snapshot;
 use super::super::status_reason;
 use super::view::{ConfigView, DistributionView, StateView, ViewChange};
+use crate::domain::event::Level;
 use crate::domain::partner::PartnerId;
 use crate::domain::rate_estimate::RateEstimator;
 use crate::domain::schedule::{DistributionStatus, Stall, Status};
@@ -186,7 +187,7 @@ impl DashboardSnapshot {
 
     fn overview(&mut self, agent: &Snapshot, polled: &Polled, now: Mono) -> Value {
         let counters = &agent.counters;
-        self.stored.push_back((now, counters.visits));
+        self.stored.push_back((now, counters.writes.visits));
         if self.stored.len() > REFRESHES {
             self.stored.pop_front();
         }
@@ -206,14 +207,14 @@ impl DashboardSnapshot {
             "totals": {
                 "distributions": agent.rows,
                 "distributions_owned": agent.rows_owned,
-                "visits_stored": counters.visits,
-                "batches": counters.batches,
+                "visits_stored": counters.writes.visits,
+                "batches": counters.writes.batches,
                 "backlog": agent.status_summary.backlog,
                 "visits_per_second": self.visits_per_second(),
-                "refused": counters.refused.total(),
-                "failed": counters.failed,
-                "unknown": counters.unknown,
-                "repaired": counters.repaired,
+                "refused": counters.writes.refused.total(),
+                "failed": counters.writes.failed,
+                "unknown": counters.writes.unknown,
+                "repaired": counters.reads.repaired,
             },
             "delay": {
                 "buckets": buckets.collect::<Vec<_>>(),
@@ -264,11 +265,11 @@ impl DashboardSnapshot {
             let state = agent.transports.of(transport).as_ref()?;
             Some(json!({
                 "transport": transport.as_str(),
-                "state": state.words,
+                "state": state.text(),
                 "since_seconds": now.since(state.since).as_secs_f64(),
             }))
         });
-        let events = self.info.recent.events().into_iter().rev().map(|event| {
+        let events = self.info.recent.all_received().into_iter().map(|event| {
             json!({
                 "at": event.at,
                 "transport": event.transport.map(Transport::as_str),
@@ -285,16 +286,16 @@ impl DashboardSnapshot {
     }
 
     fn events(&self) -> Vec<Value> {
-        let notes = self.info.recent.notes().into_iter().rev();
-        let event = notes.map(|note| {
+        let events = self.info.recent.events().into_iter().map(|event| {
             json!({
-                "at": note.at,
-                "level": if note.level == tracing::Level::INFO { "info" } else { "warn" },
-                "message": note.text,
-                "distribution_id": note.id,
+                "at": event.at,
+                "level": if event.level == Level::Warn { "warn" } else { "info" },
+                "message": event.message,
+                "reason": event.why(),
+                "distribution_id": event.distribution_id,
             })
         });
-        event.collect()
+        events.collect()
     }
 }
 

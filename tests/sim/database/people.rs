@@ -69,7 +69,7 @@ impl Database {
             }
             Pending::Delete(xid) if commit => {
                 self.reference.deleted(id);
-                self.gone.insert(id, xid);
+                self.deletions.insert(id, xid);
                 let gone = self.rows.remove(&id);
                 gone.map(|_| Change {
                     id,

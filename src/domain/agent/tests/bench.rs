@@ -1,4 +1,4 @@
-//! A bench for the agent: time passes from deadline to deadline, and the test is all three lanes, Realtime and the log.
+//! A bench for the agent: time passes from deadline to deadline, and the test plays workers, Realtime and log.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,8 +9,9 @@ use super::super::*;
 use crate::domain::batch::Progress;
 use crate::domain::distribution::RawRow;
 use crate::domain::echo_check::Reconnect;
+use crate::domain::error_policy::Failure;
 use crate::domain::ownership::PeerAgent;
-use crate::domain::schedule::RowRead;
+use crate::domain::schedule::{Control, RowRead};
 use crate::domain::transport::Transport;
 
 /// The database's clock when the agent starts: a full second.
@@ -58,22 +59,25 @@ pub(super) fn edited(mut row: RowRead) -> RowRead {
     row
 }
 
-/// An agent on a bench: time passes from deadline to deadline, and the tests are its lanes.
+/// An agent on a bench: time passes from deadline to deadline, and the tests are its workers.
 pub(super) struct Bench {
     pub(super) agent: Agent,
     pub(super) now: Mono,
-    /// What the agent asked for and nobody has taken yet.
+    /// Actions that no test has taken yet.
     pub(super) asked: VecDeque<Action>,
     /// By how much the database's clock differs from where it began.
     pub(super) db_offset_us: i64,
-    /// The other agents, as the beats find them.
+    /// The other agents, as the heartbeats find them.
     pub(super) peers: Vec<PeerAgent>,
-    /// What the last beat said: whether it serves.
+    /// What the last heartbeat said: whether it serves.
     pub(super) serving: Option<bool>,
     /// What was written back.
     pub(super) written: Vec<Uuid>,
-    /// What Realtime publishes, as the last look found.
+    /// What Realtime publishes, as the last check found.
     pub(super) published: Published,
+    /// What each reconciliation finds, and how many there were.
+    pub(super) differences: Vec<CountDifference>,
+    pub(super) reconciled: u32,
 }
 
 impl Bench {
@@ -88,6 +92,8 @@ impl Bench {
             serving: None,
             written: Vec::new(),
             published: ALL_PUBLISHED,
+            differences: Vec::new(),
+            reconciled: 0,
         };
         bench.input(Input::Tick);
         bench
@@ -99,19 +105,19 @@ impl Bench {
         assert_eq!(bench.take_read(), Some(ReadRequest::All));
         bench.answer_read(rows);
         assert_eq!(
-            bench.take_chore(),
-            Some(MaintenanceTask::Beat { serving: false })
+            bench.take_task(),
+            Some(MaintenanceTask::Heartbeat { serving: false })
         );
-        bench.answer_beat(Control::default());
+        bench.answer_heartbeat(Control::default());
         assert_eq!(
-            bench.take_chore(),
-            Some(MaintenanceTask::Beat { serving: true })
+            bench.take_task(),
+            Some(MaintenanceTask::Heartbeat { serving: true })
         );
-        bench.answer_beat(Control::default());
-        assert_eq!(bench.take_chore(), Some(MaintenanceTask::Published));
-        bench.kept(TaskOutcome::Published(ALL_PUBLISHED));
-        if let Some(MaintenanceTask::Reconcile(_)) = bench.take_chore() {
-            bench.kept(TaskOutcome::Reconciled(Vec::new()));
+        bench.answer_heartbeat(Control::default());
+        assert_eq!(bench.take_task(), Some(MaintenanceTask::CheckPublication));
+        bench.done(TaskOutcome::Publication(ALL_PUBLISHED));
+        if let Some(MaintenanceTask::Reconcile(_)) = bench.take_task() {
+            bench.done(TaskOutcome::Reconciled(Vec::new()));
         }
         bench.asked.clear();
         bench
@@ -120,9 +126,7 @@ impl Bench {
     /// … and Realtime is live.
     pub(super) fn live(rows: &[RowRead]) -> Self {
         let mut bench = Self::paced(rows.to_vec());
-        bench.input(Input::RealtimeEvent(RealtimeEvent::Live(
-            Transport::Changes,
-        )));
+        bench.input(Input::Realtime(RealtimeEvent::Live(Transport::Changes)));
         assert_eq!(
             bench.take_read(),
             Some(ReadRequest::All),
@@ -164,36 +168,58 @@ impl Bench {
 
     pub(super) fn answer_found(&mut self, found: ReadResult) {
         let round_trip = self.round_trip();
-        self.input(Input::Read(Ok((found, round_trip))));
-        self.answer_looks();
+        self.input(Input::Answer(Answer::Read(Ok(found)), Some(round_trip)));
+        self.answer_publication_checks();
     }
 
-    /// After each sync there is a look at what Realtime publishes.
-    fn answer_looks(&mut self) {
-        let look = |action: &Action| {
-            matches!(action, Action::Keep(MaintenanceTask::Published)).then_some(())
+    /// After each sync the agent checks what Realtime publishes.
+    fn answer_publication_checks(&mut self) {
+        let check = |action: &Action| {
+            matches!(action, Action::Maintain(MaintenanceTask::CheckPublication)).then_some(())
         };
-        while self.take(look).is_some() {
-            self.kept(TaskOutcome::Published(self.published));
+        while self.take(check).is_some() {
+            self.done(TaskOutcome::Publication(self.published));
         }
     }
 
-    pub(super) fn kept(&mut self, kept: TaskOutcome) {
-        if let TaskOutcome::Published(published) = &kept {
+    pub(super) fn done(&mut self, outcome: TaskOutcome) {
+        if let TaskOutcome::Publication(published) = &outcome {
             self.published = *published;
         }
         let round_trip = self.round_trip();
-        self.input(Input::TaskOutcome(Ok((kept, round_trip))));
+        self.input(Input::Answer(
+            Answer::Maintained(Ok(outcome)),
+            Some(round_trip),
+        ));
     }
 
-    pub(super) fn answer_beat(&mut self, control: Control) {
-        self.kept(TaskOutcome::Beat(control, self.peers.clone()));
+    pub(super) fn answer_heartbeat(&mut self, control: Control) {
+        self.done(TaskOutcome::Heartbeat(control, self.peers.clone()));
     }
 
     pub(super) fn stored(&mut self, rows: impl IntoIterator<Item = Uuid>) {
         let round_trip = self.round_trip();
         let rows = rows.into_iter().collect();
-        self.input(Input::Stored(Stored::Rows(rows), Some(round_trip)));
+        let outcome = BatchOutcome::Committed(rows);
+        self.input(Input::Answer(Answer::Stored(outcome), Some(round_trip)));
+    }
+
+    pub(super) fn fail_batch(&mut self, failure: Failure) {
+        let outcome = BatchOutcome::Failed(failure);
+        self.input(Input::Answer(Answer::Stored(outcome), None));
+    }
+
+    pub(super) fn batch_unsent(&mut self, failure: Failure) {
+        let outcome = BatchOutcome::Unsent(failure);
+        self.input(Input::Answer(Answer::Stored(outcome), None));
+    }
+
+    pub(super) fn fail_read(&mut self, failure: Failure) {
+        self.input(Input::Answer(Answer::Read(Err(failure)), None));
+    }
+
+    pub(super) fn fail_task(&mut self, failure: Failure) {
+        self.input(Input::Answer(Answer::Maintained(Err(failure)), None));
     }
 
     pub(super) fn take<T>(&mut self, wanted: impl Fn(&Action) -> Option<T>) -> Option<T> {
@@ -224,9 +250,9 @@ impl Bench {
         })
     }
 
-    pub(super) fn take_chore(&mut self) -> Option<MaintenanceTask> {
+    pub(super) fn take_task(&mut self) -> Option<MaintenanceTask> {
         self.take(|action| {
-            if let Action::Keep(task) = action {
+            if let Action::Maintain(task) = action {
                 Some(task.clone())
             } else {
                 None
@@ -234,9 +260,9 @@ impl Bench {
         })
     }
 
-    pub(super) fn take_revival(&mut self) -> Option<Reconnect> {
+    pub(super) fn take_reconnect(&mut self) -> Option<Reconnect> {
         self.take(|action| {
-            if let Action::Revive(_, reconnect) = action {
+            if let Action::Reconnect(_, reconnect) = action {
                 Some(*reconnect)
             } else {
                 None
@@ -244,27 +270,27 @@ impl Bench {
         })
     }
 
-    pub(super) fn notices(&mut self) -> Vec<Notice> {
-        let mut notices = Vec::new();
-        while let Some(notice) = self.take(|action| {
-            if let Action::Tell(notice) = action {
-                Some(notice.clone())
+    pub(super) fn events(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        while let Some(event) = self.take(|action| {
+            if let Action::Emit(event) = action {
+                Some(event.clone())
             } else {
                 None
             }
         }) {
-            notices.push(notice);
+            events.push(event);
         }
-        notices
+        events
     }
 
     pub(super) fn at(seconds: f64) -> Mono {
         Mono::from_micros(0).plus(Duration::from_secs_f64(seconds))
     }
 
-    /// Lets time pass to this second, from deadline to deadline; beats are answered on the way.
+    /// Lets time pass to this second, from deadline to deadline; heartbeats are answered on the way.
     pub(super) fn pass_to(&mut self, seconds: f64) {
-        self.answer_beats();
+        self.answer_heartbeats();
         let end = Self::at(seconds);
         let mut idle_ticks = 0;
         while let Some((at, why)) = self
@@ -276,35 +302,38 @@ impl Bench {
             assert!(idle_ticks < 10, "it spins for: {why}");
             self.now = self.now.max(at);
             self.input(Input::Tick);
-            self.answer_beats();
-            self.answer_looks();
+            self.answer_heartbeats();
+            self.answer_publication_checks();
         }
         self.now = end;
     }
 
-    /// Lets time pass to this second; chores are answered at once, nothing else is.
+    /// Lets time pass to this second; tasks are answered at once, nothing else is.
     pub(super) fn keep_until(&mut self, seconds: f64) {
         let end = Self::at(seconds);
         while self.now < end {
             self.now = self.now.plus(Duration::from_millis(10)).min(end);
             self.input(Input::Tick);
-            while let Some(task) = self.take_chore() {
-                let kept = match task {
-                    MaintenanceTask::Beat { serving } => {
+            while let Some(task) = self.take_task() {
+                let outcome = match task {
+                    MaintenanceTask::Heartbeat { serving } => {
                         self.serving = Some(serving);
-                        TaskOutcome::Beat(self.agent.schedule.control(), self.peers.clone())
+                        TaskOutcome::Heartbeat(self.agent.schedule.control(), self.peers.clone())
                     }
                     MaintenanceTask::WriteBack(rows) => {
                         self.written.extend(rows);
                         TaskOutcome::WroteBack(Vec::new())
                     }
-                    MaintenanceTask::Reconcile(_) => TaskOutcome::Reconciled(Vec::new()),
-                    MaintenanceTask::Published => TaskOutcome::Published(self.published),
-                    MaintenanceTask::Canary(transport) => TaskOutcome::Canary(transport),
+                    MaintenanceTask::Reconcile(_) => {
+                        self.reconciled += 1;
+                        TaskOutcome::Reconciled(self.differences.clone())
+                    }
+                    MaintenanceTask::CheckPublication => TaskOutcome::Publication(self.published),
+                    MaintenanceTask::Canary(_) => TaskOutcome::Canary,
                     MaintenanceTask::Initialise => TaskOutcome::Initialised(0),
                     MaintenanceTask::MarkInvalid(..) => TaskOutcome::MarkedInvalid(true),
                 };
-                self.kept(kept);
+                self.done(outcome);
             }
         }
     }
@@ -325,20 +354,20 @@ impl Bench {
         rows
     }
 
-    pub(super) fn answer_beats(&mut self) {
+    pub(super) fn answer_heartbeats(&mut self) {
         let beat = |action: &Action| match action {
-            Action::Keep(MaintenanceTask::Beat { serving }) => Some(*serving),
+            Action::Maintain(MaintenanceTask::Heartbeat { serving }) => Some(*serving),
             _ => None,
         };
         while let Some(serving) = self.take(beat) {
             self.serving = Some(serving);
             let control = self.agent.schedule.control();
-            self.answer_beat(control);
+            self.answer_heartbeat(control);
         }
     }
 
-    /// Lets time pass until the agent asks for such a chore; batches that it asks for meanwhile are stored.
-    pub(super) fn pass_until_chore(
+    /// Lets time pass until the agent asks for such a task; batches that it asks for meanwhile are stored.
+    pub(super) fn pass_until_task(
         &mut self,
         seconds: f64,
         wanted: impl Fn(&MaintenanceTask) -> bool,
@@ -348,10 +377,10 @@ impl Bench {
             while let Some(batch) = self.take_batch() {
                 self.stored(batch.rows.iter().map(|row| row.id));
             }
-            self.answer_beats();
-            self.answer_looks();
+            self.answer_heartbeats();
+            self.answer_publication_checks();
             if let Some(task) = self.take(|action| {
-                if let Action::Keep(task) = action {
+                if let Action::Maintain(task) = action {
                     wanted(task).then(|| task.clone())
                 } else {
                     None

@@ -9,9 +9,7 @@ const BOTH: Published = Published {
 
 fn both_live() -> Bench {
     let mut bench = Bench::live(&[row(1, 1)]);
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Live(
-        Transport::Broadcast,
-    )));
+    bench.input(Input::Realtime(RealtimeEvent::Live(Transport::Broadcast)));
     assert_eq!(
         bench.take_read(),
         Some(ReadRequest::All),
@@ -24,16 +22,16 @@ fn both_live() -> Bench {
 #[test]
 fn broadcasts_are_followed_where_the_database_has_them() {
     let mut bench = Bench::live(&[]);
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Unfollowed));
-    assert_eq!(bench.take_chore(), Some(MaintenanceTask::Published));
-    bench.kept(TaskOutcome::Published(BOTH));
+    bench.input(Input::Realtime(RealtimeEvent::Unfollowed));
+    assert_eq!(bench.take_task(), Some(MaintenanceTask::CheckPublication));
+    bench.done(TaskOutcome::Publication(BOTH));
     let both = Following::with(ListenBy::Auto, true, true);
     assert!(bench.asked.contains(&Action::Follow(both)));
 }
 
 /// A full sync over a database that publishes this; what is asked for then.
 fn synced_with(bench: &mut Bench, published: Published) -> Vec<Action> {
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Unclear));
+    bench.input(Input::Realtime(RealtimeEvent::Unclear));
     assert_eq!(bench.take_read(), Some(ReadRequest::All));
     bench.asked.clear();
     bench.published = published;
@@ -48,7 +46,12 @@ fn each_sync_notices_that_edits_are_broadcast_from_now_on_or_no_more() {
         let asked = synced_with(&mut bench, published);
         let following = Following::with(ListenBy::Auto, true, broadcast);
         assert!(asked.contains(&Action::Follow(following)), "{asked:?}");
-        assert!(asked.contains(&Action::Tell(Notice::Broadcasts(broadcast))));
+        let event = if broadcast {
+            Event::BROADCASTS_STARTED
+        } else {
+            Event::BROADCASTS_STOPPED
+        };
+        assert!(asked.contains(&Action::Emit(event)));
         assert_eq!(synced_with(&mut bench, published), [], "once");
     }
 }
@@ -82,26 +85,25 @@ fn a_table_that_was_away_from_the_publication_is_subscribed_to_anew() {
 #[test]
 fn a_canary_that_cannot_be_sent_is_no_outage_and_not_tried_again_at_once() {
     let mut bench = Bench::live(&[]);
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Unfollowed));
-    assert_eq!(bench.take_chore(), Some(MaintenanceTask::Published));
-    bench.kept(TaskOutcome::Published(BOTH));
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Live(
-        Transport::Broadcast,
-    )));
+    bench.input(Input::Realtime(RealtimeEvent::Unfollowed));
+    assert_eq!(bench.take_task(), Some(MaintenanceTask::CheckPublication));
+    bench.done(TaskOutcome::Publication(BOTH));
+    bench.input(Input::Realtime(RealtimeEvent::Live(Transport::Broadcast)));
     let is_canary = |task: &MaintenanceTask| *task == MaintenanceTask::Canary(Transport::Broadcast);
-    assert!(bench.pass_until_chore(70.0, is_canary).is_some());
+    assert!(bench.pass_until_task(70.0, is_canary).is_some());
     let refused = Failure::new(ErrorKind::Schema, "no such function");
-    bench.input(Input::TaskOutcome(Err(refused.clone())));
+    bench.fail_task(refused.clone());
     assert_eq!(
-        bench.take_chore(),
-        Some(MaintenanceTask::Published),
+        bench.take_task(),
+        Some(MaintenanceTask::CheckPublication),
         "it looks why"
     );
-    bench.kept(TaskOutcome::Published(BOTH));
-    assert!(bench.notices().contains(&Notice::Hindered(refused)));
+    bench.done(TaskOutcome::Publication(BOTH));
+    let event = Event::STATEMENT_FAILED.failure(&refused);
+    assert!(bench.events().contains(&event));
     assert_eq!(bench.agent.health().database_away_since, None);
     let tried_again = Bench::at(119.0);
-    assert_eq!(bench.pass_until_chore(119.0, is_canary), None);
+    assert_eq!(bench.pass_until_task(119.0, is_canary), None);
     assert!(bench.now >= tried_again);
 }
 
@@ -112,16 +114,16 @@ fn it_is_blind_only_when_neither_way_is_live() {
         (Transport::Broadcast, Transport::Changes),
     ] {
         let mut bench = both_live();
-        bench.input(Input::RealtimeEvent(RealtimeEvent::Down(first)));
+        bench.input(Input::Realtime(RealtimeEvent::Down(first)));
         let health = bench.agent.health();
         assert!(
             health.live_since.is_some() && health.caught_up,
             "{second:?} is live"
         );
-        bench.input(Input::RealtimeEvent(RealtimeEvent::Down(second)));
+        bench.input(Input::Realtime(RealtimeEvent::Down(second)));
         let health = bench.agent.health();
         assert!(health.live_since.is_none() && health.down_since.is_some());
-        bench.input(Input::RealtimeEvent(RealtimeEvent::Live(first)));
+        bench.input(Input::Realtime(RealtimeEvent::Live(first)));
         assert!(bench.agent.health().live_since.is_some());
     }
 }
@@ -129,12 +131,12 @@ fn it_is_blind_only_when_neither_way_is_live() {
 #[test]
 fn the_same_edit_by_both_ways_is_read_once() {
     let mut bench = both_live();
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+    bench.input(Input::Realtime(RealtimeEvent::Row(
         Transport::Broadcast,
         id(1),
         Some(2),
     )));
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+    bench.input(Input::Realtime(RealtimeEvent::Row(
         Transport::Changes,
         id(1),
         Some(2),
@@ -142,25 +144,23 @@ fn the_same_edit_by_both_ways_is_read_once() {
     bench.pass_to(0.1);
     assert_eq!(bench.take_read(), Some(ReadRequest::Rows(vec![id(1)])));
     bench.answer_read(vec![edited(row(1, 1))]);
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+    bench.input(Input::Realtime(RealtimeEvent::Row(
         Transport::Changes,
         id(1),
         Some(2),
     )));
     bench.pass_to(0.2);
     assert_eq!(bench.take_read(), None);
-    assert_eq!(bench.agent.counters().events_known, 1);
+    assert_eq!(bench.agent.counters().realtime.events_known, 1);
 }
 
 #[test]
 fn a_broadcast_canary_that_is_not_heard_has_that_channel_alone_joined_again() {
     let mut bench = Bench::live(&[]);
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Unfollowed));
-    assert_eq!(bench.take_chore(), Some(MaintenanceTask::Published));
-    bench.kept(TaskOutcome::Published(BOTH));
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Live(
-        Transport::Broadcast,
-    )));
+    bench.input(Input::Realtime(RealtimeEvent::Unfollowed));
+    assert_eq!(bench.take_task(), Some(MaintenanceTask::CheckPublication));
+    bench.done(TaskOutcome::Publication(BOTH));
+    bench.input(Input::Realtime(RealtimeEvent::Live(Transport::Broadcast)));
     assert_eq!(bench.take_read(), Some(ReadRequest::All));
     bench.answer_read(Vec::new());
     let mut second = 0.0;
@@ -173,19 +173,17 @@ fn a_broadcast_canary_that_is_not_heard_has_that_channel_alone_joined_again() {
     }
     bench.pass_to(60.0);
     assert_eq!(
-        bench.take_chore(),
+        bench.take_task(),
         Some(MaintenanceTask::Canary(Transport::Broadcast))
     );
-    bench.kept(TaskOutcome::Canary(Transport::Broadcast));
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Canary(
-        Transport::Changes,
-    )));
+    bench.done(TaskOutcome::Canary);
+    bench.input(Input::Realtime(RealtimeEvent::Canary(Transport::Changes)));
     bench.pass_to(70.0);
     let revived = bench.take(|action| match action {
-        Action::Revive(transport, reconnect) => Some((*transport, *reconnect)),
+        Action::Reconnect(transport, reconnect) => Some((*transport, *reconnect)),
         _ => None,
     });
     assert_eq!(revived, Some((Transport::Broadcast, Reconnect::Rejoin)));
-    let silent = bench.agent.counters().silent;
+    let silent = bench.agent.counters().realtime.silent;
     assert_eq!((silent.changes, silent.broadcast), (0, 1));
 }

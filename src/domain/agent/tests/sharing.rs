@@ -59,7 +59,7 @@ fn rows_of_an_agent_that_went_are_stored_only_after_they_were_read_again() {
 #[test]
 fn an_agent_serves_once_it_has_read_the_table_and_until_a_batch_is_not_answered_or_lost() {
     let mut bench = Bench::new();
-    bench.answer_beats();
+    bench.answer_heartbeats();
     assert_eq!(bench.serving, Some(false), "it knows no row yet");
     bench.answer_read(vec![row(1, 10)]);
     bench.keep_until(0.01);
@@ -75,10 +75,7 @@ fn an_agent_serves_once_it_has_read_the_table_and_until_a_batch_is_not_answered_
     assert_eq!(bench.serving, Some(true));
 
     assert!(bench.take_batch().is_some());
-    bench.input(Input::Stored(
-        Stored::Failed(Failure::new(ErrorKind::Lost, "reset")),
-        None,
-    ));
+    bench.fail_batch(Failure::new(ErrorKind::Lost, "reset"));
     bench.keep_until(7.0);
     assert_eq!(bench.serving, Some(false), "its writer has no connection");
 }
@@ -88,7 +85,7 @@ fn what_is_written_back_is_of_the_agents_own_rows() {
     let mut bench = Bench::live(&twenty_rows());
     bench.peers = vec![OTHER];
     bench.store_until(2.0);
-    assert!(bench.notices().contains(&Notice::Shared(2)));
+    assert!(bench.events().contains(&Event::AGENTS_CHANGED.count(2)));
     bench.written.clear();
     bench.store_until(30.0);
     assert!(!bench.written.is_empty());

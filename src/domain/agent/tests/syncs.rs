@@ -32,7 +32,7 @@ fn a_periodic_sync_reads_what_has_changed_since_the_last_one() {
         2,
         "a row that was not read is still there"
     );
-    assert_eq!(bench.agent.counters().repaired, 1);
+    assert_eq!(bench.agent.counters().reads.repaired, 1);
     bench.pass_to(90.0);
     assert_eq!(
         bench.take_read(),
@@ -67,7 +67,7 @@ fn a_row_that_is_found_deleted_is_forgotten_and_a_truncated_table_is_read_in_ful
         Some(ReadRequest::Since(XidWatermark(100)))
     );
     let found = ReadResult {
-        gone: [id(2)].into(),
+        deletions: [id(2)].into(),
         watermark: Some(XidWatermark(110)),
         ..ReadResult::default()
     };
@@ -90,12 +90,10 @@ fn a_row_that_is_found_deleted_is_forgotten_and_a_truncated_table_is_read_in_ful
 #[test]
 fn every_row_is_read_when_changes_may_have_been_missed() {
     let mut bench = synced_at(100);
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Live(
-        Transport::Changes,
-    )));
+    bench.input(Input::Realtime(RealtimeEvent::Live(Transport::Changes)));
     assert_eq!(bench.take_read(), Some(ReadRequest::All));
     bench.answer_read_at(vec![row(1, 0), row(2, 0)], Some(101));
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Unclear));
+    bench.input(Input::Realtime(RealtimeEvent::Unclear));
     assert_eq!(bench.take_read(), Some(ReadRequest::All));
 }
 
@@ -107,7 +105,7 @@ fn every_row_is_read_after_a_sync_that_failed() {
         bench.take_read(),
         Some(ReadRequest::Since(XidWatermark(100)))
     );
-    bench.input(Input::Read(Err(Failure::new(ErrorKind::Lost, "cut"))));
+    bench.fail_read(Failure::new(ErrorKind::Lost, "cut"));
     bench.pass_to(75.0);
     assert_eq!(bench.take_read(), Some(ReadRequest::All));
 }
@@ -129,7 +127,7 @@ fn every_row_is_read_after_a_database_that_is_behind_the_one_before() {
 fn a_row_that_an_event_told_of_is_read_by_itself_beside_what_has_changed() {
     let mut bench = synced_at(100);
     bench.pass_to(59.995);
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+    bench.input(Input::Realtime(RealtimeEvent::Row(
         Transport::Changes,
         id(2),
         None,
@@ -149,7 +147,7 @@ fn a_row_that_an_event_told_of_is_read_by_itself_beside_what_has_changed() {
 #[test]
 fn a_large_table_is_read_in_parts_and_what_was_edited_meanwhile_is_read_between_them_and_stays() {
     let mut bench = synced_at(100);
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Unclear));
+    bench.input(Input::Realtime(RealtimeEvent::Unclear));
     assert_eq!(bench.take_read(), Some(ReadRequest::All));
     let part = |rows: Vec<RowRead>, last: Option<u128>| ReadResult {
         rows,
@@ -157,7 +155,7 @@ fn a_large_table_is_read_in_parts_and_what_was_edited_meanwhile_is_read_between_
         watermark: Some(XidWatermark(110)),
         ..ReadResult::default()
     };
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Row(
+    bench.input(Input::Realtime(RealtimeEvent::Row(
         Transport::Changes,
         id(3),
         None,
@@ -197,9 +195,9 @@ fn a_sync_that_finds_more_than_one_read_takes_reads_every_row() {
 #[test]
 fn a_sync_that_is_called_for_while_every_row_is_read_goes_on_from_there() {
     let mut bench = synced_at(100);
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Unclear));
+    bench.input(Input::Realtime(RealtimeEvent::Unclear));
     assert_eq!(bench.take_read(), Some(ReadRequest::All));
-    bench.input(Input::RealtimeEvent(RealtimeEvent::Unclear));
+    bench.input(Input::Realtime(RealtimeEvent::Unclear));
     bench.answer_read_at(vec![row(1, 0), row(2, 0)], Some(110));
     assert_eq!(
         bench.take_read(),
