@@ -13,6 +13,7 @@ mod refusals;
 mod restore;
 mod retention;
 mod same_rules;
+mod schemas;
 mod statements;
 mod uninstall;
 

@@ -5,10 +5,10 @@ use visit_pacer::postgres::migrations::MIGRATIONS;
 use super::{Database, GUIDES_PARTNER};
 use crate::harness::refusal;
 
-const UNINSTALL: &str = include_str!("../../deploy/supabase/uninstall.sql");
+pub const UNINSTALL: &str = include_str!("../../deploy/supabase/uninstall.sql");
 
 /// Everything that `public` is made of, and what is in the user's tables, as text.
-const PICTURE: &str = "
+pub const PICTURE: &str = "
   select format('column %s %s %s %s %s %s', attrelid::regclass, attname, format_type(atttypid, atttypmod), attnotnull,
                 (select pg_get_expr(adbin, adrelid) from pg_attrdef where adrelid = attrelid and adnum = attnum), col_description(attrelid, attnum))
     from pg_attribute join pg_class c on c.oid = attrelid
@@ -26,9 +26,9 @@ const PICTURE: &str = "
   union all select format('policy %s %s', tablename, policyname) from pg_policies where schemaname = 'public'
   union all select format('published %s', tablename) from pg_publication_tables
   union all select format('partner %s', p) from partners p
-  union all select format('distribution %s %s %s %s %s %s %s %s', id, partner_id, total_visits, time_period, visits_per_unit, is_active, start_time, total_distributed)
-    from visit_distribution
-  union all select format('visit %s %s %s %s %s', id, partner_id, visited_at, session_duration, created_at) from store_visits
+  union all select format('distribution %s %s %s %s %s %s %s %s', id, partner_id, total_visits, time_period, visits_per_unit, is_active, start_time,
+                to_jsonb(v) -> 'total_distributed') from visit_distribution v
+  union all select format('visit %s', to_jsonb(s) - 'user_agent' - 'device_type' - 'referrer' - 'distribution_id' - 'visit_number') from store_visits s
   order by 1";
 
 /// A database of the guide with a publication and rights of the user's own.
@@ -40,7 +40,7 @@ async fn guides() -> Database {
 }
 
 /// What is there now and was not, and the other way round.
-fn differences(before: &[String], after: &[String]) -> Vec<String> {
+pub fn differences(before: &[String], after: &[String]) -> Vec<String> {
     let gone = before.iter().filter(|line| !after.contains(line));
     let new = after.iter().filter(|line| !before.contains(line));
     gone.map(|line| format!("gone: {line}"))
