@@ -19,6 +19,7 @@ pub mod log;
 pub mod log_buffer;
 pub mod manual;
 pub mod migrate;
+pub mod output;
 pub mod plan;
 pub mod report;
 pub mod run;
@@ -98,6 +99,15 @@ pub fn parse() -> Result<Cli, SettingError> {
     let mut command = Cli::command();
     // A `.env` that cannot be read is reported by the command that needs it; `--help` needs none.
     if let Ok(environment) = Environment::load() {
+        if !environment.skipped_lines().is_empty() {
+            let lines: Vec<String> = (environment.skipped_lines().iter())
+                .map(usize::to_string)
+                .collect();
+            log::warning(&format!(
+                "skipped lines of .env that are not NAME=value: {}",
+                lines.join(", ")
+            ));
+        }
         command = environment::with_env_file(command, &environment);
     }
     let parsed = command.try_get_matches();

@@ -83,7 +83,7 @@ const SECRET_BYTES_MAX: u64 = 16 * 1024;
 pub struct Environment {
     process: BTreeMap<String, String>,
     credentials: Option<PathBuf>,
-    file: BTreeMap<String, String>,
+    file: EnvFile,
 }
 
 impl Environment {
@@ -99,6 +99,11 @@ impl Environment {
         })
     }
 
+    /// Numbers of the lines of `.env` that are not `NAME=value` and were skipped.
+    pub fn skipped_lines(&self) -> &[usize] {
+        &self.file.skipped
+    }
+
     /// From given values: for tests.
     pub fn of(process: &[(&str, &str)], file: &[(&str, &str)]) -> Self {
         let map = |pairs: &[(&str, &str)]| {
@@ -111,7 +116,10 @@ impl Environment {
         Self {
             credentials: process.get("CREDENTIALS_DIRECTORY").map(PathBuf::from),
             process,
-            file: map(file),
+            file: EnvFile {
+                values: map(file),
+                skipped: Vec::new(),
+            },
         }
     }
 
@@ -125,7 +133,10 @@ impl Environment {
 
     /// A variable as it is, in the process or else in `.env`.
     pub fn variable(&self, name: &str) -> Option<&str> {
-        let value = self.process.get(name).or_else(|| self.file.get(name));
+        let value = self
+            .process
+            .get(name)
+            .or_else(|| self.file.values.get(name));
         value.map(String::as_str)
     }
 
@@ -169,7 +180,7 @@ impl Environment {
     fn value(&self, source: SettingSource, name: &str) -> Result<Option<String>, SettingError> {
         let values = match source {
             SettingSource::Process => &self.process,
-            SettingSource::File => &self.file,
+            SettingSource::File => &self.file.values,
             SettingSource::Credentials => {
                 let folder = self.credentials.as_ref();
                 let path = folder.map(|folder| folder.join(name));
@@ -309,24 +320,16 @@ fn read_secret(name: &str, path: &Path) -> Result<String, SettingError> {
     Ok(text.to_owned())
 }
 
-fn read_env_file(path: &Path) -> Result<BTreeMap<String, String>, SettingError> {
+fn read_env_file(path: &Path) -> Result<EnvFile, SettingError> {
     match std::fs::read(path) {
         Ok(text) => parse_env_file(&text),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(EnvFile::default()),
         Err(error) => Err(SettingError(format!(".env cannot be read: {error}"))),
     }
 }
 
-fn parse_env_file(text: &[u8]) -> Result<BTreeMap<String, String>, SettingError> {
-    let file = EnvFile::parse(text, is_ours).map_err(|error| SettingError(error.to_string()))?;
-    if !file.skipped.is_empty() {
-        let numbers: Vec<String> = file.skipped.iter().map(usize::to_string).collect();
-        tracing::warn!(
-            lines = numbers.join(","),
-            "Lines of .env that are not NAME=value are skipped"
-        );
-    }
-    Ok(file.values)
+fn parse_env_file(text: &[u8]) -> Result<EnvFile, SettingError> {
+    EnvFile::parse(text, is_ours).map_err(|error| SettingError(error.to_string()))
 }
 
 /// Whether a setting of this program has that name.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail, ensure};
 
 use super::log::{self, LogFormat};
+use super::output::output;
 use crate::bench::environment::BenchEnvironment;
 use crate::bench::figures::{BenchReport, ReportTable, Samples, markdown};
 use crate::bench::{footprint, plot, precision, reaction, scale, throughput};
@@ -53,7 +54,6 @@ enum Benchmark {
 }
 
 /// Runs the benchmarks.
-#[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn run(args: Args) -> anyhow::Result<()> {
     log::init_stderr(LogFormat::Human);
     ensure!(
@@ -82,7 +82,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         machine: machine?,
         tables: results.tables,
     };
-    println!("{}", markdown(&report));
+    output!("{}", markdown(&report))?;
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&report)?;
         std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;

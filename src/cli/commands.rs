@@ -4,6 +4,7 @@ use anyhow::ensure;
 use uuid::Uuid;
 
 use super::connection::connect;
+use super::output::output;
 use crate::postgres::connection::Connection;
 use crate::postgres::status;
 
@@ -28,36 +29,33 @@ pub struct SyncArgs {
 }
 
 /// Pauses distributions.
-#[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn pause(args: WhichArgs) -> anyhow::Result<()> {
     let mut connection = connect().await?;
     if args.all {
         status::set_paused(&mut connection, true).await?;
-        println!("paused everything; `visit-pacer resume --all` resumes");
+        output!("paused everything; `visit-pacer resume --all` resumes")?;
         return Ok(());
     }
     set_active(&mut connection, &args.ids, false).await
 }
 
 /// Resumes distributions.
-#[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn resume(args: WhichArgs) -> anyhow::Result<()> {
     let mut connection = connect().await?;
     if args.all {
         let backlog = status::set_paused(&mut connection, false).await?;
-        println!(
+        output!(
             "resumed everything; a backlog of {backlog} visits drains at each distribution's catch_up"
-        );
+        )?;
         return Ok(());
     }
     set_active(&mut connection, &args.ids, true).await
 }
 
-#[expect(clippy::print_stdout, reason = "the command's output")]
 async fn set_active(connection: &mut Connection, ids: &[Uuid], active: bool) -> anyhow::Result<()> {
     let found = status::set_active(connection, ids, active).await?;
     for id in &found {
-        println!("{} {id}", if active { "resumed" } else { "paused" });
+        output!("{} {id}", if active { "resumed" } else { "paused" })?;
     }
     let unknown: Vec<String> = ids
         .iter()
@@ -73,20 +71,19 @@ async fn set_active(connection: &mut Connection, ids: &[Uuid], active: bool) -> 
 }
 
 /// Makes the counters agree with the stored visits.
-#[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn sync(args: SyncArgs) -> anyhow::Result<()> {
     let rows = status::sync(&mut connect().await?, args.lower).await?;
     for row in &rows {
-        println!(
+        output!(
             "{}  {} -> {}  {}",
             row.distribution_id,
             row.counted_before.unwrap_or(0),
             row.counted_now.unwrap_or(0),
             row.message.as_deref().unwrap_or("")
-        );
+        )?;
     }
     if rows.is_empty() {
-        println!("in sync: every counter agrees with the stored visits");
+        output!("in sync: every counter agrees with the stored visits")?;
     }
     Ok(())
 }

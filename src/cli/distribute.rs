@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::connection::connect;
 use super::log;
+use super::output::output;
 use crate::domain::partner::PartnerId;
 use crate::postgres::sql_functions;
 
@@ -65,29 +66,27 @@ pub struct UninstallArgs {
 }
 
 /// Stores visits now.
-#[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn distribute(args: Args) -> anyhow::Result<()> {
     let mut connection = connect().await?;
     let rows =
         sql_functions::distribute(&mut connection, args.partner.as_ref().zip(args.visits)).await?;
     for row in &rows {
-        println!(
+        output!(
             "{}  {} visits added  {}",
             row.partner_id
                 .as_ref()
                 .map_or_else(String::new, PartnerId::to_string),
             row.visits_added,
             row.message.as_deref().unwrap_or_default()
-        );
+        )?;
     }
     if rows.is_empty() {
-        println!("nothing to do: no distribution is active");
+        output!("nothing to do: no distribution is active")?;
     }
     Ok(())
 }
 
 /// Tags a partner's untagged visits.
-#[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn adopt(args: AdoptArgs) -> anyhow::Result<()> {
     let mut connection = connect().await?;
     let rows = sql_functions::adopt(&mut connection, &args.partner).await?;
@@ -95,38 +94,36 @@ pub async fn adopt(args: AdoptArgs) -> anyhow::Result<()> {
         let distribution = row
             .distribution_id
             .map_or_else(String::new, |id| format!("{id}  "));
-        println!(
+        output!(
             "{distribution}{}",
             row.message.as_deref().unwrap_or_default()
-        );
+        )?;
     }
     if rows.is_empty() {
-        println!(
+        output!(
             "nothing to do: the partner has no untagged visits in the window of a distribution"
-        );
+        )?;
     }
     Ok(())
 }
 
 /// Adds the time before the migration to a distribution.
-#[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn backfill(args: BackfillArgs) -> anyhow::Result<()> {
     let mut connection = connect().await?;
     let message = sql_functions::backfill(&mut connection, args.distribution).await?;
-    println!("{message}");
+    output!("{message}")?;
     Ok(())
 }
 
 /// Removes the generated visits of one distribution.
-#[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn purge(args: PurgeArgs) -> anyhow::Result<()> {
     let mut connection = connect().await?;
     let stored = sql_functions::generated(&mut connection, Some(args.distribution)).await?;
     if stored == 0 {
-        println!(
+        output!(
             "nothing to do: distribution {} has no stored visits",
             args.distribution
-        );
+        )?;
         return Ok(());
     }
     confirm(
@@ -144,12 +141,11 @@ pub async fn purge(args: PurgeArgs) -> anyhow::Result<()> {
             break;
         }
     }
-    println!("removed {removed} visits");
+    output!("removed {removed} visits")?;
     Ok(())
 }
 
 /// Removes visit-pacer from the database.
-#[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn uninstall(args: UninstallArgs) -> anyhow::Result<()> {
     log::init_stderr(log::LogFormat::Human); // the notices of the database name what is restored
     let mut connection = connect().await?;
@@ -167,12 +163,11 @@ pub async fn uninstall(args: UninstallArgs) -> anyhow::Result<()> {
     )?;
     let sql = format!("set local visit_pacer.keep_visits = '{keep}';\n{UNINSTALL}");
     sql_functions::script(&mut connection, sql).await?;
-    println!("done: the tables are as they were before visit-pacer");
+    output!("done: the tables are as they were before visit-pacer")?;
     Ok(())
 }
 
 /// Asks for confirmation; without a terminal only `--yes` gives it.
-#[expect(clippy::print_stdout, reason = "the command's question")]
 fn confirm(yes: bool, what: &str) -> anyhow::Result<()> {
     if yes {
         return Ok(());
@@ -181,7 +176,7 @@ fn confirm(yes: bool, what: &str) -> anyhow::Result<()> {
         std::io::stdin().is_terminal(),
         "{what} There is no terminal to confirm on: add --yes"
     );
-    print!("{what} Continue? [y/N] ");
+    write!(std::io::stdout(), "{what} Continue? [y/N] ")?;
     std::io::stdout().flush()?;
     let mut answer = String::new();
     std::io::stdin()

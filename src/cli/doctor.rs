@@ -3,6 +3,7 @@
 use anyhow::ensure;
 use serde_json::json;
 
+use super::output::output;
 use crate::domain::finding::{has_errors, report};
 use crate::runtime::doctor;
 use crate::settings::Environment;
@@ -16,16 +17,15 @@ pub struct Args {
 }
 
 /// Runs the checks and prints the findings; fails if one is an error.
-#[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let environment = Environment::load()?;
     let findings = doctor::examine(&environment.database()?, environment.realtime()).await;
     let failed = has_errors(&findings);
     if args.json {
         let document = json!({ "ok": !failed, "findings": findings });
-        println!("{}", serde_json::to_string_pretty(&document)?);
+        output!("{}", serde_json::to_string_pretty(&document)?)?;
     } else {
-        println!("{}", report(&findings));
+        output!("{}", report(&findings))?;
     }
     ensure!(
         !failed,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
+use super::output::output;
 use super::run::LISTEN;
 use crate::settings::Environment;
 
@@ -25,7 +26,6 @@ pub struct Args {
 }
 
 /// Queries once.
-#[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn run(args: Args) -> anyhow::Result<()> {
     // The address may be in a `.env` that cannot be read.
     Environment::load()?;
@@ -44,7 +44,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let text = answer.chunk().await?.unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     anyhow::ensure!(status.is_success(), "{url}: {status}: {}", text.trim());
-    println!("{}", text.trim());
+    output!("{}", text.trim())?;
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Invariant: at no level does a library log a secret.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 
 use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
@@ -79,7 +79,12 @@ fn start(lines: Box<dyn Layer<Registry> + Send + Sync>) {
 }
 
 /// The one line that states why a command failed.
-#[expect(clippy::print_stderr, reason = "the command line's error message")]
 pub fn failure(text: &str) {
-    eprintln!("error: {text}");
+    // Where standard error cannot be written, nobody can be told.
+    let _told = writeln!(std::io::stderr(), "error: {text}").is_ok();
+}
+
+/// Warns before the log has started, on standard error.
+pub fn warning(text: &str) {
+    let _told = writeln!(std::io::stderr(), "warning: {text}").is_ok();
 }

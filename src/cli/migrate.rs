@@ -3,6 +3,7 @@
 use std::io::Write as _;
 
 use super::log;
+use super::output::output;
 use crate::postgres::failure::Failure;
 use crate::postgres::migrations::{self, MIGRATIONS, MigrateError};
 use crate::settings::Environment;
@@ -16,7 +17,6 @@ pub struct Args {
 }
 
 /// Applies the pending migrations, or prints all.
-#[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn run(args: Args) -> anyhow::Result<()> {
     if args.print {
         for file in MIGRATIONS {
@@ -38,10 +38,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         applied => applied?,
     };
     for name in &applied {
-        println!("applied {name}");
+        output!("applied {name}")?;
     }
     if applied.is_empty() {
-        println!("nothing to do: the schema is up to date");
+        output!("nothing to do: the schema is up to date")?;
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::connection::connect;
 use super::duration;
+use super::output::output;
 use crate::domain::agent::ReadRequest;
 use crate::domain::distribution::{Distribution, Period, RawRow};
 use crate::domain::plan::{BYTES_PER_VISIT, FREE_BYTES, PRO_BYTES, Plan, PlanEnd};
@@ -43,7 +44,6 @@ pub struct Args {
 }
 
 /// Prints the plan.
-#[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let json = args.json;
     let shown = match args.id {
@@ -51,9 +51,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         None => PlanReport::new(args)?,
     };
     if json {
-        println!("{}", serde_json::to_string_pretty(&shown.json())?);
+        output!("{}", serde_json::to_string_pretty(&shown.json())?)?;
     } else {
-        print!("{}", shown.text());
+        output!("{}", shown.text().trim_end())?;
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use self::chart::{DistributionReport, ReportStep, moment};
 use super::connection::connect;
+use super::output::output;
 use crate::domain::agent::ReadRequest;
 use crate::domain::distribution::Distribution;
 use crate::domain::history::History;
@@ -45,7 +46,6 @@ pub struct Args {
 }
 
 /// Writes the report.
-#[expect(clippy::print_stdout, reason = "the command's output")]
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let draw = match args.out.extension().and_then(|ext| ext.to_str()) {
         Some("svg") => chart::svg,
@@ -55,13 +55,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let report = read(&mut connect().await?, &args).await?;
     std::fs::write(&args.out, draw(&report))
         .with_context(|| format!("cannot write {}", args.out.display()))?;
-    println!(
+    output!(
         "{}: {} of {} visits that became due are stored; {}",
         args.out.display(),
         report.stored(),
         report.became_due(),
         report.largest_backlog()
-    );
+    )?;
     Ok(())
 }
 

@@ -1,6 +1,10 @@
 //! The command line: what is wrong is told in one clear line, with its exit code, without a panic and without a key.
 
+use std::fs::File;
+use std::process::Stdio;
+
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use tokio::process::Command;
 use visit_pacer::postgres::migrations::MIGRATIONS;
 
 use crate::harness::pooler::{Via, directly_and_pooled};
@@ -375,4 +379,63 @@ async fn shells_take_their_completions_and_every_subcommand_has_a_manual_page() 
         let text = std::fs::read_to_string(&page).unwrap_or_default();
         assert!(text.contains(".SH SYNOPSIS"), "{command} has no page");
     }
+}
+
+#[tokio::test]
+async fn no_command_panics_on_a_full_disk_or_a_closed_pipe_and_its_work_is_done() {
+    let place = Place::new().await;
+    let row = place.insert(100, "1 a second", "null").await.to_string();
+    let partner = place.partner.to_string();
+    let commands: [&[&str]; 10] = [
+        &["sync"],
+        &["doctor"],
+        &["plan", "--total", "100", "--per", "second", "--rate", "3"],
+        &["migrate"],
+        &["distribute"],
+        &["pause", &row],
+        &["adopt", "--partner", &partner],
+        &["status"],
+        &["status", "--json"],
+        &["man"],
+    ];
+    for arguments in commands {
+        for closed in [false, true] {
+            let output = if closed {
+                let (reader, writer) = std::io::pipe().expect("a pipe");
+                drop(reader);
+                Stdio::from(writer)
+            } else {
+                Stdio::from(File::create("/dev/full").expect("a full device"))
+            };
+            let done = Command::new(env!("CARGO_BIN_EXE_visit-pacer"))
+                .args(arguments)
+                .current_dir(place.folder.path())
+                .envs(place.environment())
+                .stdout(output)
+                .stderr(Stdio::piped())
+                .output()
+                .await
+                .expect("it runs");
+            let said = String::from_utf8_lossy(&done.stderr);
+            assert!(!said.contains("panicked"), "{arguments:?}: {said}");
+            assert!(
+                done.status.code().is_some_and(|code| code < 100),
+                "{arguments:?}: {:?}",
+                done.status
+            );
+            if !closed {
+                assert!(
+                    said.contains("standard output cannot be written")
+                        || said.contains("No space left"),
+                    "{arguments:?}: {said}"
+                );
+            }
+        }
+    }
+    let active: bool = place
+        .ask(format!(
+            "select is_active from visit_distribution where id = '{row}'"
+        ))
+        .await;
+    assert!(!active, "the pause was done");
 }

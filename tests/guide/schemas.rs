@@ -49,8 +49,7 @@ const fn schema(name: &'static str) -> Schema {
     }
 }
 
-fn schemas() -> Vec<Schema> {
-    vec![
+const SCHEMAS: &[Schema] = &[
         schema("the setup guide's columns"),
         Schema {
             partner: ("text", "'ckv2x8m1q0000qzrmn831i7rn'"),
@@ -150,8 +149,7 @@ fn schemas() -> Vec<Schema> {
             outcome: Refused("public.partners.id is numeric; expected uuid, bigint, integer or text"),
             ..schema("numeric ids of partners")
         },
-    ]
-}
+    ];
 
 impl Schema {
     fn sql(&self) -> String {
@@ -173,22 +171,22 @@ impl Schema {
 
 #[tokio::test]
 async fn each_users_schema_works_or_is_refused_beforehand_and_uninstall_gives_it_back() {
-    for schema in schemas() {
+    for schema in SCHEMAS {
         let name = schema.name;
         let mut db = Database::empty().await;
         db.run(schema.sql()).await;
         let before = db.said(PICTURE).await;
         let applied = migrations::apply(&mut db.connection).await;
-        match schema.outcome {
+        match &schema.outcome {
             Refused(part) => {
                 let Err(MigrateError::Refused(message)) = applied else {
                     panic!("{name}: not refused: {applied:?}");
                 };
-                assert!(message.contains(part), "{name}: {message}");
+                assert!(message.contains(*part), "{name}: {message}");
             }
             Works => {
                 applied.unwrap_or_else(|error| panic!("{name}: {error}"));
-                stores_visits(&mut db, &schema).await;
+                stores_visits(&mut db, schema).await;
                 db.run(format!("delete from visit_distribution; set visit_pacer.keep_visits = 'no'; {UNINSTALL}"))
                     .await;
             }
