@@ -413,9 +413,11 @@ async fn no_command_panics_on_a_full_disk_or_a_closed_pipe_and_its_work_is_done(
                 .envs(place.environment())
                 .stdout(output)
                 .stderr(Stdio::piped())
-                .output()
+                .spawn()
+                .expect("it runs")
+                .wait_with_output()
                 .await
-                .expect("it runs");
+                .expect("it ends");
             let said = String::from_utf8_lossy(&done.stderr);
             assert!(!said.contains("panicked"), "{arguments:?}: {said}");
             assert!(
