@@ -246,8 +246,9 @@ create table if not exists public.visit_distribution_progress (
   missing bigint not null default 0,           -- as of the last reconciliation
   backfill boolean not null default false,     -- set by visit_pacer_backfill(), read and cleared by the trigger
   decreased_xid xid8,                          -- the transaction that last decreased distributed
-  invalid_reason text,                         -- why its inserts fail; null: they do not
-  invalid_at timestamptz,
+  reason_code text,                            -- why it makes no progress, as far as an agent or a function found out
+  reason_detail jsonb,                         -- insert_failed: the fields of the server's error
+  reason_at timestamptz,
   check (distributed >= 0 and last_number >= 0 and baseline >= 0 and purged >= 0)
 ) with (fillfactor = 70);                      -- every batch updates it: leave room for HOT
 comment on table public.visit_distribution_progress is 'visit-pacer: what is stored of each distribution';

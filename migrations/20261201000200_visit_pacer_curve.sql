@@ -22,57 +22,83 @@ language sql stable parallel safe as $$
 $$;
 comment on function public.visit_pacer_unit_seconds is 'visit-pacer: length of a time_period; null for an unknown one';
 
--- Why a row cannot be paced, or null. Each rule is one line; src/domain/distribution.rs has the same rules, and a test holds the two together.
-create or replace function public.visit_pacer_invalid_rate(visits_per_unit numeric, time_period text) returns text
+-- Why a distribution makes no progress: a code, the column at fault if there is one, what was found, and what to do. A sentence is
+-- made of it only where it is shown.
+do $$
+begin
+  if to_regtype('public.visit_pacer_reason') is null then
+    create type public.visit_pacer_reason as (code text, column_name text, message text, hint text);
+    comment on type public.visit_pacer_reason is 'visit-pacer: why a distribution makes no progress';
+  end if;
+end $$;
+
+create or replace function public.visit_pacer_reason_text(reason public.visit_pacer_reason) returns text
+language sql stable parallel safe as $$ select reason.message || '; ' || reason.hint $$;
+comment on function public.visit_pacer_reason_text is 'visit-pacer: a reason as a sentence';
+
+create or replace function public.visit_pacer_invalid_value(column_name text, message text, hint text) returns public.visit_pacer_reason
+language sql stable parallel safe as $$ select row('invalid_value', column_name, message, hint)::public.visit_pacer_reason $$;
+comment on function public.visit_pacer_invalid_value is 'visit-pacer: the reason of an invalid value';
+
+-- Why a value is invalid, or null. Each rule is one line; src/domain/distribution.rs has the same rules, and a test compares the two.
+create or replace function public.visit_pacer_invalid_rate(visits_per_unit numeric, time_period text) returns public.visit_pacer_reason
 language sql stable parallel safe as $$
   select case
-    when public.visit_pacer_unit_seconds(time_period) is null
-      then format('time_period is %s; use ''second'', ''minute'', ''hour'' or ''day''', coalesce(quote_literal(time_period), 'null'))
-    when visits_per_unit is null then 'visits_per_unit is null; use a number of visits, 0 or more'
-    when visits_per_unit = 'NaN' or visits_per_unit in ('Infinity', '-Infinity') or visits_per_unit < 0
-      then format('visits_per_unit is %s; use a number of visits, 0 or more', visits_per_unit)
-    when scale(trim_scale(visits_per_unit)) > 9 then format('visits_per_unit is %s; use at most 9 decimals', visits_per_unit)
+    when public.visit_pacer_unit_seconds(time_period) is null then public.visit_pacer_invalid_value('time_period',
+      format('time_period is %s', coalesce(quote_literal(time_period), 'null')), 'use ''second'', ''minute'', ''hour'' or ''day''')
+    when visits_per_unit is null or visits_per_unit = 'NaN' or visits_per_unit in ('Infinity', '-Infinity') or visits_per_unit < 0
+      then public.visit_pacer_invalid_value('visits_per_unit', format('visits_per_unit is %s', coalesce(visits_per_unit::text, 'null')),
+        'use a number of visits, 0 or more')
+    when scale(trim_scale(visits_per_unit)) > 9
+      then public.visit_pacer_invalid_value('visits_per_unit', format('visits_per_unit is %s', visits_per_unit), 'use at most 9 decimals')
     when visits_per_unit > 1000000 * public.visit_pacer_unit_seconds(time_period)
-      then format('visits_per_unit is %s a %s; use at most 1000000 visits a second', visits_per_unit, time_period)
+      then public.visit_pacer_invalid_value('visits_per_unit', format('visits_per_unit is %s a %s', visits_per_unit, time_period),
+        'use at most 1000000 visits a second')
   end
 $$;
-create or replace function public.visit_pacer_invalid_total(total_visits numeric) returns text
+create or replace function public.visit_pacer_invalid_total(total_visits numeric) returns public.visit_pacer_reason
 language sql stable parallel safe as $$
   select case
-    when total_visits is null then 'total_visits is null; use a whole number of visits, 0 or more'
-    when total_visits = 'NaN' or total_visits in ('Infinity', '-Infinity') or total_visits < 0 or total_visits <> trunc(total_visits)
-      then format('total_visits is %s; use a whole number of visits, 0 or more', total_visits)
-    when total_visits > 1000000000000000 then format('total_visits is %s; use at most 1000000000000000 (10^15)', total_visits)
+    when total_visits is null or total_visits = 'NaN' or total_visits in ('Infinity', '-Infinity') or total_visits < 0
+         or total_visits <> trunc(total_visits)
+      then public.visit_pacer_invalid_value('total_visits', format('total_visits is %s', coalesce(total_visits::text, 'null')),
+        'use a whole number of visits, 0 or more')
+    when total_visits > 1000000000000000
+      then public.visit_pacer_invalid_value('total_visits', format('total_visits is %s', total_visits), 'use at most 1000000000000000 (10^15)')
   end
 $$;
-create or replace function public.visit_pacer_invalid_window(start_time timestamptz, end_time timestamptz) returns text
+create or replace function public.visit_pacer_invalid_window(start_time timestamptz, end_time timestamptz) returns public.visit_pacer_reason
 language sql stable parallel safe as $$
   select case
     when start_time < '2000-01-01 00:00:00+00' or start_time >= '2200-01-01 00:00:00+00'
-      then format('start_time is %s; use a time between the years 2000 and 2200', start_time)
+      then public.visit_pacer_invalid_value('start_time', format('start_time is %s', start_time), 'use a time between the years 2000 and 2200')
     when end_time < '2000-01-01 00:00:00+00' or end_time >= '2200-01-01 00:00:00+00'
-      then format('end_time is %s; use a time between the years 2000 and 2200, or null for no end', end_time)
-    when end_time <= start_time then format('end_time %s is not after start_time %s; move one of the two', end_time, start_time)
+      then public.visit_pacer_invalid_value('end_time', format('end_time is %s', end_time),
+        'use a time between the years 2000 and 2200, or null for no end')
+    when end_time <= start_time
+      then public.visit_pacer_invalid_value('end_time', format('end_time %s is not after start_time %s', end_time, start_time),
+        'move one of the two')
   end
 $$;
-create or replace function public.visit_pacer_invalid_catch_up(catch_up numeric) returns text
+create or replace function public.visit_pacer_invalid_catch_up(catch_up numeric) returns public.visit_pacer_reason
 language sql stable parallel safe as $$
   select case
     when catch_up = 'NaN' or catch_up < 1 or catch_up > 1000 or scale(trim_scale(catch_up)) > 3
-      then format('catch_up is %s; use a number from 1 to 1000 with at most 3 decimals, or null for the default', catch_up)
+      then public.visit_pacer_invalid_value('catch_up', format('catch_up is %s', catch_up),
+        'use a number from 1 to 1000 with at most 3 decimals, or null for the default')
   end
 $$;
 create or replace function public.visit_pacer_invalid(total_visits numeric, visits_per_unit numeric, time_period text,
-  start_time timestamptz, end_time timestamptz, catch_up numeric) returns text
+  start_time timestamptz, end_time timestamptz, catch_up numeric) returns public.visit_pacer_reason
 language sql stable parallel safe as $$
   select coalesce(public.visit_pacer_invalid_total(total_visits), public.visit_pacer_invalid_rate(visits_per_unit, time_period),
                   public.visit_pacer_invalid_window(start_time, end_time), public.visit_pacer_invalid_catch_up(catch_up))
 $$;
-comment on function public.visit_pacer_invalid_rate is 'visit-pacer: why a rate cannot be paced, or null';
-comment on function public.visit_pacer_invalid_total is 'visit-pacer: why a total cannot be paced, or null';
-comment on function public.visit_pacer_invalid_window is 'visit-pacer: why a window cannot be paced, or null';
-comment on function public.visit_pacer_invalid_catch_up is 'visit-pacer: why a catch_up cannot be used, or null';
-comment on function public.visit_pacer_invalid is 'visit-pacer: why a row cannot be paced, or null';
+comment on function public.visit_pacer_invalid_rate is 'visit-pacer: why a rate is invalid, or null';
+comment on function public.visit_pacer_invalid_total is 'visit-pacer: why a total is invalid, or null';
+comment on function public.visit_pacer_invalid_window is 'visit-pacer: why a window is invalid, or null';
+comment on function public.visit_pacer_invalid_catch_up is 'visit-pacer: why a catch_up is invalid, or null';
+comment on function public.visit_pacer_invalid is 'visit-pacer: why a distribution is invalid, or null';
 
 -- The curve at a moment, in units of 1/86,400,000,000 visit: visits_per_unit * (86400 / unit) * microseconds are finite
 -- decimals, so nothing is ever rounded and any number of edits loses nothing. Only for a valid row.
@@ -99,16 +125,15 @@ create or replace function public.visit_pacer_next_version(previous bigint, at t
 language sql stable parallel safe as $$ select greatest(coalesce(previous, 0) + 1, public.visit_pacer_micros(at)::bigint) $$;
 comment on function public.visit_pacer_next_version is 'visit-pacer: the next config_version of a row';
 
-
-create or replace function public.visit_pacer_raise_invalid(reason text) returns void
+create or replace function public.visit_pacer_raise_invalid(reason public.visit_pacer_reason) returns void
 language plpgsql immutable as $$
 begin
-  if reason is not null then
-    raise exception using errcode = 'check_violation', message = 'visit_distribution: ' || split_part(reason, '; ', 1),
-      hint = split_part(reason, '; ', 2);
+  if reason.code is not null then
+    raise exception using errcode = 'check_violation', message = 'visit_distribution: ' || reason.message, hint = reason.hint,
+      schema = 'public', table = 'visit_distribution', column = reason.column_name;
   end if;
 end $$;
-comment on function public.visit_pacer_raise_invalid is 'visit-pacer: raises 23514 with a hint, where there is a reason';
+comment on function public.visit_pacer_raise_invalid is 'visit-pacer: raises 23514 if there is a reason';
 
 -- The first progress of a row. The past is closed: what it says is distributed and is not stored by us is its baseline.
 create or replace function public.visit_pacer_create_progress(distribution uuid, total_distributed numeric, total_visits numeric)
@@ -161,7 +186,8 @@ begin
   end if;
 
   if new.id is distinct from old.id then
-    perform public.visit_pacer_raise_invalid('the id of a row cannot change; insert a new row and delete this one');
+    perform public.visit_pacer_raise_invalid(public.visit_pacer_invalid_value('id', 'the id of a row cannot change',
+      'insert a new row and delete this one'));
   end if;
   new.anchor_units := old.anchor_units;
   new.anchor_at := old.anchor_at;

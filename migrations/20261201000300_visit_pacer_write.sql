@@ -169,7 +169,7 @@ begin
     update public.visit_distribution_progress p
        set distributed = p.distributed + locked.visits, last_number = p.last_number + locked.visits,
            last_visited_at = locked.last_visited_at, bucket_units = locked.bucket_units::numeric, bucket_at = locked.bucket_at,
-           invalid_reason = null, invalid_at = null
+           reason_code = null, reason_detail = null, reason_at = null
       from locked
      where p.distribution_id = locked.distribution_id
        and p.last_number = locked.last_number and p.distributed = locked.distributed

@@ -26,7 +26,7 @@ with row_at as (
   select v.id, v.partner_id, coalesce(v.is_active, false) as is_active, v.total_visits::numeric as total_visits,
          v.visits_per_unit::numeric as visits_per_unit, v.time_period::text as time_period, public.visit_pacer_utc(v.start_time) as start_time,
          public.visit_pacer_utc(v.end_time) as end_time, v.anchor_units, v.anchor_at, coalesce(v.catch_up, c.catch_up) as catch_up,
-         c.paused as stopped, c.give_up_after, now_at,
+         c.paused as all_paused, c.give_up_after, now_at,
          public.visit_pacer_invalid(v.total_visits::numeric, v.visits_per_unit::numeric, v.time_period::text,
            public.visit_pacer_utc(v.start_time), public.visit_pacer_utc(v.end_time), v.catch_up) as invalid
     from public.visit_distribution v
@@ -40,8 +40,8 @@ with row_at as (
            r.start_time, r.end_time, r.now_at - interval '3 seconds') as curve_before
     from row_at r where r.invalid is null
 ), counted as (
-  select r.id, r.partner_id, r.total_visits, r.is_active, r.start_time, r.end_time, r.now_at, r.stopped, r.give_up_after,
-         coalesce(r.invalid, p.invalid_reason) as invalid, p.distributed, p.purged, p.baseline, p.missing, p.last_visited_at,
+  select r.id, r.partner_id, r.total_visits, r.is_active, r.start_time, r.end_time, r.now_at, r.all_paused, r.give_up_after,
+         r.invalid, case when p.reason_code = 'insert_failed' then p.reason_detail end as insert_failure, p.distributed, p.purged, p.baseline, p.missing, p.last_visited_at,
          p.bucket_units, q.rate, r.catch_up, q.anchor_units, q.anchor_at,
          coalesce(p.distributed, 0) as done,
          public.visit_pacer_due(q.curve_now, q.total_visits) as due,
@@ -52,7 +52,7 @@ with row_at as (
 ), judged as (
   select c.*, greatest(c.due - c.done, 0) as backlog,
     case
-      when c.invalid is not null then 'invalid'
+      when (c.invalid).code is not null or c.insert_failure is not null then 'invalid'
       when c.done >= c.total_visits then 'completed'
       when c.end_time + c.give_up_after <= c.now_at or (c.end_time <= c.now_at and c.due <= c.done) then 'ended'
       when not c.is_active then 'paused'
@@ -62,24 +62,42 @@ with row_at as (
       else 'active'
     end as status
     from counted c
+), explained as (
+  select j.*, case
+      when j.status = 'invalid' then coalesce((j.invalid).code, 'insert_failed')
+      when j.status = 'ended' and j.backlog > 0 then 'given_up'
+      when j.status = 'scheduled' and j.start_time is null then 'start_time_null'
+      when j.status in ('behind', 'draining', 'active', 'scheduled') and j.all_paused then 'all_paused'
+      when j.status in ('behind', 'draining') and not (select public.visit_pacer_agent_alive()) then 'no_agent'
+      when j.status in ('behind', 'draining') and (j.rate = 0 or j.bucket_units is not null) then 'token_bucket'
+    end as reason_code
+    from judged j
 )
 select j.id, j.partner_id, j.status,
-  case
-    when j.status = 'invalid' then j.invalid
-    when j.status = 'ended' and j.backlog > 0 then format('%s visits were due and not stored when the time to catch up was over', j.backlog)
-    when j.status = 'scheduled' and j.start_time is null then 'start_time is null'
-    when j.status in ('behind', 'draining', 'active', 'scheduled') and j.stopped then 'stopped'
-    when j.status in ('behind', 'draining') and not public.visit_pacer_agent_alive() then 'no agent'
-    when j.status in ('behind', 'draining') and j.rate = 0 then 'the rate is 0, so what is owed is not caught up either'
-    when j.status in ('behind', 'draining') and j.bucket_units is not null then 'bucket'
+  case j.reason_code
+    when 'invalid_value' then public.visit_pacer_reason_text(j.invalid)
+    when 'insert_failed' then j.insert_failure ->> 'message'
+    when 'given_up' then format('%s visits were due and not stored when the time to catch up was over', j.backlog)
+    when 'start_time_null' then 'start_time is null: it never starts'
+    when 'all_paused' then 'everything is paused: visit-pacer resume --all'
+    when 'no_agent' then 'no agent is running: start one with visit-pacer run'
+    when 'token_bucket' then case when j.rate = 0 then 'the rate is 0, so the backlog does not drain'
+                                  else format('catching up at %s times the rate', trim_scale(j.catch_up)) end
   end as reason,
   j.total_visits, j.due, j.distributed, j.backlog, j.purged, j.baseline, j.missing, j.last_visited_at as last_visit_at,
   case when j.status not in ('invalid', 'completed', 'ended', 'paused') and j.rate > 0 then
     (select case when m.at <= coalesce(j.end_time, 'infinity') then m.at end
        from (select greatest(j.anchor_at, j.start_time) + make_interval(secs => least(6300000000,
                greatest(0, ((j.total_visits - 0.5) * 86400000000 - j.anchor_units) / (j.rate * 86400000000)))::float8) as at) m)
-  end as completes_at
-from judged j;
+  end as completes_at,
+  j.reason_code,
+  case j.reason_code
+    when 'invalid_value' then jsonb_build_object('column', (j.invalid).column_name, 'message', (j.invalid).message, 'hint', (j.invalid).hint)
+    when 'insert_failed' then j.insert_failure
+    when 'given_up' then jsonb_build_object('not_stored', j.backlog)
+    when 'token_bucket' then jsonb_build_object('visits_per_second', trim_scale(j.catch_up * j.rate))
+  end as reason_detail
+from explained j;
 comment on view public.visit_distribution_status is
   'visit-pacer: where each distribution stands now; exact, but for missing, which is as found by the last reconciliation';
 

@@ -149,11 +149,12 @@ returns table (id uuid, partner_id public.partners.id%type, config_version bigin
 language sql stable as $$
   select v.id, v.partner_id, v.config_version, p.distributed, p.last_number, r.remaining, r.backlog,
          r.slope, coalesce(v.catch_up, c.catch_up), v.anchor_units, greatest(v.anchor_at, public.visit_pacer_utc(v.start_time)),
-         public.visit_pacer_utc(v.end_time), p.last_visited_at, p.bucket_units, p.bucket_at, i.invalid,
-         case when p.invalid_at > at - interval '60 seconds' and public.visit_pacer_micros(p.invalid_at) > v.config_version
-              then p.invalid_reason end,
+         public.visit_pacer_utc(v.end_time), p.last_visited_at, p.bucket_units, p.bucket_at, public.visit_pacer_reason_text(i.invalid),
+         case when p.reason_code = 'insert_failed' and p.reason_at > at - interval '60 seconds'
+                   and public.visit_pacer_micros(p.reason_at) > v.config_version
+              then p.reason_detail ->> 'message' end,
          case
-           when i.invalid is not null then i.invalid
+           when (i.invalid).code is not null then public.visit_pacer_reason_text(i.invalid)
            when v.anchor_at is null or p.distribution_id is null then 'held by another transaction; tried again at the next call'
            when r.remaining <= 0 then 'completed'
            when v.start_time is null then 'start_time is null: it never starts'
@@ -172,7 +173,7 @@ language sql stable as $$
              greatest(0, public.visit_pacer_due(public.visit_pacer_curve(v.anchor_units, v.anchor_at, v.is_active, v.total_visits::numeric,
                v.visits_per_unit::numeric, v.time_period::text, public.visit_pacer_utc(v.start_time), public.visit_pacer_utc(v.end_time), at),
                v.total_visits::numeric) - p.distributed) as backlog,
-             public.visit_pacer_slope(v.visits_per_unit::numeric, v.time_period::text) as slope) r on i.invalid is null
+             public.visit_pacer_slope(v.visits_per_unit::numeric, v.time_period::text) as slope) r on (i.invalid).code is null
    where v.is_active
 $$;
 comment on function public.visit_pacer_active_distributions is 'visit-pacer: the active rows as they stand at a moment';
@@ -223,12 +224,15 @@ comment on function public.visit_pacer_store_batch is 'visit-pacer: one statemen
 -- A batch that lets no row's failing insert stop the others: where it fails it is halved, until one row is left, which is then
 -- set aside with the database's message. What is nobody's fault (a deadlock, a full disk, a lock_timeout) sets no row aside.
 create or replace function public.visit_pacer_bisect_batch(ids uuid[], shares bigint[], by_hand boolean)
-returns table (id uuid, stored bigint, trouble text)
+returns table (id uuid, stored bigint, problem text)
 language plpgsql as $$
 #variable_conflict use_column
 declare
   half constant integer := cardinality(ids) / 2;
-  failure text;
+  failure jsonb;
+  error_detail text;
+  error_constraint text;
+  error_context text;
   passing boolean;
 begin
   begin
@@ -237,7 +241,9 @@ begin
         from public.visit_pacer_store_batch(ids, shares, by_hand) b;
     return;
   exception when others then
-    failure := sqlerrm;
+    get stacked diagnostics error_detail = pg_exception_detail, error_constraint = constraint_name, error_context = pg_exception_context;
+    failure := jsonb_strip_nulls(jsonb_build_object('message', sqlerrm, 'sqlstate', sqlstate, 'detail', nullif(error_detail, ''),
+      'constraint', nullif(error_constraint, ''), 'context', nullif(error_context, '')));
     passing := left(sqlstate, 2) in ('08', '40', '53', '55', '57', '58', 'XX');
   end;
   if half > 0 then
@@ -247,17 +253,17 @@ begin
   end if;
   perform from public.visit_distribution v where v.id = ids[1] for no key update skip locked;
   if found and not passing then
-    update public.visit_distribution_progress p set invalid_reason = failure, invalid_at = clock_timestamp()
+    update public.visit_distribution_progress p set reason_code = 'insert_failed', reason_detail = failure, reason_at = clock_timestamp()
      where p.distribution_id = ids[1];
   end if;
-  return query select ids[1], 0::bigint, failure;
+  return query select ids[1], 0::bigint, failure ->> 'message';
 end $$;
 comment on function public.visit_pacer_bisect_batch is 'visit-pacer: a batch in which a failing row does not stop the others';
 
 -- Stores each row's share, in statements of bounded size: the rows take turns, in the order given, so that one with much to
 -- catch up never keeps the others waiting. No statement but the first begins after `until`. Returns every row of `ids`.
 create or replace function public.visit_pacer_store_in_batches(ids uuid[], shares bigint[], by_hand boolean, until timestamptz)
-returns table (id uuid, added bigint, trouble text)
+returns table (id uuid, added bigint, problem text)
 language plpgsql as $$
 #variable_conflict use_column
 declare
@@ -266,7 +272,7 @@ declare
   rows constant integer := coalesce(cardinality(ids), 0);
   wanting bigint[] := shares;
   sums bigint[] := array_fill(0::bigint, array[rows]);
-  troubles text[] := array_fill(null::text, array[rows]);
+  problems text[] := array_fill(null::text, array[rows]);
   turns integer[] := array_fill(0, array[rows]);
   wave integer[];
   got record;
@@ -278,19 +284,19 @@ begin
      where w.visits <= statement_visits;
     exit when wave is null;
     for got in
-      select w.place, coalesce(a.stored, 0) as stored, a.trouble
+      select w.place, coalesce(a.stored, 0) as stored, a.problem
         from unnest(wave) as w (place)
         left join public.visit_pacer_bisect_batch((select array_agg(ids[p]) from unnest(wave) p),
                                              (select array_agg(wanting[p]) from unnest(wave) p), by_hand) a on a.id = ids[w.place]
     loop
       wanting[got.place] := case when got.stored > 0 then wanting[got.place] - got.stored else 0 end;
       sums[got.place] := sums[got.place] + got.stored;
-      troubles[got.place] := got.trouble;
+      problems[got.place] := got.problem;
       turns[got.place] := turns[got.place] + 1;
     end loop;
     exit when clock_timestamp() >= until;
   end loop;
-  return query select r.* from unnest(ids, sums, troubles) as r (id, added, trouble);
+  return query select r.* from unnest(ids, sums, problems) as r (id, added, problem);
 end $$;
 comment on function public.visit_pacer_store_in_batches is 'visit-pacer: stores each row''s share';
 
@@ -359,7 +365,7 @@ declare
   ids uuid[];
   shares bigint[];
   sums bigint[];
-  troubles text[];
+  problems text[];
 begin
   perform public.visit_pacer_require_read_committed();
   perform public.visit_pacer_initialise();
@@ -367,7 +373,7 @@ begin
   if not stopped then
     select array_agg(s.id), array_agg(s.share) into ids, shares
       from public.visit_pacer_allocations(began, greatest(0, coalesce(max_visits, 10000))) s;
-    select array_agg(d.id), array_agg(d.added), array_agg(d.trouble) into ids, sums, troubles
+    select array_agg(d.id), array_agg(d.added), array_agg(d.problem) into ids, sums, problems
       from public.visit_pacer_store_in_batches(ids, shares, false, began + work) d;
     perform public.visit_pacer_write_back(array(select t.id from unnest(ids, sums) as t (id, added) where t.added > 0), beside_agent);
   end if;
@@ -377,12 +383,12 @@ begin
              when r.invalid is not null then r.invalid
              when r.closed is not null then r.closed || '; owed: 0'
              when r.backlog = 0 then 'owed: 0'
-             else coalesce(case when stopped then 'stopped: visit_pacer_control.paused is set' end, t.trouble, r.failed || '; tried again every 60 s',
+             else coalesce(case when stopped then 'stopped: visit_pacer_control.paused is set' end, t.problem, r.failed || '; tried again every 60 s',
                            case when beside_agent then 'the rest comes at the pace of the row''s bucket' else 'the rest comes with the next calls' end)
                   || format('; owed: %s', r.backlog)
            end
       from public.visit_pacer_active_distributions(began) r
-      left join unnest(ids, sums, troubles) as t (id, added, trouble) on t.id = r.id
+      left join unnest(ids, sums, problems) as t (id, added, problem) on t.id = r.id
      order by r.partner_id, r.id;
 end $$;
 comment on function public.distribute_visits is
@@ -402,7 +408,7 @@ declare
   ids uuid[];
   shares bigint[];
   sums bigint[];
-  troubles text[];
+  problems text[];
 begin
   perform public.visit_pacer_require_read_committed();
   perform public.visit_pacer_initialise();
@@ -432,16 +438,16 @@ begin
       from divided d
   )
   select array_agg(s.id order by s.id), array_agg(s.share::bigint order by s.id) into ids, shares from shared s where s.share > 0;
-  select array_agg(d.id), array_agg(d.added), array_agg(d.trouble) into ids, sums, troubles
+  select array_agg(d.id), array_agg(d.added), array_agg(d.problem) into ids, sums, problems
     from public.visit_pacer_store_in_batches(ids, shares, true, 'infinity') d;
   perform public.visit_pacer_write_back(array(select t.id from unnest(ids, sums) as t (id, added) where t.added > 0), false);
   return query
     select r.partner_id, coalesce(t.added, 0), coalesce(r.distributed, 0)::numeric,
-           coalesce(t.trouble, case when t.added > 0 then format('added by hand; %s left of its total', r.remaining) end, r.closed,
+           coalesce(t.problem, case when t.added > 0 then format('added by hand; %s left of its total', r.remaining) end, r.closed,
                     case when r.end_time <= began then 'its window is over' else 'nothing fell to it' end)
            || case when visits > at_once then format('; at most %s at once', at_once) else '' end
       from public.visit_pacer_active_distributions(began) r
-      left join unnest(ids, sums, troubles) as t (id, added, trouble) on t.id = r.id
+      left join unnest(ids, sums, problems) as t (id, added, problem) on t.id = r.id
      where r.partner_id = partner
      order by r.id;
 end $$;

@@ -58,8 +58,8 @@ grant select on public.visit_pacer_deletions to visit_pacer;
 grant select on public.visit_pacer_edits to visit_pacer;
 
 -- visit_pacer_store(), the one write: progress and bucket move (and are compared), the visits are inserted.
--- visit_pacer_reconcile_row(): `missing`; setting a failing row aside: `invalid_reason`, `invalid_at`.
-grant select, update (distributed, last_number, last_visited_at, bucket_units, bucket_at, missing, invalid_reason, invalid_at)
+-- visit_pacer_reconcile_row(): `missing`; setting a failing row aside: `reason_code`, `reason_detail`, `reason_at`.
+grant select, update (distributed, last_number, last_visited_at, bucket_units, bucket_at, missing, reason_code, reason_detail, reason_at)
   on public.visit_distribution_progress to visit_pacer;
 grant insert (id, distribution_id, visit_number, partner_id, visited_at, session_duration, page_path, user_agent, referrer, device_type)
   on public.store_visits to visit_pacer;

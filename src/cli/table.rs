@@ -281,18 +281,8 @@ fn counted(number: usize, what: &str) -> String {
 
 /// Why a distribution does not progress, as the line below its own.
 pub fn reason(row: &StatusRow, width: usize) -> Option<Line<'static>> {
-    let text = clip(&format!("{GAP}{}", reason_text(row)?), width);
+    let text = clip(&format!("{GAP}{}", row.reason.as_deref()?), width);
     Some(Line::from(Span::styled(text, tone(&row.status))))
-}
-
-/// The reason as a sentence.
-pub fn reason_text(row: &StatusRow) -> Option<&str> {
-    Some(match row.reason.as_deref()? {
-        "no agent" => "no agent is running: start one with visit-pacer run",
-        "stopped" => "everything is paused: visit-pacer resume --all",
-        "bucket" => "catching up, at catch_up times its rate",
-        text => text,
-    })
 }
 
 fn partner(row: &StatusRow, width: usize) -> String {

@@ -3,6 +3,7 @@
 //! Owns the order of the looks, and the one look that is no query: a visit that is stored and taken back at once. Changes
 //! nothing. What is looked at is in [`checks`].
 
+use serde_json::json;
 use sqlx::{Connection as _, Row as _};
 
 use self::checks::{ACCESS, BROADCAST, Check, PUBLICATION, RIGHTS, ROWS, SCHEMA, SERVER, TABLES};
@@ -153,7 +154,11 @@ async fn run(connection: &mut Connection, checks: &[Check]) -> Vec<Finding> {
 }
 
 async fn look(connection: &mut Connection, check: &Check) -> Result<Vec<Finding>, sqlx::Error> {
-    let rows = sqlx::query(check.sql).fetch_all(connection).await?;
+    let mut query = sqlx::query(check.sql);
+    if check.sql.contains("$1") {
+        query = query.bind(json!(migrations::objects().collect::<Vec<_>>()).to_string());
+    }
+    let rows = query.fetch_all(connection).await?;
     rows.iter()
         .take(FINDINGS_PER_CHECK)
         .map(|row| {

@@ -220,7 +220,8 @@ pub async fn mark_invalid(
     const MARK: &str = "
       with held as materialized (
         select v.id from public.visit_distribution v where v.id = $1 for no key update skip locked)
-      update public.visit_distribution_progress p set invalid_reason = $2, invalid_at = clock_timestamp()
+      update public.visit_distribution_progress p
+         set reason_code = 'insert_failed', reason_detail = jsonb_build_object('message', $2::text), reason_at = clock_timestamp()
         from held where p.distribution_id = held.id";
     sqlx::query(MARK)
         .bind(id)

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use rand::RngExt as _;
+use serde::Serialize;
 use sqlx::{Connection as _, Executor, PgConnection, Postgres};
 
 /// One file: its version (the digits of its name), its name, its text.
@@ -39,6 +40,59 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!("20261201000600", "visit_pacer_retention"),
     migration!("20261201000700", "visit_pacer_access"),
 ];
+
+/// Something that the files create.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct SchemaObject {
+    /// `table`, `view`, `function`, `type` or `trigger`.
+    pub kind: &'static str,
+    /// Its name in the schema public.
+    pub name: &'static str,
+    /// The statement that creates it; only of a trigger.
+    pub definition: Option<&'static str>,
+    /// A trigger that is ENABLE ALWAYS.
+    pub is_always: bool,
+}
+
+/// What a statement that creates an object begins with.
+const CREATE: &[(&str, &str)] = &[
+    ("table", "create table if not exists public."),
+    ("view", "create or replace view public."),
+    ("function", "create or replace function public."),
+    ("type", "create type public."),
+    ("trigger", "create or replace trigger "),
+];
+
+/// Everything that the files create, in their order; an overloaded function once for each signature.
+pub fn objects() -> impl Iterator<Item = SchemaObject> {
+    MIGRATIONS
+        .iter()
+        .flat_map(|file| {
+            let lines = file.sql.split_inclusive('\n');
+            lines.scan(0, |offset, line| {
+                let rest = file.sql.get(*offset..).unwrap_or_default();
+                *offset += line.len();
+                Some(object(line, rest))
+            })
+        })
+        .flatten()
+}
+
+/// The object that a line creates; `rest`: the file from that line on.
+fn object(line: &'static str, rest: &'static str) -> Option<SchemaObject> {
+    let line = line.trim();
+    let (kind, name) =
+        (CREATE.iter()).find_map(|(kind, begin)| Some((*kind, line.strip_prefix(begin)?)))?;
+    let name = name.split([' ', '(']).next()?;
+    let definition = (kind == "trigger").then(|| rest.split_inclusive(';').next());
+    let always = format!("enable always trigger {name}");
+    Some(SchemaObject {
+        kind,
+        name,
+        definition: definition.flatten(),
+        is_always: rest.contains(&always),
+    })
+}
 
 /// The files that a database does not have yet, in order.
 pub async fn missing<C>(connection: &mut C) -> Result<Vec<&'static Migration>, sqlx::Error>
@@ -202,6 +256,29 @@ mod tests {
                 file.sql.trim_end().ends_with(&line),
                 "{} must end with: {line}",
                 file.name
+            );
+        }
+    }
+
+    #[test]
+    fn every_statement_that_creates_something_is_recognised() {
+        let count = |kind| objects().filter(|object| object.kind == kind).count();
+        let created: usize = (MIGRATIONS.iter())
+            .map(|file| {
+                file.sql.matches("create or replace ").count()
+                    + file.sql.matches("create table ").count()
+            })
+            .sum();
+        let recognised = ["table", "view", "function", "trigger"].map(count);
+        assert_eq!(recognised.iter().sum::<usize>(), created, "{recognised:?}");
+        assert!(recognised.iter().all(|count| *count > 1) && count("type") > 1);
+        for trigger in objects().filter(|object| object.kind == "trigger") {
+            let definition = trigger.definition.expect("a statement");
+            assert!(
+                definition.starts_with("create or replace trigger ")
+                    && definition.contains(" execute function ")
+                    && definition.ends_with(';'),
+                "{definition}"
             );
         }
     }

@@ -39,7 +39,8 @@ macro_rules! rows_where {
   select v.id::uuid, v.partner_id::text, v.config_version::bigint, v.is_active::boolean, v.total_visits::numeric::text,
          v.visits_per_unit::numeric::text, v.time_period::text, public.visit_pacer_utc(v.start_time), public.visit_pacer_utc(v.end_time),
          v.catch_up::text, v.anchor_units::text, v.anchor_at::timestamptz, v.total_distributed::numeric::text,
-         p.distributed, p.last_number, p.last_visited_at, p.bucket_at, p.bucket_units::text, p.invalid_reason",
+         p.distributed, p.last_number, p.last_visited_at, p.bucket_at, p.bucket_units::text,
+         case when p.reason_code = 'insert_failed' then p.reason_detail ->> 'message' end",
             $more,
             "
     from public.visit_distribution v

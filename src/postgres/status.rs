@@ -1,5 +1,6 @@
 //! What the command line asks: status, pause and resume, sync.
 
+use serde_json::Value;
 use sqlx::Row as _;
 use uuid::Uuid;
 
@@ -21,6 +22,10 @@ pub struct StatusRow {
     pub status: String,
     /// `reason`
     pub reason: Option<String>,
+    /// `reason_code`
+    pub reason_code: Option<String>,
+    /// `reason_detail`
+    pub reason_detail: Option<Value>,
     /// `visits_per_unit` and `time_period`, in words.
     pub pace: Option<String>,
     /// Visits a second.
@@ -69,7 +74,8 @@ pub async fn status_of(
     only: Option<&[Uuid]>,
 ) -> Result<Vec<StatusRow>, sqlx::Error> {
     const STATUS: &str = "
-      select s.id, s.partner_id::text, to_jsonb(p) ->> 'name' as partner, s.status, s.reason,
+      select s.id, s.partner_id::text, to_jsonb(p) ->> 'name' as partner, s.status, s.reason, s.reason_code,
+             s.reason_detail::text as reason_detail,
              v.visits_per_unit::text || ' a ' || v.time_period::text as pace,
              case when v.visits_per_unit::numeric between 0 and 1000000000000 then
                (v.visits_per_unit::numeric / public.visit_pacer_unit_seconds(v.time_period::text))::float8 end as asked,
@@ -99,6 +105,9 @@ pub async fn status_of(
                 partner: row.try_get("partner")?,
                 status: row.try_get("status")?,
                 reason: row.try_get("reason")?,
+                reason_code: row.try_get("reason_code")?,
+                reason_detail: (row.try_get::<Option<&str>, _>("reason_detail")?)
+                    .and_then(|detail| serde_json::from_str(detail).ok()),
                 pace: row.try_get("pace")?,
                 asked: row.try_get("asked")?,
                 visits_per_unit: row.try_get("visits_per_unit")?,

@@ -64,16 +64,16 @@ pub fn no_partner(partner: &PartnerId) -> String {
     )
 }
 
-/// … of another agent's distribution, from the status and the reason in the view.
-pub fn of_view(status: &str, reason: Option<&str>) -> Option<String> {
-    let known = match (status, reason) {
-        (_, Some("stopped")) => STOPPED,
-        (_, Some("bucket")) => BUCKET,
+/// … of another agent's distribution, from the status, the reason code and the reason in the view.
+pub fn of_view(status: &str, code: Option<&str>, reason: Option<&str>) -> Option<String> {
+    let known = match (status, code) {
+        (_, Some("all_paused")) => STOPPED,
+        (_, Some("token_bucket")) => BUCKET,
         ("paused", None) => PAUSED,
         ("completed", None) => COMPLETED,
         ("behind", None) => BEHIND,
-        ("invalid", Some(why)) => return Some(quarantine(why)),
-        (_, Some(other)) => other,
+        ("invalid", Some(_)) => return reason.map(quarantine),
+        (_, Some(_)) => return reason.map(str::to_owned),
         (_, None) => return None,
     };
     Some(known.to_owned())
@@ -98,11 +98,15 @@ mod tests {
 
     #[test]
     fn another_agents_distribution_has_the_same_reason_as_an_own_one() {
-        assert_eq!(of_view("behind", Some("stopped")).as_deref(), Some(STOPPED));
-        assert_eq!(of_view("draining", Some("bucket")).as_deref(), Some(BUCKET));
-        assert_eq!(of_view("paused", None).as_deref(), Some(PAUSED));
-        assert_eq!(of_view("active", None), None);
-        let invalid = of_view("invalid", Some("total_visits is null; use a number"));
+        let of_code = |status, code| of_view(status, code, Some("a sentence"));
+        let sentence = |status, code| of_code(status, code).unwrap_or_default();
+        assert_eq!(sentence("behind", Some("all_paused")), STOPPED);
+        assert_eq!(sentence("draining", Some("token_bucket")), BUCKET);
+        assert_eq!(sentence("behind", Some("no_agent")), "a sentence");
+        assert_eq!(sentence("paused", None), PAUSED);
+        assert_eq!(of_code("active", None), None);
+        let why = Some("total_visits is null; use a number");
+        let invalid = of_view("invalid", Some("invalid_value"), why);
         assert!(
             invalid.is_some_and(|words| words.contains("total_visits is null")
                 && words.contains("as soon as the row is corrected"))

@@ -194,13 +194,15 @@ async fn sigterm_finishes_what_is_in_hand_says_goodbye_and_exits_0() {
     assert_eq!(stored, counted);
     let look = place.look(row).await;
     assert!(
-        look.reason.is_none() || look.reason.as_deref() == Some("no agent"),
+        look.reason.is_none()
+            || look.reason.as_deref()
+                == Some("no agent is running: start one with visit-pacer run"),
         "{look:?}"
     );
     place.becomes(row, "behind").await;
     assert_eq!(
         place.look(row).await.reason.as_deref(),
-        Some("no agent"),
+        Some("no agent is running: start one with visit-pacer run"),
         "who looks sees why it stands still"
     );
 }

@@ -225,7 +225,7 @@ const JUDGED: &str = "
       from harmless, unnest(array[1, 1.0, 0.999, 1.234, 1.2345, 999.999, 1000, 1000.001]) c)
   select total::text, rate::text, period, catch_up::text,
          starts, ends,
-         public.visit_pacer_invalid(total, rate, period, starts, ends, catch_up) as invalid
+         public.visit_pacer_reason_text(public.visit_pacer_invalid(total, rate, period, starts, ends, catch_up)) as invalid
     from rows";
 
 fn judged_row(found: &PgRow) -> RawRow {

@@ -158,6 +158,14 @@ async fn what_is_wrong_with_the_schema_is_named_and_its_sql_mends_it() {
             "replica-identity",
             "visit_distribution has no replica identity",
         ),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn each_trigger_of_the_migrations_that_is_missing_or_disabled_is_named_and_its_sql_mends_it()
+{
+    each_is_named_and_mended(&[
         (
             "alter table visit_distribution disable trigger zzz_visit_pacer_before_edit",
             "triggers",
@@ -173,6 +181,17 @@ async fn what_is_wrong_with_the_schema_is_named_and_its_sql_mends_it() {
             "triggers",
             "is not ENABLE ALWAYS",
         ),
+        (
+            "drop trigger zzz_visit_pacer_after_truncate on visit_distribution",
+            "triggers",
+            "zzz_visit_pacer_after_truncate of visit_distribution is missing",
+        ),
+        (
+            "alter table visit_distribution_progress disable trigger zzz_visit_pacer_mark_decrease",
+            "triggers",
+            "zzz_visit_pacer_mark_decrease of visit_distribution_progress is disabled",
+        ),
+        ("drop table visit_referrers", "objects", "visit_referrers"),
     ])
     .await;
 }
@@ -319,14 +338,18 @@ async fn what_is_wrong_with_rows_and_settings_is_named_and_its_sql_mends_it() {
         (
             "alter table visit_distribution disable trigger user;
              insert into visit_distribution (partner_id, total_visits, time_period, visits_per_unit) select id, 10, 'hour', 1 from partners;
-             alter table visit_distribution enable always trigger zzz_visit_pacer_before_edit, enable always trigger zzz_visit_pacer_after_insert",
+             alter table visit_distribution enable always trigger zzz_visit_pacer_before_edit, enable always trigger zzz_visit_pacer_after_insert,
+               enable always trigger zzz_visit_pacer_after_edit_insert, enable always trigger zzz_visit_pacer_after_edit_update,
+               enable always trigger zzz_visit_pacer_after_delete, enable always trigger zzz_visit_pacer_after_truncate",
             "unanchored-rows",
             "1 rows",
         ),
         (
             "alter table visit_distribution disable trigger user;
              insert into visit_distribution (partner_id, total_visits, time_period, visits_per_unit) select id, 10, 'week', 1 from partners;
-             alter table visit_distribution enable always trigger zzz_visit_pacer_before_edit, enable always trigger zzz_visit_pacer_after_insert;
+             alter table visit_distribution enable always trigger zzz_visit_pacer_before_edit, enable always trigger zzz_visit_pacer_after_insert,
+               enable always trigger zzz_visit_pacer_after_edit_insert, enable always trigger zzz_visit_pacer_after_edit_update,
+               enable always trigger zzz_visit_pacer_after_delete, enable always trigger zzz_visit_pacer_after_truncate;
              select visit_pacer_initialise()",
             "invalid-rows",
             "time_period is 'week'",

@@ -108,7 +108,7 @@ async fn an_editor_who_holds_a_row_for_four_seconds_stalls_that_row_alone(via: V
     );
     assert_eq!(place.look(held).await.status, "behind");
     let invalid: i64 = place
-        .ask("select count(*) from visit_distribution_progress where invalid_reason is not null")
+        .ask("select count(*) from visit_distribution_progress where reason_code is not null")
         .await;
     assert_eq!(invalid, 0, "a held row is never quarantined");
     transaction.rollback().await.expect("the editor gives up");
@@ -151,7 +151,7 @@ async fn pause_all_is_a_barrier_too_and_its_time_is_a_backlog_that_drains(via: V
     let look = place.look(rows[0]).await;
     assert_eq!(
         look.reason.as_deref(),
-        Some("stopped"),
+        Some("everything is paused: visit-pacer resume --all"),
         "who looks sees why: {look:?}"
     );
 

@@ -106,7 +106,7 @@ async fn a_visit_that_is_deleted_while_it_is_adopted_leaves_its_number_to_no_oth
     );
     assert_eq!(said(&place.db, numbers).await, ["t|2"]);
     let quarantine =
-        "select count(*) from visit_distribution_progress where invalid_reason is not null";
+        "select count(*) from visit_distribution_progress where reason_code is not null";
     assert_eq!(place.ask::<i64>(quarantine).await, 0);
 }
 

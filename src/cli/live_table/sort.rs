@@ -5,7 +5,7 @@
 use std::cmp::Ordering;
 
 use crate::cli::snapshot::LiveStatus;
-use crate::cli::table::{COLUMNS, TableColumn, reason_text};
+use crate::cli::table::{COLUMNS, TableColumn};
 use crate::postgres::status::StatusRow;
 
 /// A column and a direction. By status means the order of the snapshot.
@@ -125,7 +125,6 @@ fn matches(row: &StatusRow, filter: &str) -> bool {
         || has(&row.status)
         || row.partner.as_deref().is_some_and(has)
         || row.reason.as_deref().is_some_and(has)
-        || reason_text(row).is_some_and(has)
         || (row.partner_id.as_ref()).is_some_and(|id| has(&id.to_string()))
         || has(&row.id.to_string())
 }

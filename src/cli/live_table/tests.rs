@@ -165,7 +165,7 @@ fn keys_move_the_selection_and_the_window_follows() {
 fn rows_with_reasons_scroll_whole() {
     let mut rows: Vec<StatusRow> = (0..20).map(numbered).collect();
     for row in &mut rows {
-        row.reason = Some("bucket".to_owned());
+        row.reason = Some("catching up at 2 times the rate".to_owned());
     }
     let mut fixture = Fixture::of(live(rows));
     fixture.partners();
@@ -240,7 +240,7 @@ fn the_selected_row_is_selected_again_when_the_filter_that_hid_it_is_gone() {
 fn a_filter_looks_into_partner_id_name_status_and_reason() {
     let mut behind = numbered(7);
     behind.status = "behind".to_owned();
-    behind.reason = Some("no agent".to_owned());
+    behind.reason = Some("no agent is running: start one with visit-pacer run".to_owned());
     behind.partner_id = Some(Uuid::from_u128(0xabcd_0000).into());
     let mut rows: Vec<StatusRow> = (0..50).map(numbered).collect();
     rows[7] = behind;

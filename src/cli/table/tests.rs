@@ -14,6 +14,8 @@ pub fn row(distributed: i64, total: i64) -> StatusRow {
         partner: Some(NAME.to_owned()),
         status: "active".to_owned(),
         reason: None,
+        reason_code: None,
+        reason_detail: None,
         pace: Some("33.33 a minute".to_owned()),
         asked: Some(0.5555),
         visits_per_unit: Some("33.33".to_owned()),
@@ -155,7 +157,7 @@ fn a_rate_has_no_needless_zeros_and_may_have_an_unknown_unit() {
 fn a_reason_is_on_a_line_of_its_own_and_says_what_to_do() {
     let mut behind = row(1, 2);
     behind.status = "behind".to_owned();
-    behind.reason = Some("no agent".to_owned());
+    behind.reason = Some("no agent is running: start one with visit-pacer run".to_owned());
     let lines = printed(vec![behind], 200);
     assert_eq!(
         lines[2],

@@ -13,7 +13,7 @@ pub struct Check {
     pub severity: Severity,
     /// What follows from its findings.
     pub why: &'static str,
-    /// Three columns of text: `what`, `sql`, `manual`.
+    /// Three columns of text: `what`, `sql`, `manual`. `$1`, where it occurs: the objects of the migrations, as JSON.
     pub sql: &'static str,
 }
 
@@ -42,20 +42,17 @@ pub const SCHEMA: &[Check] = &[
     Check {
         name: "objects",
         severity: Severity::Error,
-        why: "the agent, the SQL functions and the status view stand on it",
+        why: "the agent, the SQL functions and the status view need it",
         sql: "
-  select format('missing in public: %s', string_agg(w.name, ', ')) as what,
+  select format('missing in public: %s', string_agg(case o.kind when 'function' then o.name || '()' else o.name end, ', ' order by o.nth)) as what,
          'delete from public.visit_pacer_migrations;  -- each file can be applied again' as sql, 'visit-pacer migrate' as manual
-    from unnest(array['partners', 'visit_distribution', 'store_visits', 'visit_distribution_progress', 'visit_page_paths',
-                      'visit_pacer_replaced', 'visit_pacer_deletions', 'visit_pacer_edits', 'visit_pacer_control', 'visit_pacer_agents', 'visit_pacer_canary', 'visit_distribution_status',
-                      'organic_store_visits', 'visit_pacer_store()', 'visit_pacer_may_store()', 'visit_pacer_lock_partners()',
-                      'visit_pacer_initialise()', 'visit_pacer_create_progress()', 'visit_pacer_count_mismatches()', 'visit_pacer_reconcile_row()',
-                      'visit_pacer_agent_alive()', 'visit_pacer_before_edit()', 'visit_pacer_after_insert()', 'visit_pacer_invalid()',
-                      'visit_pacer_curve()', 'visit_pacer_due()', 'visit_distribution_due()', 'distribute_visits()',
-                      'distribute_visits_for_partner()', 'sync_distribution_counts()', 'purge_old_visits()', 'adopt_existing_visits()']) as w (name)
-   where case when w.name like '%()'
-           then not exists (select from pg_proc p where p.pronamespace = 'public'::regnamespace and p.proname || '()' = w.name)
-           else to_regclass('public.' || w.name) is null end
+    from (select distinct on (kind, name) kind, name, nth
+            from rows from (jsonb_to_recordset($1::text::jsonb) as (kind text, name text)) with ordinality as r (kind, name, nth)
+           order by kind, name, nth) o
+   where not case o.kind
+           when 'function' then exists (select from pg_proc p where p.pronamespace = 'public'::regnamespace and p.proname = o.name)
+           when 'type' then to_regtype('public.' || o.name) is not null
+           else o.kind = 'trigger' or to_regclass('public.' || o.name) is not null end
   having count(*) > 0",
     },
 ];
@@ -130,16 +127,18 @@ pub const TABLES: &[Check] = &[
     Check {
         name: "triggers",
         severity: Severity::Error,
-        why: "edits pass through it: without it a change of the rate rewrites the past, and a bad value is let in",
+        why: "edits take effect through these: without one, a change of the rate rewrites the past, or an invalid value is let in",
         sql: "
-  select format('the trigger %s of visit_distribution %s', w.name,
+  select format('the trigger %s of %s %s', o.name, o.relation,
            case when t.oid is null then 'is missing' when t.tgenabled = 'D' then 'is disabled' else 'is not ENABLE ALWAYS' end) as what,
-         case when t.oid is null then format(E'create trigger %I %s on public.visit_distribution\\n  for each row execute function public.%I();\\n', w.name, w.event, w.does) else '' end
-           || format('alter table public.visit_distribution enable always trigger %I;', w.name) as sql, null as manual
-    from (values ('zzz_visit_pacer_before_edit', 'before insert or update', 'visit_pacer_before_edit'),
-                 ('zzz_visit_pacer_after_insert', 'after insert', 'visit_pacer_after_insert')) as w (name, event, does)
-    left join pg_trigger t on t.tgrelid = 'public.visit_distribution'::regclass and t.tgname = w.name
-   where t.tgenabled is distinct from 'A'",
+         case when t.oid is null then o.definition || E'\\n' else '' end
+           || format('alter table public.%I enable %strigger %I;', o.relation, case when o.is_always then 'always ' else '' end, o.name) as sql,
+         null as manual
+    from (select r.name, r.definition, (regexp_match(r.definition, ' on public\\.(\\w+)'))[1] as relation, r.is_always
+            from jsonb_to_recordset($1::text::jsonb) as r (kind text, name text, definition text, is_always boolean)
+           where r.kind = 'trigger') o
+    left join pg_trigger t on t.tgrelid = to_regclass('public.' || o.relation) and t.tgname = o.name
+   where t.oid is null or t.tgenabled <> case when o.is_always then 'A' else 'O' end and t.tgenabled <> 'A'",
     },
     Check {
         name: "foreign-key",
@@ -278,7 +277,9 @@ pub const PUBLICATION: &[Check] = &[
            then E'drop publication supabase_realtime;\\ncreate publication supabase_realtime for table ' || (
              select string_agg(format('%I.%I', t.schemaname, t.tablename), ', ' order by t.tablename) from pg_publication_tables t
               where t.pubname = p.pubname and t.schemaname = 'public' and t.tablename <> 'store_visits'
-                and (t.tablename not like 'visit\\_pa%' or t.tablename = 'visit_pacer_canary') and t.tablename <> 'visit_distribution_progress') || ';'
+                and (t.tablename = 'visit_pacer_canary'
+                     or (t.tablename like 'visit\\_pacer\\_%'
+                         or obj_description(format('public.%I', t.tablename)::regclass, 'pg_class') like 'visit-pacer:%') is not true)) || ';'
            else 'alter publication supabase_realtime drop table public.store_visits;' end as sql, null as manual
     from pg_publication p
    where p.pubname = 'supabase_realtime'

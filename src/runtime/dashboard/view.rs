@@ -127,7 +127,11 @@ impl From<&StatusRow> for DistributionView {
         };
         let state = StateView {
             status: row.status.clone().into(),
-            reason: status_reason::of_view(&row.status, row.reason.as_deref()),
+            reason: status_reason::of_view(
+                &row.status,
+                row.reason_code.as_deref(),
+                row.reason.as_deref(),
+            ),
             actual_per_second: None,
             due: row.due.unwrap_or(0),
             distributed: row.distributed.unwrap_or(0),
