@@ -1,15 +1,11 @@
-//! The Supabase Realtime client: says that rows of a table changed, and whether it would know.
+//! The Supabase Realtime client: reports which rows changed, and whether it would notice.
 //!
-//! [`feed::run`] is the one task. Its [`socket`] to an [`endpoint`] moves frames, its codec
-//! ([`frame`]) reads and writes them, its protocol machine ([`session`]) decides; [`change`],
-//! [`broadcast`] and [`fault`] are the machine's reading of news and of trouble; [`key`] reads keys,
-//! [`token`] makes them. Only `feed` reads a clock, draws
-//! random numbers or decides to wait; `frame`, `session`, `change` and `fault` are functions of
-//! what they are given.
+//! [`feed::run`] is the only task. [`socket`] moves frames to and from an [`endpoint`], [`frame`] encodes and decodes them,
+//! [`session`] is the protocol's state machine; [`change`], [`broadcast`] and [`failure`] read payloads for it. Only `feed`
+//! reads a clock or draws random numbers.
 //!
-//! Invariants: an event is a hint that a row changed, never its content; the feed is live only
-//! after the server has confirmed the Postgres subscription, and each confirmation (also a second
-//! one) asks for a full sync; whatever ends begins again, for ever, until the feed is shut down.
+//! Invariants: an event is a hint that a row changed, never its content; a feed is live only after the server has confirmed
+//! the subscription, and each confirmation asks for a full sync; after any end it connects again, until it is shut down.
 
 pub mod broadcast;
 pub mod change;
@@ -24,11 +20,10 @@ pub mod socket;
 pub mod token;
 
 pub use broadcast::Broadcast;
-pub use change::{Change, ChangeKind, Table};
-pub use endpoint::{Endpoint, EndpointError, websocket_url};
+pub use change::{Change, FollowedTable};
+pub use endpoint::{Endpoint, websocket_url};
 pub use failure::Down;
 pub use feed::FeedConfig;
-pub use key::Key;
+pub use key::ApiKey;
 pub use session::{FeedCommand, FeedEvent};
-pub use socket::ConnectError;
 pub use token::Minter;

@@ -250,9 +250,8 @@ impl Environment {
         let endpoint = match (key, minter) {
             (None, Some(minter)) => Endpoint::with_tokens(&url, minter),
             (key, None) => Endpoint::new(&url, Secret::new(key.unwrap_or_default())),
-            (Some(key), Some(minter)) => {
-                Endpoint::new(&url, Secret::new(key)).map(|endpoint| endpoint.joined_with(minter))
-            }
+            (Some(key), Some(minter)) => Endpoint::new(&url, Secret::new(key))
+                .map(|endpoint| endpoint.with_join_tokens(minter)),
         };
         endpoint.map_err(|error| SettingError(format!("REALTIME_URL or SUPABASE_URL: {error}")))
     }
@@ -353,7 +352,7 @@ fn is_ours(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::realtime::Key;
+    use crate::realtime::ApiKey;
 
     fn error<T>(outcome: Result<T, SettingError>) -> String {
         outcome.err().expect("refused").to_string()
@@ -439,7 +438,7 @@ mod tests {
         let local = Environment::of(&printed, &[]);
         assert_eq!(user(&local), "local");
         let endpoint = local.realtime().expect("an endpoint");
-        assert_eq!(endpoint.key(), Key::Secret);
+        assert_eq!(endpoint.key(), ApiKey::Secret);
         assert_eq!(
             endpoint.to_string(),
             "ws://127.0.0.1:54321/realtime/v1/websocket"
@@ -463,7 +462,7 @@ mod tests {
                 .expect("an endpoint")
                 .key()
         };
-        let minted = |role: &str| Key::Minted {
+        let minted = |role: &str| ApiKey::Minted {
             role: role.to_owned(),
         };
         assert_eq!(kind(&[at, secret]), minted("service_role"));

@@ -1,11 +1,8 @@
 //! What can fail, and what is done about it: one enum, one table ([`ErrorKind::policy`]).
 //!
-//! How a trouble is recognised is the adapters' business (by SQLSTATE in `postgres::failure`, by HTTP status and text in
-//! `realtime::failure`). What is done about it is said here and nowhere else. Nothing here ends a running agent: a fault halts
-//! it only at its start, before it has begun.
-//!
-//! **What is told.** That the database is away is told once for each trouble that keeps it so, and once that it is back; any other fault of a lane at most
-//! once in [`TOLD_EVERY`]. What waits for a person has an advice, and only that is tried again slowly.
+//! `postgres::failure` and `realtime::failure` recognise the kind of an error; this file alone decides what follows from it.
+//! Invariant: nothing here ends a running agent; [`Policy::halts`] applies at its start only. Exactly the kinds that need
+//! somebody to act have advice, and are retried slowly.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,81 +10,81 @@ use std::time::Duration;
 use super::limits::{DATABASE_RETRY_MAX, DATABASE_RETRY_MIN};
 use super::retry::Retry;
 
-/// Faults that do not make the database count as away are told by each lane this often at the most.
+/// How often a worker logs failures at most, other than that the database is unavailable.
 pub const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// What can fail.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum ErrorKind {
-    /// The database: the connection is lost, or an answer took too long. What was sent may have been done.
+    /// The connection to the database failed, or no answer came. The statement may have been executed.
     Lost,
-    /// The database shuts down, starts up, or ended our connection.
+    /// The database is shutting down or starting up, or ended the connection.
     ShuttingDown,
-    /// The database takes no writes: a standby, or switched to read-only.
+    /// The database is a standby or in read-only mode.
     ReadOnly,
-    /// Its disk is full.
+    /// The disk of the database is full.
     DiskFull,
-    /// It is out of memory.
+    /// The database is out of memory.
     Memory,
-    /// It, or the pooler before it, takes no further connection.
+    /// The database or its pooler has no free connection.
     Connections,
-    /// A statement ran into its timeout, or was cancelled.
+    /// A statement timed out or was cancelled.
     Timeout,
-    /// A lock was not had in time; or a deadlock or a serialization failure chose us.
+    /// A lock timeout, a deadlock or a serialization failure.
     Locked,
-    /// The statement was refused for what is in it: a row's fault.
+    /// Invalid data or a constraint: one row is to blame.
     Data,
-    /// A table, column, function or right is missing: for all rows, or in a trigger of one row's.
+    /// A table, column, function or privilege is missing: for all rows, or in a trigger that one row fires.
     Schema,
-    /// The login, or the database of that name, was refused.
+    /// Wrong user, password or database name.
     Login,
-    /// Prepared statements get lost: a transaction pooler is in between.
+    /// Prepared statements are lost, as behind a transaction pooler.
     Pooler,
-    /// No encrypted connection could be agreed on.
+    /// The TLS handshake failed.
     Tls,
-    /// Anything else that the server reports, internal errors above all.
+    /// Any other error of the server, such as an internal one.
     Server,
-    /// Realtime: the agent asked for the end, for a rejoin or a new socket.
+    /// Realtime: the agent requested a rejoin or a new socket.
     Asked,
-    /// Realtime: the socket could not be opened, broke, or fell silent.
+    /// Realtime: the socket could not be opened, broke or became silent.
     Network,
-    /// Realtime: the channel was closed, a join not answered, or the server failed for a reason of its own.
+    /// Realtime: the server closed the channel, or did not answer a join.
     Channel,
-    /// Realtime: a table of the join cannot be followed. One such table kills all bindings of the join.
+    /// Realtime: one table of the join cannot be subscribed to, which fails all bindings of the join.
     Table,
-    /// Realtime: the private topic of broadcasts may not be read.
+    /// Realtime: no permission to read the private topic of broadcasts.
     Topic,
-    /// Realtime: a quota of the project is used up.
+    /// Realtime: a quota of the project is exceeded.
     Quota,
-    /// Realtime: the API key was refused.
+    /// Realtime: the API key was rejected.
     Key,
-    /// Realtime: the time of a connection, or of its token, was over; a new socket is given a new one.
+    /// Realtime: the connection or its token expired; a new socket gets a new token.
     Expired,
-    /// Realtime: the project is unknown, suspended, or has Realtime switched off.
+    /// Realtime: the project is unknown or suspended, or Realtime is disabled.
     Project,
 }
 
-/// What becomes of a statement that met a trouble after it was sent. One that was not sent is always tried again.
+/// What is done after a batch failed. One that was not sent is always retried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Recovery {
-    /// It was certainly not done: the same again.
+    /// It was certainly not executed: retry it.
     Retry,
-    /// Nobody knows: the rows are read before anything is tried again.
+    /// It may have been executed: read its rows before the next attempt.
     Reread,
-    /// It was certainly not done, and one row may be to blame: halved until that row is alone, and then set aside.
+    /// It was certainly not executed, and one row may be to blame: halve the batch until that row is alone and quarantined.
     Bisect,
-    /// As before; but a row that is alone is to blame only if other batches get through.
+    /// The same, but a row that is alone is to blame only if other batches succeed.
     BisectIfOthersPass,
-    /// It was certainly not done, and was too much perhaps: halved, and no row is to blame.
+    /// It was certainly not executed, and may be too large: halve the batch; no row is to blame.
     Shrink,
 }
 
-/// How soon something is tried again: full jitter between `from` and an upper end that doubles up to `to`.
+/// The delay before a retry: full jitter between `from` and an upper end that doubles up to `to`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Backoff {
-    /// The shortest wait.
+    /// The shortest delay.
     pub from: Duration,
-    /// The longest.
+    /// The longest delay.
     pub to: Duration,
 }
 
@@ -97,14 +94,14 @@ impl Backoff {
     }
 }
 
-/// A [`Retry`] that begins anew when the pace changes.
+/// A [`Retry`] that starts again when the back-off changes.
 #[derive(Debug, Default)]
 pub struct BackoffState {
     present: Option<(Backoff, Retry)>,
 }
 
 impl BackoffState {
-    /// The wait before the next attempt; see [`Retry::next`].
+    /// The delay before the next attempt; see [`Retry::next`].
     pub fn next(&mut self, backoff: Backoff, draw: u32) -> Duration {
         match &mut self.present {
             Some((present, retry)) if *present == backoff => retry.next(draw),
@@ -115,41 +112,41 @@ impl BackoffState {
         }
     }
 
-    /// Forgets the attempts made: it worked.
+    /// An attempt succeeded.
     pub fn reset(&mut self) {
         self.present = None;
     }
 }
 
-/// What is done about a trouble.
+/// What is done about a kind of error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Policy {
-    /// The trouble in words, before those of the server; empty where these say it all.
+    /// What failed, for people; empty if the message of the server says it.
     pub what: &'static str,
-    /// What becomes of the statement.
+    /// What is done after a batch failed with it.
     pub recovery: Recovery,
-    /// When whoever met it tries again.
+    /// The delay before the next attempt.
     pub backoff: Backoff,
-    /// The connection is thrown away.
+    /// The connection is closed.
     pub reconnect: bool,
-    /// The database counts as away until the lane that met it gets through again.
+    /// The database counts as unavailable until a statement of the same worker succeeds.
     pub away: bool,
-    /// Ends an agent that meets it at its start, with exit code 78: waiting would mend nothing.
+    /// It ends an agent that is starting, with exit code 78: waiting would not help.
     pub halts: bool,
-    /// What a person can do.
+    /// What somebody can do about it.
     pub advice: Option<&'static str>,
 }
 
-/// The database's, for what passes by itself.
+/// For errors of the database that end by themselves.
 const DATABASE: Backoff = Backoff::new(DATABASE_RETRY_MIN, DATABASE_RETRY_MAX);
-/// The database's, for what waits for a person.
+/// For errors of the database that somebody has to fix.
 const DATABASE_SLOW: Backoff = Backoff::new(DATABASE_RETRY_MIN, Duration::from_mins(1));
-/// Realtime's, for what passes by itself.
+/// For failures of Realtime that end by themselves.
 pub const REALTIME: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
-/// Realtime's, for what waits for a person, or for a quota's window.
+/// For failures of Realtime that somebody has to fix, or that last as long as the window of a quota.
 pub const REALTIME_SLOW: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_mins(5));
 
-/// The database does not work for us, and comes back by itself.
+/// The database is unavailable for some time.
 const AWAY: Policy = Policy {
     what: "",
     recovery: Recovery::Retry,
@@ -159,19 +156,19 @@ const AWAY: Policy = Policy {
     halts: false,
     advice: None,
 };
-/// It works, but not on this statement.
+/// The database is available; this statement failed.
 const HERE: Policy = Policy {
     away: false,
     ..AWAY
 };
-/// The feed of changes ended; the database is not concerned.
+/// The feed of changes ended; the database is not affected.
 const FEED: Policy = Policy {
     backoff: REALTIME,
     ..HERE
 };
 
 impl ErrorKind {
-    /// All that there are.
+    /// All kinds.
     pub const ALL: [Self; 23] = [
         Self::Lost,
         Self::ShuttingDown,
@@ -198,7 +195,7 @@ impl ErrorKind {
         Self::Project,
     ];
 
-    /// As a metric's label has it.
+    /// The label of metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Lost => "lost",
@@ -227,50 +224,58 @@ impl ErrorKind {
         }
     }
 
-    /// The table: what is done about it.
+    /// What is done about it.
     pub const fn policy(self) -> Policy {
         use Recovery::{Bisect, BisectIfOthersPass, Reread, Shrink};
         match self {
-            Self::Lost => AWAY.is("the database does not answer").anew().then(Reread),
-            Self::ShuttingDown => AWAY.is("the database stops or starts").anew().then(Reread),
-            Self::ReadOnly => AWAY.is("the database is read-only").anew().waits(READ_ONLY),
-            Self::DiskFull => AWAY.is("the database's disk is full").waits(DISK_FULL),
+            Self::Lost => AWAY.is("database unreachable").reconnects().then(Reread),
+            Self::ShuttingDown => (AWAY
+                .is("the database is shutting down or starting up")
+                .reconnects())
+            .then(Reread),
+            Self::ReadOnly => AWAY
+                .is("the database is read-only")
+                .reconnects()
+                .advises(READ_ONLY),
+            Self::DiskFull => AWAY.is("the database's disk is full").advises(DISK_FULL),
             Self::Memory => AWAY.is("the database is out of memory"),
-            Self::Connections => AWAY.is("no connection is left").waits(CONNECTIONS),
-            Self::Timeout => HERE.is("the statement took too long").then(Shrink),
-            Self::Locked => HERE.is("somebody held a lock for too long"),
+            Self::Connections => AWAY.is("no free database connection").advises(CONNECTIONS),
+            Self::Timeout => HERE.is("statement timed out").then(Shrink),
+            Self::Locked => HERE.is("lock conflict with another transaction"),
             Self::Data => HERE.then(Bisect),
-            Self::Schema => (AWAY.is("the schema does not fit").anew().waits(SCHEMA))
+            Self::Schema => (AWAY.is("schema mismatch").reconnects().advises(SCHEMA))
                 .then(BisectIfOthersPass)
                 .halts(),
-            Self::Login => (AWAY
-                .is("the database refuses the login")
-                .anew()
-                .waits(LOGIN))
+            Self::Login => (AWAY.is("login refused").reconnects().advises(LOGIN)).halts(),
+            Self::Pooler => (AWAY
+                .is("prepared statements are lost between transactions")
+                .reconnects()
+                .advises(POOLER))
             .halts(),
-            Self::Pooler => (AWAY.is("prepared statements get lost").anew().waits(POOLER)).halts(),
-            Self::Tls => (AWAY.is("no encrypted connection to the database").anew()).waits(TLS),
-            Self::Server => AWAY.is("the database reports an error of its own").anew(),
-            Self::Asked => FEED.is("the agent asked for it"),
-            Self::Network => FEED.is("the socket to Realtime ended"),
-            Self::Channel => FEED.is("the channel ended"),
-            Self::Table => FEED.is("Realtime cannot follow a table").waits(TABLE),
-            Self::Topic => FEED.is("Realtime refuses the private topic").waits(TOPIC),
-            Self::Quota => FEED.is("a Realtime quota is used up").waits(QUOTA),
-            Self::Key => FEED.is("Realtime refuses the API key").waits(KEY),
-            Self::Expired => FEED.is("the connection's time was over"),
+            Self::Tls => (AWAY.is("TLS connection failed").reconnects()).advises(TLS),
+            Self::Server => AWAY.is("database error").reconnects(),
+            Self::Asked => FEED.is("requested by the agent"),
+            Self::Network => FEED.is("Realtime connection failed"),
+            Self::Channel => FEED.is("Realtime channel failed"),
+            Self::Table => FEED
+                .is("Realtime cannot subscribe to a table")
+                .advises(TABLE),
+            Self::Topic => FEED.is("access to the private topic denied").advises(TOPIC),
+            Self::Quota => FEED.is("Realtime quota exceeded").advises(QUOTA),
+            Self::Key => FEED.is("API key rejected by Realtime").advises(KEY),
+            Self::Expired => FEED.is("Realtime token or connection expired"),
             Self::Project => FEED
-                .is("Realtime does not serve the project")
-                .waits(PROJECT),
+                .is("project not available in Realtime")
+                .advises(PROJECT),
         }
     }
 
-    /// What to do about it, for what waits for a person.
+    /// What somebody can do about it.
     pub const fn advice(self) -> Option<&'static str> {
         self.policy().advice
     }
 
-    /// It takes a person, or a quota's window, to mend it, and is tried again slowly.
+    /// Whether it is retried slowly, since it lasts until somebody acts.
     pub const fn is_slow(self) -> bool {
         self.policy().advice.is_some()
     }
@@ -285,8 +290,7 @@ impl Policy {
         Self { recovery, ..self }
     }
 
-    /// Over a new connection.
-    const fn anew(self) -> Self {
+    const fn reconnects(self) -> Self {
         Self {
             reconnect: true,
             ..self
@@ -300,8 +304,8 @@ impl Policy {
         }
     }
 
-    /// Waits for a person.
-    const fn waits(self, advice: &'static str) -> Self {
+    /// Somebody has to act, so it is retried slowly.
+    const fn advises(self, advice: &'static str) -> Self {
         let slow = if self.away {
             DATABASE_SLOW
         } else {
@@ -315,44 +319,44 @@ impl Policy {
     }
 }
 
-const READ_ONLY: &str = "wait for the fail-over to end, or make room on its disk and switch its \
-    read-only mode off; DATABASE_URL must name the primary";
-const DISK_FULL: &str = "enlarge the disk, or make room: visit-pacer purge, then vacuum";
+const READ_ONLY: &str = "wait for the failover, or free disk space and disable read-only mode; \
+    DATABASE_URL must point to the primary";
+const DISK_FULL: &str = "enlarge the disk, or free space: visit-pacer purge, then VACUUM";
 const CONNECTIONS: &str = "close other clients, or raise max_connections or the pooler's pool \
     size; an agent needs three connections";
-const SCHEMA: &str = "run: visit-pacer migrate";
+const SCHEMA: &str = "visit-pacer doctor shows what is missing; visit-pacer migrate applies \
+    pending migrations";
 const LOGIN: &str = "check user, password and database in DATABASE_URL; through a pooler of Supabase's the user is \
     postgres.PROJECT_REF, or ROLE.PROJECT_REF";
-const POOLER: &str = "this is what a transaction pooler does; use the session pooler or the \
-    direct connection in DATABASE_URL";
+const POOLER: &str = "if DATABASE_URL is a transaction pooler, use the session pooler or the direct \
+    connection";
 const TLS: &str = "check sslmode and sslrootcert in DATABASE_URL";
 const TABLE: &str = "a table is missing, not published or not readable: run `visit-pacer migrate`, \
     which adds visit_distribution to the publication supabase_realtime and grants SELECT on it to \
     service_role";
 const TOPIC: &str = "the key may not read the private topic visit_pacer: use the secret (or \
     service_role) key, or run deploy/supabase/broadcast.sql again, which grants it to visit_pacer";
-const QUOTA: &str = "the project's Realtime quota is used up: close other connections, or raise \
-    the limit in the Realtime settings of the project";
-const KEY: &str = "Realtime does not accept the API key: copy the secret (or service_role) key of \
-    this very project from its API settings into SUPABASE_SERVICE_ROLE_KEY or SUPABASE_SECRET_KEY";
-const PROJECT: &str = "Realtime does not serve this project: check that SUPABASE_URL (or \
-    REALTIME_URL) is the project's own address, restore the project if it is paused, and enable \
-    Realtime with public access to channels in its settings";
+const QUOTA: &str =
+    "close other connections, or raise the limit in the project's Realtime settings";
+const KEY: &str = "copy this project's secret (or service_role) key from Project Settings > API Keys into \
+    SUPABASE_SECRET_KEY (or SUPABASE_SERVICE_ROLE_KEY)";
+const PROJECT: &str = "check that SUPABASE_URL (or REALTIME_URL) is the address of the project, restore \
+    the project if it is paused, and enable Realtime with public access to channels in its settings";
 
-/// An operation that failed: its kind decides what is done about it, the rest is for whoever reads of it.
+/// An operation that failed: its kind decides what is done about it, the other fields are for people.
 ///
-/// No secret is in it: drivers and servers do not repeat a URL or a key, and `postgres::failure` drops what could.
+/// It contains no secret: `postgres::failure` and `realtime::endpoint` remove URLs and keys.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Failure {
     /// What it is.
     pub kind: ErrorKind,
-    /// In the words of the server or the driver, without what [`ServerFields`] has.
+    /// The message of the server or the driver.
     pub message: String,
-    /// The other fields of a PostgreSQL error; none where no server answered. Boxed, since failures travel in results.
+    /// The other fields of an error of PostgreSQL; boxed, since results contain failures.
     pub server: Option<Box<ServerFields>>,
 }
 
-/// The fields of a PostgreSQL error beside its message.
+/// The fields of an error of PostgreSQL beside its message.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ServerFields {
     /// SQLSTATE; a pooler's error may have none.
@@ -361,7 +365,7 @@ pub struct ServerFields {
     pub detail: Option<String>,
     /// HINT
     pub hint: Option<String>,
-    /// CONTEXT: the functions and triggers in which it happened, the innermost first, one a line.
+    /// CONTEXT: the functions and triggers in which it happened, innermost first, one a line.
     pub context: Option<String>,
     /// The schema of the object that it concerns.
     pub schema: Option<String>,
@@ -373,8 +377,7 @@ pub struct ServerFields {
     pub constraint: Option<String>,
 }
 
-/// Of a CONTEXT so many characters are shown: the innermost trigger comes first, and the text of the agent's own statements,
-/// which follows, is long.
+/// Characters of a CONTEXT that are shown: the innermost trigger is first; the agent's own statements, which follow, are long.
 const CONTEXT_SHOWN: usize = 240;
 
 impl Failure {
@@ -443,7 +446,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_waits_for_a_person_says_what_to_do_and_is_tried_slowly_and_nothing_else_is() {
+    fn exactly_the_kinds_with_advice_are_retried_slowly() {
         for kind in ErrorKind::ALL {
             let policy = kind.policy();
             let slow = matches!(policy.backoff, DATABASE_SLOW | REALTIME_SLOW);
@@ -452,9 +455,9 @@ mod tests {
         }
     }
 
-    /// Course, upper end of the pace in seconds, then: reconnect, away, halts.
+    /// Recovery, upper end of the back-off in seconds, then: reconnect, away, halts.
     #[test]
-    fn each_trouble_has_its_row() {
+    fn each_kind_has_its_row() {
         use Recovery::{Bisect, BisectIfOthersPass, Reread, Retry, Shrink};
         let rows = [
             (ErrorKind::Lost, Reread, 10, true, true, false),
@@ -500,8 +503,8 @@ mod tests {
         let mut full = Failure::new(ErrorKind::DiskFull, "could not extend file");
         assert_eq!(
             full.to_string(),
-            "the database's disk is full: could not extend file; enlarge the disk, or make \
-             room: visit-pacer purge, then vacuum"
+            "the database's disk is full: could not extend file; enlarge the disk, or free \
+             space: visit-pacer purge, then VACUUM"
         );
         assert_eq!(full.sqlstate(), None);
         full.server = Some(Box::new(ServerFields {

@@ -1,6 +1,4 @@
-//! Which trouble an error of the database is: by its SQLSTATE, its text, or the driver's kind of error.
-//!
-//! What is done about it is the table's to say: [`ErrorKind::policy`].
+//! The kind of an error of the database, by its SQLSTATE, the text of a pooler, or the driver's type of error.
 
 use sqlx::Error;
 use sqlx::postgres::PgDatabaseError;
@@ -8,7 +6,7 @@ use sqlx::postgres::PgDatabaseError;
 use crate::domain::error_policy::ServerFields;
 pub use crate::domain::error_policy::{ErrorKind, Failure};
 
-/// SQLSTATEs and classes of them (PostgreSQL documentation, appendix A); the first that fits counts.
+/// SQLSTATEs and classes of them (PostgreSQL documentation, appendix A); the first match counts.
 const BY_CODE: &[(&str, ErrorKind)] = &[
     ("08", ErrorKind::Lost),
     ("40003", ErrorKind::Lost), // statement_completion_unknown
@@ -35,7 +33,7 @@ const BY_CODE: &[(&str, ErrorKind)] = &[
     ("3D", ErrorKind::Login),
 ];
 
-/// What Supabase's pooler says instead of a SQLSTATE that would tell.
+/// Texts of Supabase's pooler, whose SQLSTATEs do not tell these apart.
 const BY_TEXT: &[(&str, ErrorKind)] = &[
     ("EMAXCONN", ErrorKind::Connections),
     ("MaxClientsInSessionMode", ErrorKind::Connections),
@@ -47,9 +45,9 @@ const BY_TEXT: &[(&str, ErrorKind)] = &[
     ("ENOIDENTIFIER", ErrorKind::Login), // no tenant in the user name
 ];
 
-/// The code of whatever pgbouncer says by itself.
+/// The SQLSTATE of every error of pgbouncer itself.
 const PGBOUNCER: &str = "08P01";
-/// What it then says of a login or a database that it refuses, as opposed to a server that it cannot reach.
+/// Its texts for a refused login or database, as opposed to a server that it cannot reach.
 const BY_TEXT_OF_PGBOUNCER: &[(&str, ErrorKind)] = &[
     ("authentication failed", ErrorKind::Login),
     ("no such user", ErrorKind::Login),
@@ -61,14 +59,14 @@ const BY_TEXT_OF_PGBOUNCER: &[(&str, ErrorKind)] = &[
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         if let Error::Database(database) = &error {
-            let kind = reported(&database.code().unwrap_or_default(), database.message());
+            let kind = kind_of(&database.code().unwrap_or_default(), database.message());
             return Self {
                 server: (database.try_downcast_ref()).map(|error| Box::new(fields(error))),
                 ..Self::new(kind, database.message())
             };
         }
         if matches!(error, Error::Configuration(_)) {
-            // It could echo a URL, and so is not repeated.
+            // Its text may contain the URL.
             return Self::new(ErrorKind::Login, UNUSABLE_SETTINGS);
         }
         let kind = if matches!(error, Error::Tls(_)) {
@@ -99,8 +97,8 @@ fn fields(error: &PgDatabaseError) -> ServerFields {
     }
 }
 
-/// What an error is that the server, or a pooler before it, reports.
-fn reported(code: &str, message: &str) -> ErrorKind {
+/// The kind of an error that the server or a pooler reports.
+fn kind_of(code: &str, message: &str) -> ErrorKind {
     let texts = (BY_TEXT_OF_PGBOUNCER.iter().filter(|_| code == PGBOUNCER)).chain(BY_TEXT);
     let by_text = texts.into_iter().find(|(text, _)| message.contains(text));
     let by_code = || BY_CODE.iter().find(|(class, _)| code.starts_with(class));
@@ -114,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_broken_connection_is_a_lost_answer_and_so_is_what_the_driver_does_not_understand() {
+    fn a_broken_connection_and_an_unknown_message_are_lost_answers() {
         let broken = Error::Io(std::io::Error::from(std::io::ErrorKind::ConnectionReset));
         assert_eq!(Failure::from(broken).kind, ErrorKind::Lost);
         let garbled = Error::Protocol("unexpected message".to_owned());
@@ -124,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn each_sqlstate_is_the_trouble_that_it_tells_of() {
+    fn each_sqlstate_has_its_kind() {
         let rules: [(&[&str], ErrorKind); 14] = [
             (
                 &["08000", "08003", "08006", "08P01", "40003", "25P03"],
@@ -158,18 +156,18 @@ mod tests {
         ];
         for (codes, kind) in rules {
             for code in codes {
-                assert_eq!(reported(code, "as it says"), kind, "{code}");
+                assert_eq!(kind_of(code, "as it says"), kind, "{code}");
             }
         }
         for (class, _) in BY_CODE {
             let named = rules.iter().flat_map(|(codes, _)| codes.iter());
-            let walked = named.into_iter().any(|code| code.starts_with(class));
-            assert!(walked || *class == "25P04", "{class} is not walked");
+            let covered = named.into_iter().any(|code| code.starts_with(class));
+            assert!(covered || *class == "25P04", "{class} is not covered");
         }
     }
 
     #[test]
-    fn what_a_pooler_says_counts_for_more_than_its_code() {
+    fn the_text_of_a_pooler_counts_more_than_its_sqlstate() {
         for (text, kind) in [
             (
                 "(EMAXCONNSESSION) max clients reached in session mode",
@@ -190,7 +188,7 @@ mod tests {
                 ErrorKind::Login,
             ),
         ] {
-            assert_eq!(reported("XX000", text), kind, "{text}");
+            assert_eq!(kind_of("XX000", text), kind, "{text}");
         }
         for (text, kind) in [
             ("SASL authentication failed", ErrorKind::Login),
@@ -211,10 +209,10 @@ mod tests {
             ("server conn crashed?", ErrorKind::Lost),
             ("pgbouncer cannot connect to server", ErrorKind::Lost),
         ] {
-            assert_eq!(reported("08P01", text), kind, "{text}");
+            assert_eq!(kind_of("08P01", text), kind, "{text}");
         }
-        let of_the_users_own = reported("P0001", "no such user: of a trigger");
-        assert_eq!(of_the_users_own, ErrorKind::Data);
+        let of_a_trigger = kind_of("P0001", "no such user: of a trigger");
+        assert_eq!(of_a_trigger, ErrorKind::Data);
     }
 
     #[test]

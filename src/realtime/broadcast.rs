@@ -1,7 +1,7 @@
-//! What a broadcast from the database tells: that a row changed, and which; or that the way is alive.
+//! Broadcasts that the database sends: a row changed, or a canary.
 //!
-//! Reads what `deploy/supabase/broadcast.sql` sends: the event `row` with `distribution_id` and `config_version`, the
-//! event `canary` with `sent_at`. Nothing of the row itself is in it: that is read from the database.
+//! Reads what `deploy/supabase/broadcast.sql` sends: the event `row` with `distribution_id` and `config_version`, the event
+//! `canary` with `sent_at`. They do not contain the row itself.
 
 use serde_json::Value;
 use uuid::Uuid;
@@ -11,12 +11,12 @@ use uuid::Uuid;
 pub enum Broadcast {
     /// A row changed.
     Row {
-        /// Which.
+        /// Its id.
         id: Uuid,
-        /// Its `config_version` after the change; none where it was deleted.
+        /// Its `config_version` after the change; none if it was deleted.
         config_version: Option<i64>,
     },
-    /// A canary, this agent's or another's: the way is alive.
+    /// A canary of any agent: broadcasts arrive.
     Canary {
         /// When the database sent it, in milliseconds of the Unix epoch.
         sent_at: Option<i64>,
@@ -24,8 +24,8 @@ pub enum Broadcast {
 }
 
 impl Broadcast {
-    /// Reads the payload of a `broadcast` frame: `None` for an event that is not ours, an error in words for one that is
-    /// and cannot be read.
+    /// Reads the payload of a `broadcast` frame: `None` for an event of somebody else, a message for a row that it does not
+    /// name.
     pub fn read(payload: &Value) -> Option<Result<Self, String>> {
         let content = payload.get("payload").unwrap_or(&Value::Null);
         match payload.get("event")?.as_str()? {
@@ -35,7 +35,7 @@ impl Broadcast {
                     id,
                     config_version: content.get("config_version").and_then(Value::as_i64),
                 });
-                Some(row.ok_or_else(|| "a broadcast came that does not name its row".to_owned()))
+                Some(row.ok_or_else(|| "broadcast without a distribution_id".to_owned()))
             }
             "canary" => Some(Ok(Self::Canary {
                 sent_at: content.get("sent_at").and_then(Value::as_i64),
@@ -44,7 +44,7 @@ impl Broadcast {
         }
     }
 
-    /// Whether the server tells it again after a join, from its store: it proves nothing of the way.
+    /// Whether the server replays it from its store after a join. Such a broadcast does not prove that new ones arrive.
     pub fn is_replayed(payload: &Value) -> bool {
         payload
             .get("meta")
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_and_a_canary_are_read_and_other_events_are_nobodys() {
+    fn a_row_and_a_canary_are_read_and_other_events_are_ignored() {
         let row = json!({ "event": "row", "type": "broadcast", "payload": {
             "distribution_id": "11111111-1111-1111-1111-111111111111", "config_version": i64::MAX, "id": "x" } });
         assert_eq!(
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_is_not_named_is_told_as_such() {
+    fn a_row_without_an_id_is_an_error() {
         for payload in [json!(null), json!({}), json!({ "distribution_id": "7" })] {
             let row = json!({ "event": "row", "payload": payload });
             assert!(matches!(Broadcast::read(&row), Some(Err(_))), "{row}");

@@ -1,22 +1,21 @@
-//! What an event of `postgres_changes` tells: that a row changed, and which.
+//! Events of `postgres_changes`: which row changed.
 //!
-//! Reads the row's id and its version, nothing else: events carry no order, may be cut short, and
-//! lack columns, so the row itself is read from the database. Tolerant of absent and odd fields:
-//! what cannot be read makes the change damaged, never an error.
+//! Reads only the id and the version: events have no order, may be truncated and lack columns, so the row itself is read
+//! from the database. A field that cannot be read makes the change damaged; it is never an error.
 
 use serde_json::Value;
 use uuid::Uuid;
 
-/// A table that is followed. Also the binding of a join: every event of the table, unfiltered.
+/// A table whose events are subscribed to, all of them: an UPDATE that leaves a filter is never delivered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Table {
+pub struct FollowedTable {
     /// The schema, such as `public`.
     pub schema: String,
     /// The table's name in the schema.
     pub name: String,
 }
 
-impl Table {
+impl FollowedTable {
     /// The table `name` of the schema `schema`.
     pub fn new(schema: impl Into<String>, name: impl Into<String>) -> Self {
         Self {
@@ -26,46 +25,24 @@ impl Table {
     }
 }
 
-/// What happened to the row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ChangeKind {
-    /// The row is new.
-    Insert,
-    /// The row was edited.
-    Update,
-    /// The row is gone.
-    Delete,
-    /// A kind that this client does not know.
-    Other,
-}
-
 /// A row changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// The table of the row, one of those that were joined for.
-    pub table: Table,
-    /// What happened.
-    pub kind: ChangeKind,
-    /// The row's id, where the event names a UUID.
+    /// The row's table.
+    pub table: FollowedTable,
+    /// The row's id, if the event has one that is a UUID.
     pub id: Option<Uuid>,
-    /// The row's `config_version` after the change, where the event carries it; never on a delete.
+    /// The row's `config_version` after the change, if the event has it; never for a delete.
     pub config_version: Option<i64>,
-    /// Why the event does not tell enough (the server's own errors, an id that is missing): a full
-    /// sync is due. `None` on a sound event.
+    /// Why the event does not identify the row (errors of the server, a missing id): a full sync is due.
     pub damage: Option<String>,
 }
 
 impl Change {
-    /// Reads the payload of a `postgres_changes` frame; `None` when not even the table can be told.
+    /// Reads the payload of a `postgres_changes` frame; `None` if it does not even name its table.
     pub fn read(payload: &Value) -> Option<Self> {
         let data = payload.get("data")?;
-        let table = Table::new(data.get("schema")?.as_str()?, data.get("table")?.as_str()?);
-        let kind = match data.get("type").and_then(Value::as_str) {
-            Some("INSERT") => ChangeKind::Insert,
-            Some("UPDATE") => ChangeKind::Update,
-            Some("DELETE") => ChangeKind::Delete,
-            Some(_) | None => ChangeKind::Other,
-        };
+        let table = FollowedTable::new(data.get("schema")?.as_str()?, data.get("table")?.as_str()?);
         let id = ["record", "old_record"]
             .iter()
             .find_map(|row| row_id(data.get(row)?));
@@ -75,11 +52,10 @@ impl Change {
             .and_then(Value::as_i64);
         let damage = server_errors(data.get("errors")).or_else(|| {
             id.is_none()
-                .then(|| "the event has no id that is a UUID".to_owned())
+                .then(|| "event without a UUID as id".to_owned())
         });
         Some(Self {
             table,
-            kind,
             id,
             config_version,
             damage,
@@ -123,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn an_update_tells_the_id_and_the_version_to_its_last_digit() {
+    fn an_update_has_the_id_and_the_version_to_its_last_digit() {
         let change = read(&format!(
             r#"{{"schema":"public","table":"visit_distribution","type":"UPDATE","errors":null,
                 "record":{{"id":"{ID}","visits_per_unit":1234.50,
@@ -133,8 +109,7 @@ mod tests {
         assert_eq!(
             change,
             Change {
-                table: Table::new("public", "visit_distribution"),
-                kind: ChangeKind::Update,
+                table: FollowedTable::new("public", "visit_distribution"),
                 id: ID.parse().ok(),
                 config_version: Some(i64::MAX),
                 damage: None,
@@ -143,19 +118,18 @@ mod tests {
     }
 
     #[test]
-    fn a_delete_tells_the_id_of_the_old_row_and_no_version() {
+    fn a_delete_has_the_id_of_the_old_row_and_no_version() {
         let change = read(&format!(
             r#"{{"schema":"public","table":"visit_distribution","type":"DELETE","errors":null,
                 "old_record":{{"id":"{ID}","config_version":7}}}}"#
         ));
-        assert_eq!(change.kind, ChangeKind::Delete);
         assert_eq!(change.id, ID.parse().ok());
         assert_eq!(change.config_version, None);
         assert_eq!(change.damage, None);
     }
 
     #[test]
-    fn an_event_that_was_cut_short_is_damaged_in_the_words_of_the_server() {
+    fn a_truncated_event_is_damaged_with_the_message_of_the_server() {
         let change = read(&format!(
             r#"{{"schema":"public","table":"visit_distribution","type":"INSERT",
                 "record":{{"id":"{ID}"}},"errors":["Error 413: Payload Too Large"]}}"#
@@ -179,11 +153,11 @@ mod tests {
     }
 
     #[test]
-    fn a_kind_of_the_future_is_a_change_all_the_same() {
+    fn an_event_of_an_unknown_type_is_a_change() {
         let change = read(&format!(
             r#"{{"schema":"public","table":"t","type":"TRUNCATE","record":{{"id":"{ID}"}}}}"#
         ));
-        assert_eq!((change.kind, change.damage), (ChangeKind::Other, None));
+        assert_eq!((change.id, change.damage), (ID.parse().ok(), None));
     }
 
     #[test]

@@ -1,37 +1,35 @@
-//! One channel of the socket: where it stands, when it is due, and what its join asks for.
+//! The channel of one transport: its state, its back-off and the payload of its join.
 //!
-//! Owns the state and the back-off of one way to listen; sends nothing and counts no refs. It outlives its socket: without
-//! one it is idle.
+//! Invariant: it outlives its socket; without one it is idle.
 
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::change::Table;
+use super::change::FollowedTable;
 use crate::domain::error_policy::{ErrorKind, REALTIME, REALTIME_SLOW};
 use crate::domain::retry::Retry;
 use crate::domain::transport::Transport;
 
-/// The topic of `postgres_changes`. Any name behind `realtime:` would do; this one tells who is there.
+/// The topic of `postgres_changes`. Any name after `realtime:` works; this one identifies the client.
 pub const TOPIC: &str = "realtime:visit-pacer";
 /// The private topic of broadcasts from the database, named as in `deploy/supabase/broadcast.sql`.
 pub const BROADCAST_TOPIC: &str = "realtime:visit_pacer";
-/// Broadcasts that a join has told again at the most; the server gives no more than these.
+/// Broadcasts that a join asks to replay; the limit of the server.
 const REPLAYED: u32 = 25;
 
 /// See the module.
 pub(super) struct Channel {
     pub(super) transport: Transport,
-    pub(super) state: State,
+    pub(super) state: ChannelState,
     /// Joins that failed in a row on this socket.
     pub(super) failed_joins: u32,
     ordinary: Retry,
     slow: Retry,
 }
 
-/// Where a channel stands.
-pub(super) enum State {
-    /// To be joined then, or as soon as there is a socket.
+pub(super) enum ChannelState {
+    /// To be joined at this time, or as soon as there is a socket.
     Idle {
         join_at: Option<Instant>,
     },
@@ -39,7 +37,7 @@ pub(super) enum State {
         join_ref: String,
         deadline: Instant,
     },
-    /// The join was granted, the subscription not confirmed.
+    /// The join was accepted, the subscription is not confirmed.
     Joined {
         join_ref: String,
         deadline: Instant,
@@ -53,7 +51,7 @@ impl Channel {
     pub(super) fn new(transport: Transport) -> Self {
         Self {
             transport,
-            state: State::Idle { join_at: None },
+            state: ChannelState::Idle { join_at: None },
             failed_joins: 0,
             ordinary: Retry::new(REALTIME.from, REALTIME.to),
             slow: Retry::new(REALTIME_SLOW.from, REALTIME_SLOW.to),
@@ -67,80 +65,81 @@ impl Channel {
         }
     }
 
-    /// The ref of its join; none while there is no join.
+    /// The ref of its present join.
     pub(super) fn join_ref(&self) -> Option<&str> {
         match &self.state {
-            State::Idle { .. } => None,
-            State::Joining { join_ref, .. }
-            | State::Joined { join_ref, .. }
-            | State::Live { join_ref } => Some(join_ref),
+            ChannelState::Idle { .. } => None,
+            ChannelState::Joining { join_ref, .. }
+            | ChannelState::Joined { join_ref, .. }
+            | ChannelState::Live { join_ref } => Some(join_ref),
         }
     }
 
     pub(super) fn is_joining(&self) -> bool {
-        matches!(self.state, State::Joining { .. })
+        matches!(self.state, ChannelState::Joining { .. })
     }
 
     pub(super) fn is_live(&self) -> bool {
-        matches!(self.state, State::Live { .. })
+        matches!(self.state, ChannelState::Live { .. })
     }
 
-    /// Whether its join may be sent, as soon as no other is in flight.
+    /// Whether its join may be sent.
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        matches!(self.state, State::Idle { join_at } if join_at.is_none_or(|at| at <= now))
+        matches!(self.state, ChannelState::Idle { join_at } if join_at.is_none_or(|at| at <= now))
     }
 
-    /// When a join that was put off is due; `None` where there is none, or it is due at once.
+    /// When a deferred join is due; `None` if there is none, or it is due at once.
     pub(super) fn join_at(&self) -> Option<Instant> {
         match self.state {
-            State::Idle { join_at } => join_at,
-            State::Joining { .. } | State::Joined { .. } | State::Live { .. } => None,
+            ChannelState::Idle { join_at } => join_at,
+            ChannelState::Joining { .. }
+            | ChannelState::Joined { .. }
+            | ChannelState::Live { .. } => None,
         }
     }
 
     pub(super) fn deadline(&self) -> Option<(Instant, &'static str)> {
         match &self.state {
-            State::Idle { join_at } => join_at.map(|at| (at, "join again")),
-            State::Joining { deadline, .. } => Some((*deadline, "join unanswered")),
-            State::Joined { deadline, .. } => Some((*deadline, "subscription unconfirmed")),
-            State::Live { .. } => None,
+            ChannelState::Idle { join_at } => join_at.map(|at| (at, "join again")),
+            ChannelState::Joining { deadline, .. } => Some((*deadline, "join timeout")),
+            ChannelState::Joined { deadline, .. } => Some((*deadline, "subscription timeout")),
+            ChannelState::Live { .. } => None,
         }
     }
 
-    /// What is wrong with it, once its deadline has passed.
-    pub(super) fn overdue(&self, now: Instant) -> Option<&'static str> {
+    /// What did not happen before its deadline.
+    pub(super) fn timed_out(&self, now: Instant) -> Option<&'static str> {
         match &self.state {
-            State::Joining { deadline, .. } if *deadline <= now => {
-                Some("the server did not answer the join within 30 s")
+            ChannelState::Joining { deadline, .. } if *deadline <= now => {
+                Some("no answer to the join within 30 s")
             }
-            State::Joined { deadline, .. } if *deadline <= now => {
-                Some("the server did not confirm the subscription within 30 s")
+            ChannelState::Joined { deadline, .. } if *deadline <= now => {
+                Some("subscription not confirmed within 30 s")
             }
-            State::Idle { .. }
-            | State::Joining { .. }
-            | State::Joined { .. }
-            | State::Live { .. } => None,
+            ChannelState::Idle { .. }
+            | ChannelState::Joining { .. }
+            | ChannelState::Joined { .. }
+            | ChannelState::Live { .. } => None,
         }
     }
 
-    /// It works from now on under this join.
-    pub(super) fn goes_live(&mut self, join_ref: String) {
-        self.state = State::Live { join_ref };
+    pub(super) fn set_live(&mut self, join_ref: String) {
+        self.state = ChannelState::Live { join_ref };
         self.failed_joins = 0;
         self.ordinary.reset();
         self.slow.reset();
     }
 
-    /// Its socket is gone. A join that was put off stays put off.
-    pub(super) fn loses_socket(&mut self) {
+    /// Its socket is closed. A deferred join stays deferred.
+    pub(super) fn socket_closed(&mut self) {
         self.failed_joins = 0;
-        if !matches!(self.state, State::Idle { .. }) {
-            self.state = State::Idle { join_at: None };
+        if !matches!(self.state, ChannelState::Idle { .. }) {
+            self.state = ChannelState::Idle { join_at: None };
         }
     }
 
-    /// The wait after a failure, which grows until it is live again.
-    pub(super) fn back_off(&mut self, kind: ErrorKind, draw: u32) -> Duration {
+    /// The delay after a failure; it grows until the channel is live again.
+    pub(super) fn retry_delay(&mut self, kind: ErrorKind, draw: u32) -> Duration {
         if kind.is_slow() {
             self.slow.next(draw)
         } else {
@@ -148,8 +147,8 @@ impl Channel {
         }
     }
 
-    /// The `config` of its join. `since`, in milliseconds of the Unix epoch, has later broadcasts told again.
-    pub(super) fn config(&self, tables: &[Table], since: Option<i64>) -> Value {
+    /// The `config` of its join; broadcasts after `since`, in milliseconds of the Unix epoch, are replayed.
+    pub(super) fn config(&self, tables: &[FollowedTable], since: Option<i64>) -> Value {
         let changes: Vec<Value> = match self.transport {
             Transport::Changes => tables
                 .iter()

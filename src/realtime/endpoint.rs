@@ -1,9 +1,7 @@
-//! Where Realtime listens, and the key to it.
+//! The address of Realtime and the credential for it: the form of the URL, and where the key goes in the upgrade request.
 //!
-//! Owns the URL's form and the place of the key in the upgrade request; does not open anything.
-//!
-//! Invariants: nothing that is printed holds the key: an endpoint shows its URL without user and
-//! query, its errors repeat nothing of what was given, and [`Endpoint::redact`] cleans the rest.
+//! Invariant: nothing printed contains the key. An endpoint shows its URL without user and query, errors repeat nothing of
+//! the input, and [`Endpoint::redact`] cleans texts of the server.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,7 +14,7 @@ use tokio_tungstenite::tungstenite::http::HeaderValue;
 use url::Url;
 
 use super::frame::PROTOCOL_VERSION;
-use super::key::Key;
+use super::key::ApiKey;
 use super::token::Minter;
 use crate::domain::secret::Secret;
 
@@ -26,10 +24,10 @@ pub enum EndpointError {
     /// Not a URL.
     #[error("expected a URL such as https://<project>.supabase.co, found none ({0})")]
     Malformed(#[from] url::ParseError),
-    /// A URL of another scheme, or one that cannot have a host.
+    /// Another scheme, or no host.
     #[error("expected a URL that starts with https://, http://, wss:// or ws:// and names a host")]
     Scheme,
-    /// A key that cannot be sent.
+    /// A key that cannot be a header.
     #[error("expected an API key in printable ASCII, found other characters: copy the key again")]
     Key,
 }
@@ -61,21 +59,21 @@ fn with_websocket_scheme(mut url: Url) -> Result<Url, EndpointError> {
     }
 }
 
-/// Where Realtime listens and the key to it. Shows itself without the key.
+/// See the module.
 #[derive(Clone)]
 pub struct Endpoint {
     url: Url,
     credential: Credential,
 }
 
-/// What opens the socket, and what joins on it.
+/// What authenticates the socket and its joins.
 #[derive(Clone)]
 enum Credential {
-    /// One key does both.
+    /// One key for both.
     Key(Secret),
-    /// Tokens of our own making do both.
+    /// Tokens for both.
     Tokens(Minter),
-    /// The key opens, tokens of our own making join.
+    /// The key for the socket, tokens for the joins.
     KeyAndTokens(Secret, Minter),
 }
 
@@ -87,8 +85,7 @@ impl Credential {
         }
     }
 
-    /// What opens the socket.
-    fn opens(&self) -> Secret {
+    fn for_socket(&self) -> Secret {
         match self {
             Self::Key(key) | Self::KeyAndTokens(key, _) => key.clone(),
             Self::Tokens(minter) => minter.mint(),
@@ -97,8 +94,7 @@ impl Credential {
 }
 
 impl Endpoint {
-    /// The endpoint at `url`, a WebSocket address (http and https mean ws and wss). A key in its
-    /// query is replaced by `key`.
+    /// The endpoint at `url`, a WebSocket address (http and https mean ws and wss), with a key.
     pub fn new(url: &str, key: Secret) -> Result<Self, EndpointError> {
         let printable = key.expose().bytes().all(|byte| byte.is_ascii_graphic());
         if key.expose().is_empty() || !printable {
@@ -107,14 +103,14 @@ impl Endpoint {
         Self::at(url, Credential::Key(key))
     }
 
-    /// The endpoint at `url`, with tokens of our own making: they open the socket and join.
+    /// The endpoint at `url`, with tokens in place of a key.
     pub fn with_tokens(url: &str, minter: Minter) -> Result<Self, EndpointError> {
         Self::at(url, Credential::Tokens(minter))
     }
 
-    /// The same endpoint, where the key opens the socket and tokens of our own making join.
+    /// The same endpoint, with tokens for the joins.
     #[must_use]
-    pub fn joined_with(self, minter: Minter) -> Self {
+    pub fn with_join_tokens(self, minter: Minter) -> Self {
         let credential = match self.credential {
             Credential::Key(key) | Credential::KeyAndTokens(key, _) => {
                 Credential::KeyAndTokens(key, minter)
@@ -139,8 +135,8 @@ impl Endpoint {
         Ok(Self { url, credential })
     }
 
-    /// The token that a join carries: a new one where we make them, the key where it is a JWT, nothing
-    /// for `sb_…` keys, which the server exchanges for a token of its own when the socket opens.
+    /// The token of a join: a new one if the agent signs them, the key if it is a JWT, none for an `sb_…` key, which the
+    /// server exchanges for its own token when the socket opens.
     pub fn access_token(&self) -> Option<Secret> {
         match &self.credential {
             Credential::Key(key) => {
@@ -151,26 +147,25 @@ impl Endpoint {
         }
     }
 
-    /// After how long [`Self::access_token`] is to be asked again; `None` where it never changes.
+    /// After how long [`Self::access_token`] is to be called again; `None` if it never changes.
     pub fn renew_after(&self) -> Option<Duration> {
         self.credential.minter().map(Minter::renew_after)
     }
 
-    /// What can be told of the key, or of the tokens.
-    pub fn key(&self) -> Key {
+    /// What the key, or the tokens, say about themselves.
+    pub fn key(&self) -> ApiKey {
         match &self.credential {
-            Credential::Key(key) => Key::read(key),
-            Credential::Tokens(minter) | Credential::KeyAndTokens(_, minter) => Key::Minted {
+            Credential::Key(key) => ApiKey::read(key),
+            Credential::Tokens(minter) | Credential::KeyAndTokens(_, minter) => ApiKey::Minted {
                 role: minter.role().to_owned(),
             },
         }
     }
 
-    /// The upgrade request. The key goes both into the header, which a hosted gateway reads, and into the
-    /// query. An `sb_…` key on a line without TLS, which is the Supabase CLI's, goes into the query alone:
-    /// that gateway exchanges it there and nowhere else, and Realtime looks at the header first.
+    /// The upgrade request. The key is in the query and in a header, which hosted gateways read. An `sb_…` key without TLS
+    /// (the Supabase CLI) is in the query only: that gateway exchanges it nowhere else, and Realtime prefers the header.
     pub(super) fn request(&self) -> Result<Request, WebSocketError> {
-        let key = self.credential.opens();
+        let key = self.credential.for_socket();
         let mut url = self.url.clone();
         url.query_pairs_mut()
             .append_pair("apikey", key.expose())
@@ -184,7 +179,7 @@ impl Endpoint {
         Ok(request)
     }
 
-    /// A text from outside, with the key, and every JWT, blotted out.
+    /// A text of the server without the key and without any JWT.
     pub(super) fn redact(&self, text: &str) -> String {
         let text = match &self.credential {
             Credential::Key(key) | Credential::KeyAndTokens(key, _) => {
@@ -203,19 +198,19 @@ impl Endpoint {
     }
 }
 
-/// How a JWT begins: `{"` in base64.
+/// The first characters of every JWT: `{"` in base64.
 const JWT_BEGINS: &str = "eyJ";
 
 fn is_of_a_jwt(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_')
 }
 
-/// Whether it is one of the keys that are no JWT: `sb_secret_…`, `sb_publishable_…`.
+/// Whether it is a key that is not a JWT: `sb_secret_…`, `sb_publishable_…`.
 fn is_opaque(key: &Secret) -> bool {
     key.expose().starts_with("sb_")
 }
 
-/// The address without user, query and key.
+/// The URL without user, query and key.
 impl fmt::Display for Endpoint {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(

@@ -1,34 +1,34 @@
-//! Which trouble an end of the feed is: by the HTTP status that refused the socket, or the server's text.
+//! The kind of a failure of Realtime, by the HTTP status that refused the socket or by the server's text.
 //!
-//! The server gives codes on join replies and loose text elsewhere, so a text is searched for known words; one that is
-//! unknown is an ordinary fault. What is done about it is the table's to say: [`ErrorKind::policy`].
+//! The server sends codes in replies to a join and loose text elsewhere, so a text is searched for known words; an unknown
+//! one is an ordinary failure of the channel.
 
 use std::fmt;
 use std::time::Duration;
 
-use crate::domain::error_policy::ErrorKind;
+use crate::domain::error_policy::{ErrorKind, Failure};
 use crate::domain::transport::Transport;
 
 impl ErrorKind {
-    /// The trouble of an HTTP answer that refused the socket.
-    pub fn of_refusal(status: u16, message: &str) -> Self {
+    /// Of an HTTP response that refused the socket.
+    pub fn from_http_status(status: u16, message: &str) -> Self {
         match status {
             401 => Self::Key,
             403 | 404 => Self::Project,
             429 => Self::Quota,
             _ => {
-                let class = Self::of_text(message);
-                if class == Self::Channel {
+                let kind = Self::from_realtime_text(message);
+                if kind == Self::Channel {
                     Self::Network
                 } else {
-                    class
+                    kind
                 }
             }
         }
     }
 
-    /// The trouble of a text by which the server refused or ended a channel.
-    pub fn of_text(text: &str) -> Self {
+    /// Of a text with which the server refused or ended a channel.
+    pub fn from_realtime_text(text: &str) -> Self {
         let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
         if has(EXPIRED_WORDS) {
             Self::Expired
@@ -80,31 +80,22 @@ const QUOTA_WORDS: &[&str] = &[
 const TOPIC_WORDS: &[&str] = &["permissions to read from this Channel topic"];
 const TABLE_WORDS: &[&str] = &["check Realtime is enabled"];
 
-/// The feed is not live.
+/// A transport is not live.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Down {
-    /// Of which way.
+    /// Which one.
     pub transport: Transport,
     /// Why.
-    pub class: ErrorKind,
-    /// What happened, in a fragment that names no secret.
-    pub reason: String,
-    /// How long from now until the next attempt.
+    pub failure: Failure,
+    /// How long until the next attempt.
     pub retry_in: Duration,
 }
 
-/// One line for a log: what happened, what to do, when it is tried again.
+/// What failed, what to do, and when the next attempt is.
 impl fmt::Display for Down {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.reason)?;
-        if let Some(advice) = self.class.advice() {
-            write!(formatter, "; {advice}")?;
-        }
-        write!(
-            formatter,
-            "; tried again in {:.1} s",
-            self.retry_in.as_secs_f64()
-        )
+        let retry_in = self.retry_in.as_secs_f64();
+        write!(formatter, "{}; retrying in {retry_in:.1} s", self.failure)
     }
 }
 
@@ -114,7 +105,7 @@ mod tests {
 
     #[test]
     fn refusals_of_the_upgrade_are_told_apart() {
-        for (status, message, class) in [
+        for (status, message, kind) in [
             (401, "API key is missing", ErrorKind::Key),
             (401, "Token has expired", ErrorKind::Key),
             (403, "", ErrorKind::Project),
@@ -125,8 +116,8 @@ mod tests {
             (503, "", ErrorKind::Network),
         ] {
             assert_eq!(
-                ErrorKind::of_refusal(status, message),
-                class,
+                ErrorKind::from_http_status(status, message),
+                kind,
                 "{status} {message}"
             );
         }
@@ -134,7 +125,7 @@ mod tests {
 
     #[test]
     fn texts_of_the_server_are_told_apart() {
-        for (text, class) in [
+        for (text, kind) in [
             (
                 "InvalidJWTToken: Token has expired 60 seconds ago",
                 ErrorKind::Expired,
@@ -170,24 +161,20 @@ mod tests {
             ("UnknownErrorOnChannel: %{}", ErrorKind::Channel),
             ("words nobody has seen before", ErrorKind::Channel),
         ] {
-            assert_eq!(ErrorKind::of_text(text), class, "{text}");
+            assert_eq!(ErrorKind::from_realtime_text(text), kind, "{text}");
         }
     }
 
     #[test]
-    fn a_line_for_the_log_tells_what_happened_what_to_do_and_when() {
+    fn a_line_for_the_log_says_what_happened_what_to_do_and_when() {
         let down = Down {
             transport: Transport::Changes,
-            class: ErrorKind::Key,
-            reason: "refused with HTTP 401: Token has expired".to_owned(),
+            failure: Failure::new(ErrorKind::Key, "HTTP 401: Token has expired"),
             retry_in: Duration::from_millis(7_500),
         };
         let line = down.to_string();
-        assert!(
-            line.starts_with("refused with HTTP 401: Token has expired; "),
-            "{line}"
-        );
+        assert!(line.contains(": HTTP 401: Token has expired; "), "{line}");
         assert!(line.contains("SUPABASE_SERVICE_ROLE_KEY"), "{line}");
-        assert!(line.ends_with("; tried again in 7.5 s"), "{line}");
+        assert!(line.ends_with("; retrying in 7.5 s"), "{line}");
     }
 }

@@ -1,47 +1,41 @@
-//! The one task of the Realtime client: its socket, its session, its clock.
+//! The task of the Realtime client: it owns the socket, the clock and the queue of events, and drives the [`Session`].
 //!
-//! Owns the socket and the [`Outbox`]; decides nothing about the protocol, that is the session's.
-//! The loop waits for one thing at a time, makes an input of it, and hands it to the session; what
-//! the session wants done is done before the next wait. This is the only file of the client that
-//! reads a clock or draws random numbers.
-//!
-//! Invariants: an owner that does not take its events never holds up the heartbeat; when too many
-//! wait for it, they become one [`FeedEvent::Lost`], which asks for a full sync. The task ends at
-//! shutdown, or when nobody is left to listen, and never otherwise.
+//! Invariants: a receiver that does not take its events never delays a heartbeat: too many of them become one
+//! [`FeedEvent::Lost`], which asks for a full sync. The task ends at shutdown or when the receiver is gone, and never
+//! otherwise.
 
 use std::collections::VecDeque;
 use std::future::{Future, pending};
+use std::ops::ControlFlow;
 use std::pin::Pin;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::change::Table;
+use super::change::FollowedTable;
 use super::endpoint::Endpoint;
-use super::session::{Action, FeedCommand, FeedEvent, Input, Session};
-use super::socket::{ConnectError, Received, Socket};
+use super::session::{FeedCommand, FeedEvent, Session, SessionAction, SessionInput};
+use super::socket::Socket;
+use crate::domain::error_policy::Failure;
 use crate::domain::transport::Transport;
 
-/// How many events may wait for an owner that is slow to take them.
-pub const OUTBOX_EVENTS: usize = 4_096;
+/// Events that may wait for a slow receiver.
+pub const EVENTS_QUEUED: usize = 4_096;
 
-/// What the feed needs to know.
+/// See [`run`].
 #[derive(Clone)]
 pub struct FeedConfig {
-    /// Where Realtime listens, and the key.
+    /// Address and key of Realtime.
     pub endpoint: Endpoint,
-    /// The tables of the first join.
-    pub bindings: Vec<Table>,
-    /// Whether broadcasts are listened to from the start.
+    /// The tables to follow.
+    pub bindings: Vec<FollowedTable>,
+    /// Whether to listen to broadcasts.
     pub broadcasts: bool,
 }
 
-/// Follows the tables until it is told to stop or nobody listens.
-///
-/// It ends when `shutdown` is cancelled, [`FeedCommand::Shutdown`] arrives, or nobody holds the
-/// other end of `events`; leaving and closing take 5 s at most. A channel of commands whose other
-/// end is gone is no reason to stop.
+/// Follows the tables until `shutdown` is cancelled, [`FeedCommand::Shutdown`] arrives, or the receiver of `events` is
+/// dropped. Leaving and closing take 5 s at most. It continues without a sender of commands.
 pub async fn run(
     config: FeedConfig,
     mut commands: mpsc::Receiver<FeedCommand>,
@@ -53,34 +47,34 @@ pub async fn run(
         session = session.with_broadcasts();
     }
     let mut feed = Feed {
-        renew_at: renewal(&config.endpoint),
+        renew_at: renewal_time(&config.endpoint),
         endpoint: config.endpoint,
         session,
-        link: Link::Closed,
-        outbox: Outbox::default(),
+        socket: SocketState::Closed,
+        queue: EventQueue::default(),
     };
-    let mut commanded = true;
-    while feed.perform().await == Course::Goes {
+    let mut has_commander = true;
+    while feed.perform().await.is_continue() {
         let deadline = feed
             .session
             .next_deadline()
             .map(|(at, _)| Instant::from_std(at));
         let input = tokio::select! {
-            () = shutdown.cancelled() => Input::Command(FeedCommand::Shutdown),
-            command = commands.recv(), if commanded => {
-                commanded = command.is_some();
+            () = shutdown.cancelled() => SessionInput::Command(FeedCommand::Shutdown),
+            command = commands.recv(), if has_commander => {
+                has_commander = command.is_some();
                 let Some(command) = command else { continue };
-                Input::Command(command)
+                SessionInput::Command(command)
             }
-            input = feed.link.next() => input,
-            () = wake_at(deadline) => Input::Tick,
+            input = feed.socket.next() => input,
+            () = wake_at(deadline) => SessionInput::Tick,
             () = wake_at(feed.renew_at) => {
                 feed.renew();
                 continue;
             }
-            permit = events.reserve(), if !feed.outbox.is_empty() => {
+            permit = events.reserve(), if !feed.queue.is_empty() => {
                 let Ok(permit) = permit else { return };
-                feed.outbox.pass_on(permit);
+                feed.queue.send(permit);
                 continue;
             }
             () = events.closed() => return,
@@ -89,8 +83,7 @@ pub async fn run(
     }
 }
 
-/// When the token is to be renewed, from now.
-fn renewal(endpoint: &Endpoint) -> Option<Instant> {
+fn renewal_time(endpoint: &Endpoint) -> Option<Instant> {
     endpoint.renew_after().map(|after| Instant::now() + after)
 }
 
@@ -101,121 +94,103 @@ async fn wake_at(deadline: Option<Instant>) {
     }
 }
 
-/// Whether the task goes on.
-#[derive(PartialEq, Eq)]
-enum Course {
-    Goes,
-    Ends,
-}
-
-/// What the task owns.
 struct Feed {
     endpoint: Endpoint,
     session: Session,
-    link: Link,
-    outbox: Outbox,
+    socket: SocketState,
+    queue: EventQueue,
     renew_at: Option<Instant>,
 }
 
 impl Feed {
-    /// Puts a new token in the old one's place, before that expires.
+    /// Replaces the access token before it expires.
     fn renew(&mut self) {
         if let Some(token) = self.endpoint.access_token() {
             self.session.renew(token);
         }
-        self.renew_at = renewal(&self.endpoint);
+        self.renew_at = renewal_time(&self.endpoint);
     }
 
-    fn handle(&mut self, input: Input) {
+    fn handle(&mut self, input: SessionInput) {
         self.session
             .handle(input, Instant::now().into_std(), rand::random());
     }
 
-    /// Does all that the session wants done. A frame that cannot be sent is the end of the socket,
-    /// and what the session wants then is done as well.
-    async fn perform(&mut self) -> Course {
+    /// Carries out the actions of the session. A frame that cannot be sent is the end of the socket, which leads to more
+    /// actions.
+    async fn perform(&mut self) -> ControlFlow<()> {
         while let Some(action) = self.session.poll_action() {
             match action {
-                Action::Dial => {
+                SessionAction::Dial => {
                     self.renew();
-                    self.link = Link::Dialing(Box::pin(Socket::dial(self.endpoint.clone())));
+                    self.socket =
+                        SocketState::Dialing(Box::pin(Socket::dial(self.endpoint.clone())));
                 }
-                Action::Send(frame) => {
-                    if let Link::Open(socket) = &mut self.link
+                SessionAction::Send(frame) => {
+                    if let SocketState::Open(socket) = &mut self.socket
                         && let Err(reason) = socket.send(&frame).await
                     {
-                        self.link = Link::Closed;
-                        self.handle(Input::Closed { reason });
+                        self.socket = SocketState::Closed;
+                        self.handle(SessionInput::Closed(reason));
                     }
                 }
-                Action::Close => {
-                    if let Link::Open(socket) = std::mem::replace(&mut self.link, Link::Closed) {
+                SessionAction::Close => {
+                    if let SocketState::Open(socket) =
+                        std::mem::replace(&mut self.socket, SocketState::Closed)
+                    {
                         socket.close().await;
                     }
                 }
-                Action::Abandon => self.link = Link::Closed,
-                Action::Emit(event) => self.outbox.push(event),
-                Action::Stop => return Course::Ends,
+                SessionAction::Abandon => self.socket = SocketState::Closed,
+                SessionAction::Emit(event) => self.queue.push(event),
+                SessionAction::Stop => return ControlFlow::Break(()),
             }
         }
-        Course::Goes
+        ControlFlow::Continue(())
     }
 }
 
-/// The socket, or the way to one.
-enum Link {
+enum SocketState {
     Closed,
-    Dialing(Pin<Box<dyn Future<Output = Result<Socket, ConnectError>> + Send>>),
+    Dialing(Pin<Box<dyn Future<Output = Result<Socket, Failure>> + Send>>),
     Open(Box<Socket>),
 }
 
-impl Link {
-    /// What the link brings next. May be dropped at any time; nothing is lost.
-    async fn next(&mut self) -> Input {
+impl SocketState {
+    /// The next input from the socket. Cancel safe.
+    async fn next(&mut self) -> SessionInput {
         match self {
             Self::Closed => pending().await,
             Self::Dialing(dialing) => match dialing.await {
                 Ok(socket) => {
                     *self = Self::Open(Box::new(socket));
-                    Input::Opened
+                    SessionInput::Opened
                 }
-                Err(error) => {
+                Err(failure) => {
                     *self = Self::Closed;
-                    Input::DialFailed {
-                        class: error.class(),
-                        reason: error.to_string(),
-                    }
+                    SessionInput::DialFailed(failure)
                 }
             },
-            Self::Open(socket) => match socket.receive().await {
-                Received::Frame(frame) => Input::Received(frame),
-                Received::SignOfLife => Input::Noise,
-                Received::Unreadable(error) => {
-                    tracing::debug!(%error, "realtime sent what is no frame");
-                    Input::Noise
-                }
-                Received::Closed(reason) => Input::Closed { reason },
-            },
+            Self::Open(socket) => socket.receive().await,
         }
     }
 }
 
-/// Events that wait for the owner, in order, at most [`OUTBOX_EVENTS`].
+/// Events that wait for the receiver, in order, at most [`EVENTS_QUEUED`].
 #[derive(Default)]
-struct Outbox {
+struct EventQueue {
     events: VecDeque<FeedEvent>,
 }
 
-impl Outbox {
+impl EventQueue {
     fn is_empty(&self) -> bool {
         self.events.is_empty()
     }
 
-    /// Adds an event. Where there is no room, all that wait are replaced by what they amount to:
-    /// the latest word on whether the feed is live, and the need of a full sync.
+    /// Adds an event. If the queue is full, the latest state of each transport and the need of a full sync replace its events.
     fn push(&mut self, event: FeedEvent) {
-        if self.events.len() >= OUTBOX_EVENTS {
-            let of_way = |event: &FeedEvent, transport: Transport| match event {
+        if self.events.len() >= EVENTS_QUEUED {
+            let is_state = |event: &FeedEvent, transport: Transport| match event {
                 FeedEvent::Live(of) => *of == transport,
                 FeedEvent::Down(down) => down.transport == transport,
                 FeedEvent::Changed(_) | FeedEvent::Broadcast(..) | FeedEvent::Lost(_) => false,
@@ -223,19 +198,19 @@ impl Outbox {
             let last = |transport| {
                 self.events
                     .iter()
-                    .rfind(|event| of_way(event, transport))
+                    .rfind(|event| is_state(event, transport))
                     .cloned()
             };
             let state: Vec<FeedEvent> = Transport::ALL.into_iter().filter_map(last).collect();
             self.events.clear();
             self.events.extend(state);
-            let reason = "more changes came than were taken".to_owned();
+            let reason = "event queue overflowed".to_owned();
             self.events.push_back(FeedEvent::Lost(reason));
         }
         self.events.push_back(event);
     }
 
-    fn pass_on(&mut self, permit: mpsc::Permit<'_, FeedEvent>) {
+    fn send(&mut self, permit: mpsc::Permit<'_, FeedEvent>) {
         if let Some(event) = self.events.pop_front() {
             permit.send(event);
         }

@@ -1,21 +1,20 @@
 //! The codec of the Phoenix channel protocol: messages of the socket to [`Frame`]s and back.
 //!
-//! Reads both serializers, 2.0.0 (`[join_ref, ref, topic, event, payload]`) and 1.0.0 (an object
-//! with those names), and the binary broadcast of 2.0.0; writes 2.0.0. Knows no event's meaning:
-//! one that nobody has heard of is a frame like any other.
+//! Decodes both serializers, 2.0.0 (`[join_ref, ref, topic, event, payload]`) and 1.0.0 (an object with those names), and
+//! the binary broadcast of 2.0.0; encodes 2.0.0. Unknown events are frames like any other.
 //!
-//! Invariants: no input panics; what is written reads back as it was; no error and no `Debug`
-//! output shows a payload, since a join's payload carries the access token.
+//! Invariants: no input panics; what is encoded decodes to the same frame; no error and no `Debug` output shows a payload,
+//! since that of a join contains the access token.
 
 use std::fmt;
 
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
-/// The version that is asked for in the query of the socket's URL (`vsn`).
+/// The version in the query of the socket's URL (`vsn`).
 pub const PROTOCOL_VERSION: &str = "2.0.0";
 
-/// The kind byte of the one binary message that the server sends: a broadcast.
+/// The kind byte of a broadcast, the only binary message that the server sends.
 const BROADCAST_KIND: u8 = 4;
 /// The encoding byte of a binary broadcast whose payload is JSON.
 const JSON_ENCODING: u8 = 1;
@@ -23,20 +22,19 @@ const JSON_ENCODING: u8 = 1;
 /// One message of the Phoenix channel protocol.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// The ref of the join under which the frame is sent; absent on frames of the socket itself,
-    /// on database changes and throughout version 1.0.0.
+    /// The ref of the channel's join; absent in frames of the socket itself, in database changes and in version 1.0.0.
     pub join_ref: Option<String>,
-    /// The sender's number of this message, which its reply repeats.
+    /// The sender's number of this message; its reply repeats it.
     pub ref_: Option<String>,
     /// The channel, such as `realtime:visit-pacer`, or `phoenix` for the socket itself.
     pub topic: String,
-    /// What the frame says, such as `phx_reply`.
+    /// Such as `phx_reply`.
     pub event: String,
-    /// The event's own content.
+    /// The content of the event.
     pub payload: Value,
 }
 
-/// Why a message of the socket is no frame. It is told apart for the log alone: each is ignored.
+/// Why a message is not a frame. The session ignores such messages.
 #[derive(Debug, Error)]
 pub enum FrameError {
     /// The text is not JSON.
@@ -45,8 +43,8 @@ pub enum FrameError {
     /// The JSON is not a frame.
     #[error("expected a frame of version 2.0.0 or 1.0.0, found JSON without a valid {0}")]
     Shape(&'static str),
-    /// A binary message that ends before its header says.
-    #[error("expected a whole binary broadcast, found one cut short in its {0}")]
+    /// A binary message that is shorter than its header says.
+    #[error("expected a whole binary broadcast, found one truncated in its {0}")]
     Truncated(&'static str),
     /// A binary message that is not a broadcast.
     #[error("expected a binary broadcast (kind 4), found a message of kind {0}")]
@@ -57,7 +55,7 @@ pub enum FrameError {
 }
 
 impl Frame {
-    /// Reads a text message of either version.
+    /// Decodes a text message of either version.
     pub fn decode_text(text: &str) -> Result<Self, FrameError> {
         match serde_json::from_str(text)? {
             Value::Array(parts) => Self::from_array(parts),
@@ -68,9 +66,9 @@ impl Frame {
         }
     }
 
-    /// Reads a binary message: `4 | topic length | event length | metadata length | encoding |
-    /// topic | event | metadata | payload`, one byte each for the first five. It becomes the
-    /// frame that version 1.0.0 sends in its place.
+    /// Decodes a binary message: `4 | topic length | event length | metadata length | encoding |
+    /// topic | event | metadata | payload`, one byte each for the first five. The frame is
+    /// the one that version 1.0.0 sends in its place.
     pub fn decode_binary(bytes: &[u8]) -> Result<Self, FrameError> {
         let kind = *bytes.first().ok_or(FrameError::Truncated("header"))?;
         if kind != BROADCAST_KIND {
@@ -103,7 +101,7 @@ impl Frame {
         })
     }
 
-    /// Writes the frame as a text message of version 2.0.0.
+    /// Encodes the frame as a text message of version 2.0.0.
     pub fn encode(&self) -> String {
         json!([
             self.join_ref,
@@ -150,7 +148,7 @@ impl Frame {
     }
 }
 
-/// Shows everything but the payload, which may hold a token or rows.
+/// Everything but the payload, which may contain a token or rows.
 impl fmt::Debug for Frame {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter

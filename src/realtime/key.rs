@@ -1,6 +1,4 @@
-//! What can be told of an API key without asking anybody: its kind, its role, until when it is good.
-//!
-//! The signature of a JWT is not verified; the server does that.
+//! What an API key itself says: its kind, role and expiry. The signature of a JWT is not verified; the server does that.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -8,9 +6,9 @@ use serde_json::Value;
 
 use crate::domain::secret::Secret;
 
-/// A key, without the key.
+/// An API key by its kind, without the secret.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Key {
+pub enum ApiKey {
     /// `sb_secret_…`
     Secret,
     /// `sb_publishable_…`
@@ -22,16 +20,16 @@ pub enum Key {
         /// Its `exp`, in seconds since the Unix epoch.
         expires_at: Option<i64>,
     },
-    /// A JWT that we make ourselves, anew before it expires.
+    /// A JWT that the agent signs itself and renews before it expires.
     Minted {
         /// Its `role`.
         role: String,
     },
-    /// Nothing that Supabase gives out.
+    /// None of the kinds that Supabase issues.
     Unknown,
 }
 
-impl Key {
+impl ApiKey {
     /// Reads a key.
     pub fn read(key: &Secret) -> Self {
         let text = key.expose();
@@ -65,28 +63,28 @@ fn claims(text: &str) -> Option<Value> {
 mod tests {
     use super::*;
 
-    fn jwt(claims: &str) -> Key {
+    fn jwt(claims: &str) -> ApiKey {
         let claims = URL_SAFE_NO_PAD.encode(claims);
-        Key::read(&Secret::new(format!("e30.{claims}.c2ln")))
+        ApiKey::read(&Secret::new(format!("e30.{claims}.c2ln")))
     }
 
     #[test]
-    fn the_kinds_of_keys_are_told_apart() {
-        assert_eq!(Key::read(&Secret::new("sb_secret_abc")), Key::Secret);
+    fn the_kinds_of_keys_are_distinguished() {
+        assert_eq!(ApiKey::read(&Secret::new("sb_secret_abc")), ApiKey::Secret);
         assert_eq!(
-            Key::read(&Secret::new("sb_publishable_abc")),
-            Key::Publishable
+            ApiKey::read(&Secret::new("sb_publishable_abc")),
+            ApiKey::Publishable
         );
         assert_eq!(
             jwt(r#"{"role":"service_role","exp":4102444800}"#),
-            Key::Jwt {
+            ApiKey::Jwt {
                 role: Some("service_role".to_owned()),
                 expires_at: Some(4_102_444_800)
             }
         );
         assert_eq!(
             jwt("{}"),
-            Key::Jwt {
+            ApiKey::Jwt {
                 role: None,
                 expires_at: None
             }
@@ -104,7 +102,11 @@ mod tests {
             "..",
             "password",
         ] {
-            assert_eq!(Key::read(&Secret::new(text)), Key::Unknown, "{text:?}");
+            assert_eq!(
+                ApiKey::read(&Secret::new(text)),
+                ApiKey::Unknown,
+                "{text:?}"
+            );
         }
     }
 }

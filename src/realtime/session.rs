@@ -1,20 +1,15 @@
-//! The protocol machine of the Realtime client: what to send, what to wait for, what it means.
+//! The protocol's state machine: what to send, what to wait for, and what a frame means.
 //!
-//! Owns the refs, the one join in flight, the heartbeat, the watch over a silent socket, and the
-//! back-off. Does not own the socket, a clock or a random generator: [`Session::handle`] is a
-//! function of an input, the moment, and a random draw; it leaves [`Action`]s to poll and the next
-//! [deadline](Session::next_deadline) to wake it at.
+//! It owns no socket, clock or random generator: [`Session::handle`] takes an input, the time and a random draw; the driver
+//! then polls the [`SessionAction`]s and sends a tick at the next [deadline](Session::next_deadline).
 //!
 //! Invariants:
-//! - one socket, on it a channel for each [`Transport`] that is followed, and at most one join in flight;
-//! - a join's reply is not the subscription to a table: live is what the server's `system` message
-//!   says; broadcasts come from the reply on. Each is told as [`FeedEvent::Live`], so that a full
-//!   sync follows;
-//! - a channel fails and backs off by itself; a socket on which the other way is live is not given
-//!   up for it;
-//! - frames of an earlier join never touch the present one;
-//! - each end that was not asked for is followed by another attempt, for ever, after a delay with
-//!   full jitter that grows and is reset only when live.
+//! - one socket, on it one channel for each followed [`Transport`], and at most one join in flight;
+//! - the reply to a join does not confirm the subscription to a table: the server's `system` message does. Broadcasts arrive
+//!   from the reply on. [`FeedEvent::Live`] reports both, so that a full sync follows;
+//! - a channel fails and backs off by itself; the socket stays open while the other transport is live on it;
+//! - frames of an earlier join never affect the present one;
+//! - every unrequested end leads to another attempt, after a delay with full jitter that grows until the channel is live.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -22,142 +17,127 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 
 use super::broadcast::Broadcast;
-use super::change::{Change, Table};
+use super::change::{Change, FollowedTable};
 pub use super::channel::{BROADCAST_TOPIC, TOPIC};
-use super::channel::{Channel, State};
+use super::channel::{Channel, ChannelState};
 use super::failure::Down;
 use super::frame::Frame;
-use crate::domain::error_policy::{ErrorKind, REALTIME};
+use crate::domain::error_policy::{ErrorKind, Failure, REALTIME};
 use crate::domain::secret::Secret;
 use crate::domain::transport::Transport;
 
-/// The topic of the socket itself, where heartbeats go.
+/// The topic of the socket itself, for heartbeats.
 const SOCKET_TOPIC: &str = "phoenix";
 
-/// How often a heartbeat is sent; the server closes a socket that was silent for 60 s.
-///
-/// An answer that is missing when the next is due means a dead socket. A refused join holds answers
-/// back for 5 s, which this leaves room for.
+/// The server closes a socket that was silent for 60 s. A heartbeat without an answer when the next one is due means a dead
+/// socket; the server delays answers by 5 s when it refuses a join.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(25);
-/// A socket that brought nothing for so long is dead whatever the timers say: the process was
-/// stopped meanwhile, and the server has given the socket up.
+/// A socket without any message for this long is dead, whatever the timers say: the process was suspended, and the server
+/// has closed the socket.
 pub const SILENCE_LIMIT: Duration = Duration::from_mins(1);
-/// How long a join may go unanswered. The server itself may need 15 s to reach a cold database.
+/// For the answer to a join. The server may need 15 s to connect to a cold database.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long after the join's reply the subscription may go unconfirmed.
+/// From the answer to the confirmation of the subscription.
 pub const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
-/// After so many joins that failed in a row, the next one goes over a new socket.
+/// After this many failed joins in a row the session opens a new socket.
 pub const JOINS_PER_SOCKET: u32 = 3;
 
-/// What the owner may ask of the feed.
+/// A command to the feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FeedCommand {
-    /// Follow these tables from the next join on; none: follow no table any more.
-    Bindings(Vec<Table>),
-    /// Listen to broadcasts, or no more.
+    /// Follow these tables from the next join on.
+    Bindings(Vec<FollowedTable>),
+    /// Start or stop to listen to broadcasts.
     Broadcasts(bool),
-    /// Leave and join again at once, for this reason. Nothing happens where that is under way.
+    /// Leave and join again at once, for this reason; ignored if a join is in progress.
     Rejoin(Transport, String),
-    /// Give the socket up and open another at once, for this reason. Nothing happens where that
-    /// is under way.
+    /// Abandon the socket and open another at once, for this reason; ignored if no socket is open.
     Reopen(String),
     /// Leave, close the socket, and end.
     Shutdown,
 }
 
-/// What the feed has to tell.
+/// An event of the feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FeedEvent {
-    /// The server has confirmed the subscription, also a second time in mid-life. Changes may have
-    /// been missed until now: a full sync is due.
+    /// The server confirmed the subscription, possibly again. Changes may have been missed until now: a full sync is due.
     Live(Transport),
-    /// The way is not live until its next [`FeedEvent::Live`].
+    /// The transport is not live until its next [`FeedEvent::Live`].
     Down(Down),
     /// A row changed.
     Changed(Change),
-    /// A broadcast from the database; whether it was told again from the server's store.
+    /// A broadcast from the database; whether the server replayed it.
     Broadcast(Broadcast, bool),
-    /// Changes cannot be told one by one, for this reason: a full sync is due.
+    /// Changes were lost, for this reason: a full sync is due.
     Lost(String),
 }
 
-/// What happened.
+/// An input of the session.
 #[derive(Debug)]
-pub enum Input {
-    /// The socket asked for is open.
+pub enum SessionInput {
+    /// The socket is open.
     Opened,
-    /// The socket asked for could not be opened.
-    DialFailed {
-        /// The kind of the failure.
-        class: ErrorKind,
-        /// What went wrong.
-        reason: String,
-    },
-    /// The open socket ended.
-    Closed {
-        /// How it ended.
-        reason: String,
-    },
-    /// A frame came in.
+    /// The socket could not be opened.
+    DialFailed(Failure),
+    /// The socket was closed, for this reason.
+    Closed(String),
+    /// A frame arrived.
     Received(Frame),
-    /// Something came in that is no frame: a pong, a message that cannot be read.
-    Noise,
-    /// The owner asks for something.
+    /// Another message arrived: a ping, a pong, or an unreadable one.
+    Activity,
+    /// See [`FeedCommand`].
     Command(FeedCommand),
     /// A deadline has passed.
     Tick,
 }
 
-/// What is to be done, in order.
+/// An action for the driver of the session, in order.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Open a socket; the answer is [`Input::Opened`] or [`Input::DialFailed`].
+pub enum SessionAction {
+    /// Open a socket; the answer is [`SessionInput::Opened`] or [`SessionInput::DialFailed`].
     Dial,
     /// Send the frame.
     Send(Frame),
     /// Close the socket with a closing handshake.
     Close,
-    /// Drop the socket, or the attempt to open one, as it is.
+    /// Drop the socket, or the attempt to open one.
     Abandon,
-    /// Tell the owner.
+    /// Pass the event on.
     Emit(FeedEvent),
     /// The session has ended; nothing follows.
     Stop,
 }
 
-/// Where the session stands.
 enum Phase {
     Waiting { dial_at: Instant },
     Dialing,
-    Open(Connection),
+    Open(OpenSocket),
     Stopped,
 }
 
-/// An open socket.
-struct Connection {
+struct OpenSocket {
     heartbeat_at: Instant,
-    /// The ref of the heartbeat that waits for its answer.
+    /// The ref of the heartbeat without an answer.
     unanswered: Option<String>,
-    heard_at: Instant,
+    active_at: Instant,
 }
 
-/// The protocol machine. See the module's documentation.
+/// See the module.
 pub struct Session {
-    bindings: Vec<Table>,
+    bindings: Vec<FollowedTable>,
     access_token: Option<Secret>,
     phase: Phase,
-    /// Those that are followed, at most one a way.
+    /// At most one for each transport.
     channels: Vec<Channel>,
-    /// When the last canary was broadcast, in milliseconds of the Unix epoch.
+    /// When the latest canary was sent, in milliseconds of the Unix epoch.
     canary_at: Option<i64>,
     last_ref: u64,
-    actions: VecDeque<Action>,
+    actions: VecDeque<SessionAction>,
 }
 
 impl Session {
-    /// A session that follows `bindings` and is about to open its first socket. `access_token` is
-    /// sent with each join; `None` for keys that are not a JWT.
-    pub fn new(bindings: Vec<Table>, access_token: Option<Secret>) -> Self {
+    /// A session whose first action opens a socket. Each join contains `access_token`; `None` for keys that are not a JWT.
+    pub fn new(bindings: Vec<FollowedTable>, access_token: Option<Secret>) -> Self {
         let changes = (!bindings.is_empty()).then(|| Channel::new(Transport::Changes));
         Self {
             bindings,
@@ -166,18 +146,18 @@ impl Session {
             channels: changes.into_iter().collect(),
             canary_at: None,
             last_ref: 0,
-            actions: VecDeque::from([Action::Dial]),
+            actions: VecDeque::from([SessionAction::Dial]),
         }
     }
 
-    /// The session, listening to broadcasts beside the tables or in place of them.
+    /// The session, also listening to broadcasts.
     #[must_use]
     pub fn with_broadcasts(mut self) -> Self {
         self.channels.push(Channel::new(Transport::Broadcast));
         self
     }
 
-    /// From now on joins carry this token, and each channel that has joined is told of it.
+    /// Replaces the token of joins, also on the channels that have joined.
     pub fn renew(&mut self, access_token: Secret) {
         if matches!(self.phase, Phase::Open(_)) {
             let joined = |channel: &Channel| {
@@ -194,23 +174,23 @@ impl Session {
         self.access_token = Some(access_token);
     }
 
-    /// The next thing to do; to be asked until there is none, after each [`Session::handle`].
-    pub fn poll_action(&mut self) -> Option<Action> {
+    /// The next action; to be polled until there is none, after each [`Session::handle`].
+    pub fn poll_action(&mut self) -> Option<SessionAction> {
         self.actions.pop_front()
     }
 
-    /// When to bring the next [`Input::Tick`], and why.
+    /// When the next [`SessionInput::Tick`] is due, and why.
     pub fn next_deadline(&self) -> Option<(Instant, &'static str)> {
         match &self.phase {
             Phase::Waiting { dial_at } => Some((*dial_at, "open a socket again")),
             Phase::Dialing | Phase::Stopped => None,
-            Phase::Open(connection) => {
+            Phase::Open(socket) => {
                 let joining = self.channels.iter().any(Channel::is_joining);
                 let waits = |channel: &&Channel| joining && channel.join_ref().is_none();
                 let channels = self.channels.iter().filter(|channel| !waits(channel));
                 [
-                    (connection.heartbeat_at, "heartbeat"),
-                    (connection.heard_at + SILENCE_LIMIT, "silent socket"),
+                    (socket.heartbeat_at, "heartbeat"),
+                    (socket.active_at + SILENCE_LIMIT, "silent socket"),
                 ]
                 .into_iter()
                 .chain(channels.filter_map(Channel::deadline))
@@ -219,29 +199,28 @@ impl Session {
         }
     }
 
-    /// Takes in what happened at the moment `now`. `draw` is a fresh uniform random number, the
-    /// jitter of whatever back-off follows.
-    pub fn handle(&mut self, input: Input, now: Instant, draw: u32) {
+    /// Handles an input. `draw` is a uniform random number for the jitter of a back-off.
+    pub fn handle(&mut self, input: SessionInput, now: Instant, draw: u32) {
         match input {
-            Input::Opened => self.opened(now),
-            Input::DialFailed { class, reason } => {
+            SessionInput::Opened => self.opened(now),
+            SessionInput::DialFailed(failure) => {
                 if matches!(self.phase, Phase::Dialing) {
-                    self.socket_lost(class, &reason, now, draw);
+                    self.socket_lost(&failure, now, draw);
                 }
             }
-            Input::Closed { reason } => {
+            SessionInput::Closed(reason) => {
                 if matches!(self.phase, Phase::Open(_)) {
-                    self.actions.push_back(Action::Close);
-                    self.socket_lost(ErrorKind::Network, &reason, now, draw);
+                    self.actions.push_back(SessionAction::Close);
+                    self.socket_lost(&Failure::new(ErrorKind::Network, reason), now, draw);
                 }
             }
-            Input::Received(frame) => {
-                self.heard(now);
+            SessionInput::Received(frame) => {
+                self.active(now);
                 self.received(&frame, now, draw);
             }
-            Input::Noise => self.heard(now),
-            Input::Command(command) => self.command(command),
-            Input::Tick => self.tick(now, draw),
+            SessionInput::Activity => self.active(now),
+            SessionInput::Command(command) => self.command(command),
+            SessionInput::Tick => self.tick(now, draw),
         }
         self.join_next(now);
     }
@@ -250,16 +229,16 @@ impl Session {
         if !matches!(self.phase, Phase::Dialing) {
             return;
         }
-        self.phase = Phase::Open(Connection {
+        self.phase = Phase::Open(OpenSocket {
             heartbeat_at: now + HEARTBEAT_INTERVAL,
             unanswered: None,
-            heard_at: now,
+            active_at: now,
         });
     }
 
-    fn heard(&mut self, now: Instant) {
-        if let Phase::Open(connection) = &mut self.phase {
-            connection.heard_at = now;
+    fn active(&mut self, now: Instant) {
+        if let Phase::Open(socket) = &mut self.phase {
+            socket.active_at = now;
         }
     }
 
@@ -279,13 +258,13 @@ impl Session {
                 if let Some(at) = joined {
                     self.leave(at);
                     self.defer(at, None);
-                    self.down(transport, ErrorKind::Asked, reason, Duration::ZERO);
+                    self.down(transport, requested(reason), Duration::ZERO);
                 }
             }
             (FeedCommand::Reopen(reason), Phase::Open(_)) => {
-                self.actions.push_back(Action::Abandon);
-                self.channels.iter_mut().for_each(Channel::loses_socket);
-                self.all_down(ErrorKind::Asked, &reason, Duration::ZERO);
+                self.actions.push_back(SessionAction::Abandon);
+                self.channels.iter_mut().for_each(Channel::socket_closed);
+                self.all_down(&requested(reason), Duration::ZERO);
                 self.dial();
             }
             (FeedCommand::Rejoin(..) | FeedCommand::Reopen(_), _) => {}
@@ -293,13 +272,13 @@ impl Session {
                 match phase {
                     Phase::Open(_) => {
                         (0..self.channels.len()).for_each(|at| self.leave(at));
-                        self.actions.push_back(Action::Close);
+                        self.actions.push_back(SessionAction::Close);
                     }
-                    Phase::Dialing => self.actions.push_back(Action::Abandon),
+                    Phase::Dialing => self.actions.push_back(SessionAction::Abandon),
                     Phase::Waiting { .. } | Phase::Stopped => {}
                 }
                 self.phase = Phase::Stopped;
-                self.actions.push_back(Action::Stop);
+                self.actions.push_back(SessionAction::Stop);
             }
         }
     }
@@ -308,12 +287,12 @@ impl Session {
         match &self.phase {
             Phase::Waiting { dial_at } if *dial_at <= now => self.dial(),
             Phase::Waiting { .. } | Phase::Dialing | Phase::Stopped => {}
-            Phase::Open(connection) => {
-                let heartbeat_is_due = connection.heartbeat_at <= now;
-                if connection.heard_at + SILENCE_LIMIT <= now {
-                    self.abandon("nothing was heard from the server for 60 s", now, draw);
-                } else if heartbeat_is_due && connection.unanswered.is_some() {
-                    self.abandon("the server did not answer a heartbeat", now, draw);
+            Phase::Open(socket) => {
+                let heartbeat_is_due = socket.heartbeat_at <= now;
+                if socket.active_at + SILENCE_LIMIT <= now {
+                    self.abandon("no message from the server for 60 s", now, draw);
+                } else if heartbeat_is_due && socket.unanswered.is_some() {
+                    self.abandon("no answer to a heartbeat", now, draw);
                 } else {
                     if heartbeat_is_due {
                         self.send_heartbeat(now);
@@ -325,16 +304,16 @@ impl Session {
     }
 
     fn tick_channels(&mut self, now: Instant, draw: u32) {
-        let overdue = |channel: &Channel| channel.overdue(now);
+        let timed_out = |channel: &Channel| channel.timed_out(now);
         for at in 0..self.channels.len() {
-            if let Some(what) = self.channels.get(at).and_then(overdue) {
+            if let Some(what) = self.channels.get(at).and_then(timed_out) {
                 self.leave(at);
-                self.rejoin_later(at, ErrorKind::Channel, what.to_owned(), now, draw);
+                self.rejoin_later(at, channel_failed(what), now, draw);
             }
         }
     }
 
-    /// Follows a way, or no more.
+    /// Starts or stops to follow a transport.
     fn follow(&mut self, transport: Transport, wanted: bool) {
         let at = self
             .channels
@@ -347,20 +326,23 @@ impl Session {
                     self.leave(at);
                 }
                 self.channels.remove(at);
-                let reason = "it is not followed any more".to_owned();
-                self.down(transport, ErrorKind::Asked, reason, Duration::ZERO);
+                self.down(
+                    transport,
+                    requested("not followed any more"),
+                    Duration::ZERO,
+                );
             }
             (None, false) | (Some(_), true) => {}
         }
     }
 
     fn received(&mut self, frame: &Frame, now: Instant, draw: u32) {
-        let Phase::Open(connection) = &mut self.phase else {
+        let Phase::Open(socket) = &mut self.phase else {
             return;
         };
         if frame.topic == SOCKET_TOPIC {
-            if frame.event == "phx_reply" && frame.ref_ == connection.unanswered {
-                connection.unanswered = None;
+            if frame.event == "phx_reply" && frame.ref_ == socket.unanswered {
+                socket.unanswered = None;
             }
             return;
         }
@@ -376,14 +358,8 @@ impl Session {
             "system" => self.system(at, &frame.payload, now, draw),
             "postgres_changes" => self.changed(at, &frame.payload),
             "broadcast" => self.broadcast(at, &frame.payload),
-            "phx_close" => {
-                let reason = "the server closed the channel".to_owned();
-                self.rejoin_later(at, ErrorKind::Channel, reason, now, draw);
-            }
-            "phx_error" => {
-                let reason = "the channel failed on the server".to_owned();
-                self.rejoin_later(at, ErrorKind::Channel, reason, now, draw);
-            }
+            "phx_close" => self.rejoin_later(at, channel_failed("closed by the server"), now, draw),
+            "phx_error" => self.rejoin_later(at, channel_failed("failed on the server"), now, draw),
             _ => {}
         }
     }
@@ -405,20 +381,23 @@ impl Session {
                 .get("reason")
                 .and_then(Value::as_str)
                 .unwrap_or("no reason given");
-            let reason = format!("the server refused the join: {}", brief(text));
-            self.rejoin_later(at, ErrorKind::of_text(text), reason, now, draw);
+            let failure = Failure::new(
+                ErrorKind::from_realtime_text(text),
+                format!("join refused: {}", shorten(text)),
+            );
+            self.rejoin_later(at, failure, now, draw);
         } else if channel.transport == Transport::Broadcast {
-            channel.goes_live(join_ref);
+            channel.set_live(join_ref);
             self.emit(FeedEvent::Live(Transport::Broadcast));
         } else if grants_all(response, &self.bindings) {
-            channel.state = State::Joined {
+            channel.state = ChannelState::Joined {
                 join_ref,
                 deadline: now + SUBSCRIBE_TIMEOUT,
             };
         } else {
             self.leave(at);
-            let reason = "the server's answer to the join lacks a table asked for".to_owned();
-            self.rejoin_later(at, ErrorKind::Channel, reason, now, draw);
+            let failure = channel_failed("the answer to the join lacks a table");
+            self.rejoin_later(at, failure, now, draw);
         }
     }
 
@@ -432,21 +411,24 @@ impl Session {
         let text = |name| payload.get(name).and_then(Value::as_str);
         match (text("status"), text("extension")) {
             (Some("ok"), Some("postgres_changes")) if channel.transport == Transport::Changes => {
-                channel.goes_live(join_ref);
+                channel.set_live(join_ref);
                 self.emit(FeedEvent::Live(Transport::Changes));
             }
             (Some("error"), _) => {
                 let message = text("message").unwrap_or("no message given");
-                let reason = format!("the server ended the subscription: {}", brief(message));
+                let failure = Failure::new(
+                    ErrorKind::from_realtime_text(message),
+                    format!("subscription ended by the server: {}", shorten(message)),
+                );
                 self.leave(at);
-                self.rejoin_later(at, ErrorKind::of_text(message), reason, now, draw);
+                self.rejoin_later(at, failure, now, draw);
             }
             _ => {}
         }
     }
 
-    /// The server matches table names with LIKE, so an event may be of a table not asked for. One
-    /// that comes before the join is answered is an earlier join's: it proves nothing of this one.
+    /// The server matches table names with LIKE, so an event may be of another table. One before the answer to the join belongs
+    /// to an earlier join.
     fn changed(&mut self, at: usize, payload: &Value) {
         if self.channels.get(at).is_none_or(Channel::is_joining) {
             return;
@@ -457,7 +439,7 @@ impl Session {
             }
             Some(_) => {}
             None => {
-                let reason = "an event came that does not name its table".to_owned();
+                let reason = "event without a table".to_owned();
                 self.emit(FeedEvent::Lost(reason));
             }
         }
@@ -480,61 +462,53 @@ impl Session {
         }
     }
 
-    /// The channel is over: joins again after a back-off. Unless another is live, it does so over
-    /// a new socket where this one has failed too often or holds a key that is refused or whose time
-    /// is over (the server checks a key when the socket opens).
-    fn rejoin_later(
-        &mut self,
-        at: usize,
-        class: ErrorKind,
-        reason: String,
-        now: Instant,
-        draw: u32,
-    ) {
+    /// Joins again after a back-off; over a new socket if this one has failed too often or its key was refused or has expired
+    /// (the server checks a key when the socket opens), unless another channel is live on it.
+    fn rejoin_later(&mut self, at: usize, failure: Failure, now: Instant, draw: u32) {
         let Some(channel) = self.channels.get_mut(at) else {
             return;
         };
         channel.failed_joins += 1;
-        let hopeless = matches!(class, ErrorKind::Key | ErrorKind::Expired)
+        let needs_socket = matches!(failure.kind, ErrorKind::Key | ErrorKind::Expired)
             || channel.failed_joins >= JOINS_PER_SOCKET;
-        channel.state = State::Idle { join_at: None };
-        if hopeless && !self.channels.iter().any(Channel::is_live) {
-            self.actions.push_back(Action::Abandon);
-            self.wait(at, class, &reason, now, draw);
+        channel.state = ChannelState::Idle { join_at: None };
+        if needs_socket && !self.channels.iter().any(Channel::is_live) {
+            self.actions.push_back(SessionAction::Abandon);
+            self.redial_later(at, &failure, now, draw);
             return;
         }
         let Some(channel) = self.channels.get_mut(at) else {
             return;
         };
-        let (transport, retry_in) = (channel.transport, channel.back_off(class, draw));
+        let (transport, retry_in) = (channel.transport, channel.retry_delay(failure.kind, draw));
         self.defer(at, Some(now + retry_in));
-        self.down(transport, class, reason, retry_in);
+        self.down(transport, failure, retry_in);
     }
 
     fn defer(&mut self, at: usize, join_at: Option<Instant>) {
         if let Some(channel) = self.channels.get_mut(at) {
-            channel.state = State::Idle { join_at };
+            channel.state = ChannelState::Idle { join_at };
         }
     }
 
     fn abandon(&mut self, reason: &str, now: Instant, draw: u32) {
-        self.actions.push_back(Action::Abandon);
-        self.socket_lost(ErrorKind::Network, reason, now, draw);
+        self.actions.push_back(SessionAction::Abandon);
+        self.socket_lost(&Failure::new(ErrorKind::Network, reason), now, draw);
     }
 
-    /// The socket is gone, or could not be had: the back-off is that of a channel that was live.
-    fn socket_lost(&mut self, class: ErrorKind, reason: &str, now: Instant, draw: u32) {
+    /// The socket is closed or could not be opened: the back-off is that of a live channel, if there is one.
+    fn socket_lost(&mut self, failure: &Failure, now: Instant, draw: u32) {
         let live = self.channels.iter().position(Channel::is_live);
-        self.wait(live.unwrap_or(0), class, reason, now, draw);
+        self.redial_later(live.unwrap_or(0), failure, now, draw);
     }
 
-    /// Dials after the back-off of the channel `at`, but not before a join that was put off.
-    fn wait(&mut self, at: usize, class: ErrorKind, reason: &str, now: Instant, draw: u32) {
+    /// Opens a socket after the back-off of the channel `at`, but not before the first deferred join.
+    fn redial_later(&mut self, at: usize, failure: &Failure, now: Instant, draw: u32) {
         let mut retry_in = match self.channels.get_mut(at) {
-            Some(channel) => channel.back_off(class, draw),
+            Some(channel) => channel.retry_delay(failure.kind, draw),
             None => REALTIME.to,
         };
-        self.channels.iter_mut().for_each(Channel::loses_socket);
+        self.channels.iter_mut().for_each(Channel::socket_closed);
         let first = self.channels.iter().map(Channel::join_at).min().flatten();
         if let Some(join_at) = first {
             retry_in = retry_in.max(join_at.saturating_duration_since(now));
@@ -542,36 +516,35 @@ impl Session {
         self.phase = Phase::Waiting {
             dial_at: now + retry_in,
         };
-        self.all_down(class, reason, retry_in);
+        self.all_down(failure, retry_in);
     }
 
-    fn all_down(&mut self, class: ErrorKind, reason: &str, retry_in: Duration) {
+    fn all_down(&mut self, failure: &Failure, retry_in: Duration) {
         let transports: Vec<Transport> = self
             .channels
             .iter()
             .map(|channel| channel.transport)
             .collect();
         for transport in transports {
-            self.down(transport, class, reason.to_owned(), retry_in);
+            self.down(transport, failure.clone(), retry_in);
         }
     }
 
-    fn down(&mut self, transport: Transport, class: ErrorKind, reason: String, retry_in: Duration) {
+    fn down(&mut self, transport: Transport, failure: Failure, retry_in: Duration) {
         self.emit(FeedEvent::Down(Down {
             transport,
-            class,
-            reason,
+            failure,
             retry_in,
         }));
     }
 
     fn emit(&mut self, event: FeedEvent) {
-        self.actions.push_back(Action::Emit(event));
+        self.actions.push_back(SessionAction::Emit(event));
     }
 
     fn dial(&mut self) {
         self.phase = Phase::Dialing;
-        self.actions.push_back(Action::Dial);
+        self.actions.push_back(SessionAction::Dial);
     }
 
     /// Sends the next join that is due, if none is in flight.
@@ -591,7 +564,7 @@ impl Session {
         let Some(channel) = self.channels.get_mut(at) else {
             return;
         };
-        channel.state = State::Joining {
+        channel.state = ChannelState::Joining {
             join_ref: join_ref.clone(),
             deadline: now + JOIN_TIMEOUT,
         };
@@ -618,9 +591,9 @@ impl Session {
 
     fn send_heartbeat(&mut self, now: Instant) {
         let ref_ = self.next_ref();
-        if let Phase::Open(connection) = &mut self.phase {
-            connection.heartbeat_at = now + HEARTBEAT_INTERVAL;
-            connection.unanswered = Some(ref_.clone());
+        if let Phase::Open(socket) = &mut self.phase {
+            socket.heartbeat_at = now + HEARTBEAT_INTERVAL;
+            socket.unanswered = Some(ref_.clone());
         }
         self.send(None, ref_, SOCKET_TOPIC, "heartbeat", json!({}));
     }
@@ -641,7 +614,7 @@ impl Session {
             event,
             payload,
         };
-        self.actions.push_back(Action::Send(frame));
+        self.actions.push_back(SessionAction::Send(frame));
     }
 
     fn next_ref(&mut self) -> String {
@@ -650,8 +623,16 @@ impl Session {
     }
 }
 
-/// Whether a frame of the topic belongs to this join. Version 2.0.0 says so in `join_ref`, but for
-/// changes, which have none; 1.0.0 repeats the join's ref in `ref` where it says so at all.
+fn requested(reason: impl Into<String>) -> Failure {
+    Failure::new(ErrorKind::Asked, reason)
+}
+
+fn channel_failed(reason: &str) -> Failure {
+    Failure::new(ErrorKind::Channel, reason)
+}
+
+/// Whether a frame of the topic belongs to this join. Version 2.0.0 has `join_ref`, except in changes; 1.0.0 repeats the ref
+/// of the join in `ref`, if at all.
 fn belongs_to(frame: &Frame, join_ref: &str) -> bool {
     match (&frame.join_ref, &frame.ref_) {
         (Some(of_join), _) => of_join == join_ref,
@@ -660,24 +641,23 @@ fn belongs_to(frame: &Frame, join_ref: &str) -> bool {
     }
 }
 
-/// Whether the server's list names each table asked for. A list that is absent proves nothing
-/// either way: the confirmation will tell.
-fn grants_all(response: &Value, asked: &[Table]) -> bool {
+/// Whether the server's list has each of the tables. Without a list only the confirmation shows it.
+fn grants_all(response: &Value, tables: &[FollowedTable]) -> bool {
     let Some(granted) = response.get("postgres_changes").and_then(Value::as_array) else {
         return true;
     };
     let names = |entry: &Value, name: &str, text: &str| {
         entry.get(name).and_then(Value::as_str) == Some(text)
     };
-    asked.iter().all(|table| {
+    tables.iter().all(|table| {
         granted.iter().any(|entry| {
             names(entry, "schema", &table.schema) && names(entry, "table", &table.name)
         })
     })
 }
 
-/// A text of the server, cut to what a line of a log can hold.
-fn brief(text: &str) -> String {
+/// A text of the server, short enough for a log line.
+fn shorten(text: &str) -> String {
     const LONGEST_CHARS: usize = 300;
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })

@@ -1,10 +1,8 @@
-//! A token of our own making: a JWT (RFC 7519) signed with the project's JWT secret (HS256), for one Postgres role and a few
-//! minutes.
+//! Access tokens that the agent signs itself: JWTs (RFC 7519) for one Postgres role, signed with the project's JWT secret
+//! (HS256) and short-lived.
 //!
-//! Owns the form of the token and how long one lives. Does not own when a new one is sent: that is the feed's.
-//!
-//! Invariants: neither the secret nor a token can be printed; a token is renewed after half its life, so that a renewal that
-//! fails leaves time for another.
+//! Invariants: neither the secret nor a token can be printed; a token is renewed after half its lifetime, so that a failed
+//! renewal leaves time for another.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,12 +14,12 @@ use sha2::Sha256;
 
 use crate::domain::secret::Secret;
 
-/// How long a token is good for, unless told otherwise.
+/// Default lifetime of a token.
 pub const LIFETIME: Duration = Duration::from_mins(10);
-/// Whose token it is, unless told otherwise.
+/// Default role of a token.
 pub const ROLE: &str = "service_role";
 
-/// Makes tokens.
+/// Signs tokens.
 #[derive(Clone)]
 pub struct Minter {
     secret: Secret,
@@ -39,12 +37,12 @@ impl Minter {
         }
     }
 
-    /// The role that its tokens act as.
+    /// The Postgres role of its tokens.
     pub fn role(&self) -> &str {
         &self.role
     }
 
-    /// A token that is good from now on, by this host's clock: the server checks it by its own.
+    /// A new token. Its expiry is by this host's clock, while the server checks it by its own.
     pub fn mint(&self) -> Secret {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -55,7 +53,7 @@ impl Minter {
         Secret::new(sign(&self.secret, &header, &claims))
     }
 
-    /// After how long the next token is due.
+    /// When a token is to be replaced, after it was signed.
     pub fn renew_after(&self) -> Duration {
         self.lifetime / 2
     }
@@ -69,7 +67,7 @@ pub fn sign(secret: &Secret, header: &Value, claims: &Value) -> String {
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
-/// The code that authenticates a text: HMAC with SHA-256 (RFC 2104).
+/// HMAC with SHA-256 (RFC 2104).
 pub fn mac(secret: &Secret, signed: &str) -> Hmac<Sha256> {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.expose().as_bytes())
         .expect("HMAC takes keys of any length");
@@ -80,17 +78,17 @@ pub fn mac(secret: &Secret, signed: &str) -> Hmac<Sha256> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::realtime::Key;
+    use crate::realtime::ApiKey;
 
     #[test]
-    fn a_token_is_for_its_role_and_ends_when_it_is_told_to() {
+    fn a_token_has_its_role_and_lifetime() {
         let secret = Secret::new("a secret of at least 32 characters, for a test");
         let minter = Minter::new(secret, "visit_pacer".to_owned(), Duration::from_secs(600));
         let before = SystemTime::now().duration_since(UNIX_EPOCH).expect("now");
-        let Key::Jwt {
+        let ApiKey::Jwt {
             role: Some(role),
             expires_at: Some(at),
-        } = Key::read(&minter.mint())
+        } = ApiKey::read(&minter.mint())
         else {
             panic!("a JWT with role and exp");
         };

@@ -21,7 +21,7 @@ use crate::postgres::failure::Failure;
 use crate::postgres::maintenance::{self, Identity};
 use crate::postgres::reconnect::Database;
 use crate::postgres::{doctor, rows};
-use crate::realtime::{Down, Endpoint, FeedConfig, FeedEvent, Key, feed};
+use crate::realtime::{ApiKey, Down, Endpoint, FeedConfig, FeedEvent, feed};
 use crate::settings::SettingError;
 
 /// How long Realtime may take to be live; a cold one needs 15 s to reach its database.
@@ -120,23 +120,23 @@ fn unset(error: &SettingError) -> Finding {
 }
 
 /// What the key tells of itself.
-fn the_key(key: &Key, now: DbTime) -> Option<Finding> {
+fn the_key(key: &ApiKey, now: DbTime) -> Option<Finding> {
     const WHY: &str = "Realtime shows the rows only to the project's secret key";
     const FIX: &str = "copy the secret (or service_role) key from Project Settings > API Keys";
     let now_s = now.as_micros() / 1_000_000;
     let what = match key {
         // What the role may see, the look at Realtime shows.
-        Key::Secret | Key::Minted { .. } => return None,
-        Key::Publishable => "the key is a publishable one".to_owned(),
-        Key::Unknown => "the key is neither a JWT nor an sb_secret_… key".to_owned(),
-        Key::Jwt {
+        ApiKey::Secret | ApiKey::Minted { .. } => return None,
+        ApiKey::Publishable => "the key is a publishable one".to_owned(),
+        ApiKey::Unknown => "the key is neither a JWT nor an sb_secret_… key".to_owned(),
+        ApiKey::Jwt {
             role: Some(role), ..
         } if role != "service_role" => format!("the key's role is {role}, not service_role"),
-        Key::Jwt {
+        ApiKey::Jwt {
             expires_at: Some(at),
             ..
         } if *at <= now_s => format!("the key expired {} s ago", now_s - at),
-        Key::Jwt {
+        ApiKey::Jwt {
             expires_at: Some(at),
             ..
         } if *at - now_s < KEY_ENDS_SOON_S => {
@@ -148,7 +148,7 @@ fn the_key(key: &Key, now: DbTime) -> Option<Finding> {
                 fix: manual(FIX),
             });
         }
-        Key::Jwt { .. } => return None,
+        ApiKey::Jwt { .. } => return None,
     };
     Some(failing("key", what, WHY, FIX))
 }
@@ -250,11 +250,11 @@ impl DistributionStatus {
         let unanswered = || format!("not live within {} s", LIVE_WITHIN.as_secs());
         let reason = down
             .as_ref()
-            .map_or_else(unanswered, |down| down.reason.clone());
-        let class = down.map(|down| down.class);
-        let advice = class.and_then(ErrorKind::advice).unwrap_or("check that this host reaches the address of SUPABASE_URL or REALTIME_URL, and that the project is not paused");
+            .map_or_else(unanswered, |down| down.failure.message.clone());
+        let kind = down.map(|down| down.failure.kind);
+        let advice = kind.and_then(ErrorKind::advice).unwrap_or("check that this host reaches the address of SUPABASE_URL or REALTIME_URL, and that the project is not paused");
         let fix = Fix {
-            sql: (class == Some(ErrorKind::Topic)).then(|| doctor::let_read_the_topic(&self.role)),
+            sql: (kind == Some(ErrorKind::Topic)).then(|| doctor::let_read_the_topic(&self.role)),
             manual: Some(advice.to_owned()),
         };
         self.finding("realtime", format!("{}: {reason}", self.place), fix)
@@ -300,13 +300,13 @@ impl DistributionStatus {
 }
 
 /// The Postgres role that Realtime takes the key's holder for.
-fn role(key: &Key) -> String {
+fn role(key: &ApiKey) -> String {
     match key {
-        Key::Minted { role }
-        | Key::Jwt {
+        ApiKey::Minted { role }
+        | ApiKey::Jwt {
             role: Some(role), ..
         } => role.clone(),
-        Key::Secret | Key::Publishable | Key::Jwt { role: None, .. } | Key::Unknown => {
+        ApiKey::Secret | ApiKey::Publishable | ApiKey::Jwt { role: None, .. } | ApiKey::Unknown => {
             "service_role".to_owned()
         }
     }
@@ -321,7 +321,7 @@ async fn live(events: &mut mpsc::Receiver<FeedEvent>) -> Result<(), Option<Down>
                 Some(FeedEvent::Live(_)) => return true,
                 Some(FeedEvent::Down(down)) => {
                     failures += 1;
-                    let over = down.class.is_slow() || failures == FAILURES;
+                    let over = down.failure.kind.is_slow() || failures == FAILURES;
                     last = Some(down);
                     if over {
                         return false;
@@ -379,13 +379,13 @@ mod tests {
 
     const NOW_S: i64 = 1_800_000_000;
 
-    fn what(key: &Key) -> Option<String> {
+    fn what(key: &ApiKey) -> Option<String> {
         let now = DbTime::from_micros(NOW_S * 1_000_000);
         the_key(key, now).map(|finding| finding.what)
     }
 
-    fn jwt(role: &str, expires_at: i64) -> Key {
-        Key::Jwt {
+    fn jwt(role: &str, expires_at: i64) -> ApiKey {
+        ApiKey::Jwt {
             role: Some(role.to_owned()),
             expires_at: Some(expires_at),
         }
@@ -393,11 +393,11 @@ mod tests {
 
     #[test]
     fn a_key_that_shows_no_rows_is_found_before_it_is_used() {
-        assert_eq!(what(&Key::Secret), None);
+        assert_eq!(what(&ApiKey::Secret), None);
         assert_eq!(what(&jwt("service_role", NOW_S + 10_000_000)), None);
         for (key, word) in [
-            (Key::Publishable, "publishable"),
-            (Key::Unknown, "neither"),
+            (ApiKey::Publishable, "publishable"),
+            (ApiKey::Unknown, "neither"),
             (jwt("anon", NOW_S + 10_000_000), "role is anon"),
             (jwt("service_role", NOW_S - 5), "expired 5 s ago"),
             (jwt("service_role", NOW_S + 7_200), "expires in 2 h"),

@@ -253,9 +253,9 @@ impl Driver {
     fn receive(&mut self, event: &FeedEvent) -> Option<RealtimeEvent> {
         let now = self.clock.now();
         if let FeedEvent::Down(down) = event
-            && down.class != ErrorKind::Asked
+            && down.failure.kind != ErrorKind::Asked
         {
-            self.count(down.class);
+            self.count(down.failure.kind);
         }
         if let Some(report) = self.realtime.take(event, now) {
             self.emit(report);

@@ -3,12 +3,12 @@
 
 use crate::domain::agent::RealtimeEvent;
 use crate::domain::echo_check::Reconnect;
-use crate::domain::error_policy::ErrorKind;
+use crate::domain::error_policy::{ErrorKind, Failure};
 use crate::domain::event::Event;
 use crate::domain::time::{DbTime, Mono};
 use crate::domain::transport::{Following, ListenBy, PerTransport, Transport};
 use crate::observe::recent::ReceivedEvent;
-use crate::realtime::{Broadcast, Change, Down, FeedCommand, FeedEvent, Table};
+use crate::realtime::{Broadcast, Change, Down, FeedCommand, FeedEvent, FollowedTable};
 
 /// The tables that are followed; the canary only where it is published.
 pub const DISTRIBUTIONS: &str = "visit_distribution";
@@ -45,7 +45,7 @@ pub struct RealtimeState {
     /// None of a transport that is not followed.
     transports: PerTransport<Option<TransportState>>,
     /// What was last reported of each: the same failure again is no news.
-    reported: PerTransport<Option<(ErrorKind, String)>>,
+    reported: PerTransport<Option<Failure>>,
 }
 
 impl RealtimeState {
@@ -125,9 +125,9 @@ impl RealtimeState {
             down: Some(down.to_string()),
             since,
         });
-        let report = Some((down.class, down.reason.clone()));
+        let report = Some(down.failure.clone());
         let before = std::mem::replace(self.reported.of_mut(down.transport), report.clone());
-        if down.class == ErrorKind::Asked || before == report {
+        if down.failure.kind == ErrorKind::Asked || before == report {
             return None;
         }
         let event = Event::REALTIME_DOWN.by(down.transport);
@@ -136,7 +136,7 @@ impl RealtimeState {
 }
 
 /// The tables to follow.
-pub fn bindings(following: Following) -> Vec<Table> {
+pub fn bindings(following: Following) -> Vec<FollowedTable> {
     let names = match (following.changes, following.canary) {
         (false, _) => &[][..],
         (true, false) => &[DISTRIBUTIONS][..],
@@ -144,7 +144,7 @@ pub fn bindings(following: Following) -> Vec<Table> {
     };
     names
         .iter()
-        .map(|name| Table::new("public", *name))
+        .map(|name| FollowedTable::new("public", *name))
         .collect()
 }
 
@@ -160,7 +160,9 @@ pub fn reconnect_command(transport: Transport, reconnect: Reconnect) -> FeedComm
 pub fn agent_event(event: &FeedEvent) -> Option<RealtimeEvent> {
     match event {
         FeedEvent::Live(transport) => Some(RealtimeEvent::Live(*transport)),
-        FeedEvent::Down(down) if down.class == ErrorKind::Table => Some(RealtimeEvent::Unfollowed),
+        FeedEvent::Down(down) if down.failure.kind == ErrorKind::Table => {
+            Some(RealtimeEvent::Unfollowed)
+        }
         FeedEvent::Down(down) => Some(RealtimeEvent::Down(down.transport)),
         FeedEvent::Changed(change) => changed(change),
         FeedEvent::Broadcast(broadcast, replayed) => broadcasted(*broadcast, *replayed),

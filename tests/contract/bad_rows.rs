@@ -283,7 +283,7 @@ async fn a_lock_that_is_not_had_in_time_does_not_count_as_the_database_being_awa
         .execute(&mut *transaction)
         .await
         .expect("the application waits for nobody for long");
-    agent.says("somebody held a lock for too long").await;
+    agent.says("lock conflict with another transaction").await;
     let (_, metrics) = agent.get("/metrics").await;
     assert!(
         metrics

@@ -98,7 +98,7 @@ async fn a_login_or_database_that_is_refused_at_the_first_connect_ends_with_78(v
         .set_password(Some("not-the-password"))
         .expect("a host");
     let refused = run_with(&place, "DATABASE_URL", wrong.as_str()).await;
-    says_in_one_line(&refused, CONFIG, &["refuses the login", "password"]);
+    says_in_one_line(&refused, CONFIG, &["login refused", "password"]);
     assert!(!refused.said.contains("not-the-password"));
     let mut elsewhere = url::Url::parse(&place.agents_url()).expect("a URL");
     elsewhere.set_path("/no_such_database");

@@ -473,5 +473,5 @@ async fn a_wrong_key_a_dead_realtime_and_a_wrong_password_are_told_apart() {
     url.set_password(Some("not-this-one")).expect("a URL");
     let refused = doctor_with(&place, "DATABASE_URL", url.as_str()).await;
     let what = refused.the("database")["what"].as_str().expect("words");
-    assert!(what.contains("refuses the login"), "{what}");
+    assert!(what.contains("login refused"), "{what}");
 }

@@ -173,10 +173,7 @@ async fn of_a_database_that_is_dead() {
     .await;
     let status = place.command(&["status"]).await;
     assert_eq!(status.code, Some(1), "{status:?}");
-    assert!(
-        status.said.contains("the database does not answer"),
-        "{status:?}"
-    );
+    assert!(status.said.contains("database unreachable"), "{status:?}");
 
     let server = place.server.as_mut().expect("a server of its own");
     server.start_again().await.expect("it starts");

@@ -13,7 +13,7 @@ use visit_pacer::domain::agent::{
 };
 use visit_pacer::domain::batch::Batch;
 use visit_pacer::domain::echo_check::Reconnect;
-use visit_pacer::domain::error_policy::ErrorKind;
+use visit_pacer::domain::error_policy::{ErrorKind, Failure};
 use visit_pacer::domain::event::Event;
 use visit_pacer::domain::secret::Secret;
 use visit_pacer::domain::time::{DbTime, Mono, micros_of};
@@ -165,7 +165,11 @@ impl Host {
         let Some(process) = &mut self.process else {
             return Vec::new();
         };
-        process.session(session::Input::Command(FeedCommand::Shutdown), mono, dice);
+        process.session(
+            session::SessionInput::Command(FeedCommand::Shutdown),
+            mono,
+            dice,
+        );
         let mut deeds = process.settle(mono, &mut self.sockets, dice);
         deeds.push(Deed::Send(Statement::Goodbye, mono));
         deeds
@@ -239,32 +243,35 @@ impl Process {
             }
             Arrival::Opened(socket) if self.socket == SocketState::Dialing(socket) => {
                 self.socket = SocketState::Open(socket);
-                self.session(session::Input::Opened, mono, dice);
+                self.session(session::SessionInput::Opened, mono, dice);
             }
             Arrival::Refused(socket, status, words)
                 if self.socket == SocketState::Dialing(socket) =>
             {
                 self.socket = SocketState::Closed;
-                let class = ErrorKind::of_refusal(status, words);
-                let failed = session::Input::DialFailed {
-                    class,
-                    reason: words.to_owned(),
-                };
+                let kind = ErrorKind::from_http_status(status, words);
+                let failed = session::SessionInput::DialFailed(Failure::new(kind, words));
                 self.session(failed, mono, dice);
             }
             Arrival::Text(socket, text) if self.socket == SocketState::Open(socket) => {
                 let frame = Frame::decode_text(&text);
-                let input = frame.map_or(session::Input::Noise, session::Input::Received);
+                let input = frame.map_or(
+                    session::SessionInput::Activity,
+                    session::SessionInput::Received,
+                );
                 self.session(input, mono, dice);
             }
             Arrival::Binary(socket, bytes) if self.socket == SocketState::Open(socket) => {
                 let frame = Frame::decode_binary(&bytes);
-                let input = frame.map_or(session::Input::Noise, session::Input::Received);
+                let input = frame.map_or(
+                    session::SessionInput::Activity,
+                    session::SessionInput::Received,
+                );
                 self.session(input, mono, dice);
             }
             Arrival::Closed(socket) if self.socket == SocketState::Open(socket) => {
                 let reason = "closed by the server".to_owned();
-                self.session(session::Input::Closed { reason }, mono, dice);
+                self.session(session::SessionInput::Closed(reason), mono, dice);
             }
             Arrival::Opened(_)
             | Arrival::Refused(..)
@@ -293,7 +300,7 @@ impl Process {
             .next_deadline()
             .is_some_and(|(at, _)| self.mono_of(at) <= mono)
         {
-            self.session(session::Input::Tick, mono, dice);
+            self.session(session::SessionInput::Tick, mono, dice);
         }
         let due = self
             .agent
@@ -323,13 +330,13 @@ impl Process {
     /// As the feed does.
     fn carry_out(
         &mut self,
-        action: session::Action,
+        action: session::SessionAction,
         mono: Mono,
         sockets: &mut u32,
         deeds: &mut Vec<Deed>,
     ) {
         match action {
-            session::Action::Dial => {
+            session::SessionAction::Dial => {
                 *sockets += 1;
                 let socket = SocketId {
                     host: self.host,
@@ -338,19 +345,19 @@ impl Process {
                 self.socket = SocketState::Dialing(socket);
                 deeds.push(Deed::Dial(socket));
             }
-            session::Action::Send(frame) => {
+            session::SessionAction::Send(frame) => {
                 if let SocketState::Open(socket) = self.socket {
                     deeds.push(Deed::Say(socket, frame.encode()));
                 }
             }
-            session::Action::Close | session::Action::Abandon => {
+            session::SessionAction::Close | session::SessionAction::Abandon => {
                 if let SocketState::Open(socket) | SocketState::Dialing(socket) =
                     std::mem::replace(&mut self.socket, SocketState::Closed)
                 {
                     deeds.push(Deed::HangUp(socket));
                 }
             }
-            session::Action::Emit(event) => {
+            session::SessionAction::Emit(event) => {
                 let known = self.agent.counters().realtime.events_known;
                 if let Some(event) = agent_event(&event) {
                     self.agent.handle(Input::Realtime(event), mono);
@@ -362,7 +369,7 @@ impl Process {
                     deeds.push(Deed::Down(down));
                 }
             }
-            session::Action::Stop => {}
+            session::SessionAction::Stop => {}
         }
     }
 
@@ -370,7 +377,7 @@ impl Process {
     fn act(&mut self, action: Action, mono: Mono, dice: &mut Dice, deeds: &mut Vec<Deed>) {
         let now = at(self.epoch, mono);
         let mut command = |command| {
-            let input = session::Input::Command(command);
+            let input = session::SessionInput::Command(command);
             self.session.handle(input, now, dice.draw());
         };
         match action {
@@ -392,7 +399,7 @@ impl Process {
         }
     }
 
-    fn session(&mut self, input: session::Input, mono: Mono, dice: &mut Dice) {
+    fn session(&mut self, input: session::SessionInput, mono: Mono, dice: &mut Dice) {
         self.session
             .handle(input, at(self.epoch, mono), dice.draw());
     }

@@ -390,8 +390,10 @@ impl World {
             Deed::Emit(event) => self.emitted(host, &event),
             Deed::Reconnect(transport, reconnect) => self.reconnects(host, transport, reconnect),
             Deed::Down(down) => {
-                self.say(|| format!("agent {host}: Realtime is down: {}", down.reason));
-                if down.class == ErrorKind::Network && down.reason.contains("heartbeat") {
+                self.say(|| format!("agent {host}: Realtime is down: {}", down.failure.message));
+                if down.failure.kind == ErrorKind::Network
+                    && down.failure.message.contains("heartbeat")
+                {
                     self.seen.saw("a silent socket is found by its heartbeat");
                 }
             }

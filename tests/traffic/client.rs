@@ -19,11 +19,11 @@ use std::{
 use serde_json::{Value, json};
 use visit_pacer::domain::transport::Transport;
 use visit_pacer::{
-    domain::error_policy::ErrorKind,
+    domain::error_policy::{ErrorKind, Failure},
     realtime::{
-        Broadcast, FeedCommand, FeedEvent, Table,
+        Broadcast, FeedCommand, FeedEvent, FollowedTable,
         frame::Frame,
-        session::{Action, BROADCAST_TOPIC, Input, Session, TOPIC},
+        session::{BROADCAST_TOPIC, Session, SessionAction, SessionInput, TOPIC},
     },
 };
 
@@ -211,7 +211,7 @@ impl Player {
                     self.dialled();
                     self.open = true;
                     self.joins.clear();
-                    self.input(Input::Opened);
+                    self.input(SessionInput::Opened);
                 }
                 What::Refused { .. } if answered => self.sockets_left -= 1,
                 What::Refused { status, body } => {
@@ -231,7 +231,7 @@ impl Player {
                         Some(code) => format!("the server closed the socket with {code}"),
                         None => "the connection broke".to_owned(),
                     };
-                    self.input(Input::Closed { reason });
+                    self.input(SessionInput::Closed(reason));
                 }
                 What::Closed { .. } => self.open = false,
                 What::Received(_) | What::ReceivedBinary(_) | What::SentOther | What::Note(_) => {}
@@ -253,7 +253,10 @@ impl Player {
         };
         if self.unpaired.is_none() {
             let reason = "as recorded".to_owned();
-            self.input(Input::Command(FeedCommand::Rejoin(self.transport, reason)));
+            self.input(SessionInput::Command(FeedCommand::Rejoin(
+                self.transport,
+                reason,
+            )));
         }
         self.wait_until(|player| player.unpaired.is_some());
         self.joins_left -= 1;
@@ -263,7 +266,7 @@ impl Player {
 
     fn receive(&mut self, frame: Option<Frame>) {
         let Some(mut frame) = frame else {
-            return self.input(Input::Noise);
+            return self.input(SessionInput::Activity);
         };
         if frame.topic == "phoenix" {
             return;
@@ -282,7 +285,7 @@ impl Player {
             frame.ref_ = frame.ref_.map(|ref_| self.ours(&ref_));
             frame.join_ref = frame.join_ref.map(|ref_| self.ours(&ref_));
         }
-        self.input(Input::Received(frame));
+        self.input(SessionInput::Received(frame));
     }
 
     /// Our ref in place of a recorded one. A push that is not ours has a ref that we never use.
@@ -324,10 +327,10 @@ impl Player {
     fn tick(&mut self, deadline: Instant) {
         let waited = deadline.saturating_duration_since(self.now);
         self.now += waited;
-        self.input(Input::Tick);
+        self.input(SessionInput::Tick);
     }
 
-    fn input(&mut self, input: Input) {
+    fn input(&mut self, input: SessionInput) {
         self.session.handle(input, self.now, DRAW);
         self.drain();
     }
@@ -337,15 +340,17 @@ impl Player {
         let first = self.events.len();
         while let Some(action) = self.session.poll_action() {
             match action {
-                Action::Dial if self.open => self.session.handle(Input::Opened, self.now, DRAW),
-                Action::Dial => {
+                SessionAction::Dial if self.open => {
+                    self.session.handle(SessionInput::Opened, self.now, DRAW);
+                }
+                SessionAction::Dial => {
                     self.dialing = true;
                     self.over |= self.sockets_left == 0;
                 }
-                Action::Send(frame) => self.sent(&frame),
-                Action::Close | Action::Abandon => new_socket = true,
-                Action::Emit(event) => self.events.push((event, false)),
-                Action::Stop => {}
+                SessionAction::Send(frame) => self.sent(&frame),
+                SessionAction::Close | SessionAction::Abandon => new_socket = true,
+                SessionAction::Emit(event) => self.events.push((event, false)),
+                SessionAction::Stop => {}
             }
         }
         for (_, over_new_socket) in self.events.iter_mut().skip(first) {
@@ -365,7 +370,8 @@ impl Player {
                     payload: json!({ "status": "ok", "response": {} }),
                     ..frame.clone()
                 };
-                self.session.handle(Input::Received(answer), self.now, DRAW);
+                self.session
+                    .handle(SessionInput::Received(answer), self.now, DRAW);
             }
             _ => {}
         }
@@ -392,7 +398,7 @@ impl Player {
                 FeedEvent::Live(_) => parts.push("live".to_owned()),
                 FeedEvent::Down(down) => parts.push(format!(
                     "down ({}{})",
-                    format!("{:?}", down.class).to_lowercase(),
+                    format!("{:?}", down.failure.kind).to_lowercase(),
                     if *over_new_socket { ", new socket" } else { "" }
                 )),
                 FeedEvent::Lost(_) => parts.push("lost".to_owned()),
@@ -433,30 +439,30 @@ impl Changes {
     }
 }
 
-fn refusal(status: Option<u16>, body: &str) -> Input {
-    let class = status.map_or(ErrorKind::Network, |status| {
-        ErrorKind::of_refusal(status, body)
+fn refusal(status: Option<u16>, body: &str) -> SessionInput {
+    let kind = status.map_or(ErrorKind::Network, |status| {
+        ErrorKind::from_http_status(status, body)
     });
     let reason = format!("refused with {status:?}: {body}");
-    Input::DialFailed { class, reason }
+    SessionInput::DialFailed(Failure::new(kind, reason))
 }
 
 /// The tables that a recorded join asked for; our own where it named none.
-fn tables(join: Option<&Frame>) -> Vec<Table> {
+fn tables(join: Option<&Frame>) -> Vec<FollowedTable> {
     let asked = join
         .and_then(|join| join.payload.pointer("/config/postgres_changes"))
         .and_then(Value::as_array);
-    let mut tables: Vec<Table> = Vec::new();
+    let mut tables: Vec<FollowedTable> = Vec::new();
     for entry in asked.into_iter().flatten() {
         if let (Some(schema), Some(table)) = (entry["schema"].as_str(), entry["table"].as_str()) {
-            let table = Table::new(schema, table);
+            let table = FollowedTable::new(schema, table);
             if !tables.contains(&table) {
                 tables.push(table);
             }
         }
     }
     if tables.is_empty() {
-        tables.push(Table::new("public", "visit_distribution"));
+        tables.push(FollowedTable::new("public", "visit_distribution"));
     }
     tables
 }

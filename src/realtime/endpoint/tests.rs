@@ -112,13 +112,13 @@ fn a_token_of_our_own_opens_the_socket_only_where_there_is_no_key() {
             Duration::from_secs(60),
         )
     };
-    let role = |key: &str| match Key::read(&Secret::new(key)) {
-        Key::Jwt { role, .. } => role,
+    let role = |key: &str| match ApiKey::read(&Secret::new(key)) {
+        ApiKey::Jwt { role, .. } => role,
         _ => None,
     };
     let ours = Some("visit_pacer".to_owned());
     let alone = Endpoint::with_tokens("wss://h", minter()).expect("an endpoint");
-    let beside = endpoint("wss://h", SECRET_KEY).joined_with(minter());
+    let beside = endpoint("wss://h", SECRET_KEY).with_join_tokens(minter());
     for (endpoint, opens) in [(&alone, ours.clone()), (&beside, None)] {
         let request = endpoint.request().expect("a request");
         let header = request.headers().get("x-api-key").expect("a key");

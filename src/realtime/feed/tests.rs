@@ -22,7 +22,7 @@ const KEY: &str = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoic2VydmljZV9yb2xlIn0.c2lnbmF0
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A feed that runs, its two channels, and the server that it dials.
-struct Bench {
+struct FeedBench {
     listener: TcpListener,
     commands: mpsc::Sender<FeedCommand>,
     events: mpsc::Receiver<FeedEvent>,
@@ -30,12 +30,12 @@ struct Bench {
     task: JoinHandle<()>,
 }
 
-impl Bench {
+impl FeedBench {
     async fn new(event_capacity: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("ws://{}", listener.local_addr().expect("an address"));
         let endpoint = Endpoint::new(&url, Secret::new(KEY)).expect("a valid endpoint");
-        let bindings = vec![Table::new("public", "visit_distribution")];
+        let bindings = vec![FollowedTable::new("public", "visit_distribution")];
         let (commands, command_queue) = mpsc::channel(4);
         let (event_queue, events) = mpsc::channel(event_capacity);
         let shutdown = CancellationToken::new();
@@ -55,7 +55,7 @@ impl Bench {
     }
 
     /// A feed that is live, and the server's end of its socket.
-    async fn live() -> (Self, PeerAgent) {
+    async fn live() -> (Self, ServerSocket) {
         let mut bench = Self::new(64).await;
         let peer = bench.serve_live().await;
         assert_eq!(bench.event().await, FeedEvent::Live(Transport::Changes));
@@ -68,9 +68,9 @@ impl Bench {
     }
 
     /// Accepts a socket, its join, and confirms the subscription.
-    async fn serve_live(&self) -> PeerAgent {
+    async fn serve_live(&self) -> ServerSocket {
         let stream = accept_async(self.accept().await).await.expect("an upgrade");
-        let mut peer = PeerAgent { stream };
+        let mut peer = ServerSocket { stream };
         let join = peer.frame().await;
         assert_eq!(join.event, "phx_join");
         peer.confirm(&join.ref_.expect("a ref")).await;
@@ -96,11 +96,11 @@ impl Bench {
 }
 
 /// The server's end of a socket.
-struct PeerAgent {
+struct ServerSocket {
     stream: WebSocketStream<TcpStream>,
 }
 
-impl PeerAgent {
+impl ServerSocket {
     async fn message(&mut self) -> Message {
         within(self.stream.next())
             .await
@@ -158,7 +158,7 @@ fn version(event: &FeedEvent) -> Option<i64> {
 
 #[tokio::test]
 async fn it_goes_live_and_tells_changes_in_order() {
-    let (mut bench, mut peer) = Bench::live().await;
+    let (mut bench, mut peer) = FeedBench::live().await;
     for number in 1..=50 {
         peer.send(change(number)).await;
     }
@@ -169,7 +169,7 @@ async fn it_goes_live_and_tells_changes_in_order() {
 
 #[tokio::test]
 async fn garbage_binary_messages_and_pings_are_survived() {
-    let (mut bench, mut peer) = Bench::live().await;
+    let (mut bench, mut peer) = FeedBench::live().await;
     peer.send(Message::text("")).await;
     peer.send(Message::text("not JSON")).await;
     peer.send(Message::text(r#"{"topic":1}"#)).await;
@@ -185,7 +185,7 @@ async fn garbage_binary_messages_and_pings_are_survived() {
 
 #[tokio::test]
 async fn a_refused_key_is_told_in_plain_words_and_the_feed_goes_on() {
-    let mut bench = Bench::new(64).await;
+    let mut bench = FeedBench::new(64).await;
     let mut stream = bench.accept().await;
     let mut request = Vec::new();
     while !request.ends_with(b"\r\n\r\n") {
@@ -199,7 +199,7 @@ async fn a_refused_key_is_told_in_plain_words_and_the_feed_goes_on() {
     stream.write_all(answer.as_bytes()).await.expect("a reader");
 
     let down = bench.down().await;
-    assert_eq!(down.class, ErrorKind::Key);
+    assert_eq!(down.failure.kind, ErrorKind::Key);
     let line = down.to_string();
     assert!(
         line.contains("HTTP 401: Failed to validate JWT signature"),
@@ -213,7 +213,7 @@ async fn a_refused_key_is_told_in_plain_words_and_the_feed_goes_on() {
 
 #[tokio::test]
 async fn a_server_that_restarts_is_answered_and_followed_again_by_itself() {
-    let (mut bench, mut peer) = Bench::live().await;
+    let (mut bench, mut peer) = FeedBench::live().await;
     let restart = CloseFrame {
         code: CloseCode::Restart,
         reason: "".into(),
@@ -224,29 +224,33 @@ async fn a_server_that_restarts_is_answered_and_followed_again_by_itself() {
     drop(peer);
 
     let down = bench.down().await;
-    assert_eq!(down.class, ErrorKind::Network);
-    assert!(down.reason.contains("1012"), "{}", down.reason);
+    assert_eq!(down.failure.kind, ErrorKind::Network);
+    assert!(
+        down.failure.message.contains("1012"),
+        "{}",
+        down.failure.message
+    );
     let _peer = bench.serve_live().await;
     assert_eq!(bench.event().await, FeedEvent::Live(Transport::Changes));
 }
 
 #[tokio::test]
 async fn a_connection_that_breaks_without_a_word_is_made_again_by_itself() {
-    let (mut bench, peer) = Bench::live().await;
+    let (mut bench, peer) = FeedBench::live().await;
     drop(peer);
-    assert_eq!(bench.down().await.class, ErrorKind::Network);
+    assert_eq!(bench.down().await.failure.kind, ErrorKind::Network);
     let _peer = bench.serve_live().await;
     assert_eq!(bench.event().await, FeedEvent::Live(Transport::Changes));
 }
 
 #[tokio::test]
 async fn a_message_beyond_all_bounds_ends_the_socket_and_not_the_feed() {
-    let (mut bench, mut peer) = Bench::live().await;
+    let (mut bench, mut peer) = FeedBench::live().await;
     let _ = peer
         .stream
         .send(Message::text("x".repeat(9 * 1024 * 1024)))
         .await;
-    assert_eq!(bench.down().await.class, ErrorKind::Network);
+    assert_eq!(bench.down().await.failure.kind, ErrorKind::Network);
     drop(peer);
     let _peer = bench.serve_live().await;
     assert_eq!(bench.event().await, FeedEvent::Live(Transport::Changes));
@@ -254,7 +258,7 @@ async fn a_message_beyond_all_bounds_ends_the_socket_and_not_the_feed() {
 
 #[tokio::test]
 async fn a_row_of_a_megabyte_is_a_change_like_any_other() {
-    let (mut bench, mut peer) = Bench::live().await;
+    let (mut bench, mut peer) = FeedBench::live().await;
     let long = change(7).to_text().expect("text").replace(
         "\"config_version\"",
         &format!(
@@ -268,7 +272,7 @@ async fn a_row_of_a_megabyte_is_a_change_like_any_other() {
 
 #[tokio::test]
 async fn a_shutdown_leaves_the_channel_and_closes_the_socket() {
-    let (bench, mut peer) = Bench::live().await;
+    let (bench, mut peer) = FeedBench::live().await;
     bench.shutdown.cancel();
     assert_eq!(peer.frame().await.event, "phx_leave");
     assert!(matches!(peer.message().await, Message::Close(_)));
@@ -278,7 +282,7 @@ async fn a_shutdown_leaves_the_channel_and_closes_the_socket() {
 
 #[tokio::test]
 async fn a_shutdown_does_not_wait_for_a_server_that_does_not_answer() {
-    let (bench, peer) = Bench::live().await;
+    let (bench, peer) = FeedBench::live().await;
     bench.shutdown.cancel();
     bench.ends().await;
     drop(peer);
@@ -286,7 +290,7 @@ async fn a_shutdown_does_not_wait_for_a_server_that_does_not_answer() {
 
 #[tokio::test]
 async fn a_shutdown_while_dialing_ends_at_once() {
-    let bench = Bench::new(64).await;
+    let bench = FeedBench::new(64).await;
     let silent = bench.accept().await;
     bench.shutdown.cancel();
     bench.ends().await;
@@ -295,8 +299,8 @@ async fn a_shutdown_while_dialing_ends_at_once() {
 
 #[tokio::test]
 async fn a_feed_to_which_nobody_listens_ends() {
-    let (bench, _peer) = Bench::live().await;
-    let Bench {
+    let (bench, _peer) = FeedBench::live().await;
+    let FeedBench {
         events,
         task,
         commands,
@@ -309,8 +313,8 @@ async fn a_feed_to_which_nobody_listens_ends() {
 
 #[tokio::test]
 async fn a_feed_that_nobody_commands_goes_on() {
-    let (bench, mut peer) = Bench::live().await;
-    let Bench {
+    let (bench, mut peer) = FeedBench::live().await;
+    let FeedBench {
         mut events,
         commands,
         ..
@@ -323,9 +327,9 @@ async fn a_feed_that_nobody_commands_goes_on() {
 
 #[tokio::test]
 async fn an_owner_that_takes_no_events_does_not_hold_up_the_protocol_and_is_told_of_the_loss() {
-    let mut bench = Bench::new(1).await;
+    let mut bench = FeedBench::new(1).await;
     let mut peer = bench.serve_live().await;
-    for number in 1..=i64::try_from(2 * OUTBOX_EVENTS).expect("a small number") {
+    for number in 1..=i64::try_from(2 * EVENTS_QUEUED).expect("a small number") {
         peer.send(change(number)).await;
     }
     bench
@@ -343,7 +347,7 @@ async fn an_owner_that_takes_no_events_does_not_hold_up_the_protocol_and_is_told
     loop {
         match bench.event().await {
             FeedEvent::Lost(_) => lost = true,
-            FeedEvent::Down(down) => asked = down.class == ErrorKind::Asked,
+            FeedEvent::Down(down) => asked = down.failure.kind == ErrorKind::Asked,
             FeedEvent::Live(_) if asked => break,
             FeedEvent::Live(_) | FeedEvent::Broadcast(..) | FeedEvent::Changed(_) => {}
         }
@@ -352,23 +356,22 @@ async fn an_owner_that_takes_no_events_does_not_hold_up_the_protocol_and_is_told
 }
 
 #[test]
-fn an_outbox_that_overflows_keeps_the_latest_state_and_asks_for_a_full_sync() {
+fn a_queue_that_overflows_keeps_the_latest_state_and_asks_for_a_full_sync() {
     let changed = || FeedEvent::Lost("a change".to_owned());
     let asked = FeedEvent::Down(Down {
         transport: Transport::Changes,
-        class: ErrorKind::Asked,
-        reason: String::new(),
+        failure: Failure::new(ErrorKind::Asked, ""),
         retry_in: Duration::ZERO,
     });
-    let mut outbox = Outbox::default();
-    outbox.push(FeedEvent::Live(Transport::Changes));
-    outbox.push(asked.clone());
-    for _ in 2..OUTBOX_EVENTS {
-        outbox.push(changed());
+    let mut queue = EventQueue::default();
+    queue.push(FeedEvent::Live(Transport::Changes));
+    queue.push(asked.clone());
+    for _ in 2..EVENTS_QUEUED {
+        queue.push(changed());
     }
-    assert_eq!(outbox.events.len(), OUTBOX_EVENTS);
-    outbox.push(FeedEvent::Live(Transport::Changes));
-    let left: Vec<FeedEvent> = outbox.events.into_iter().collect();
-    let lost = FeedEvent::Lost("more changes came than were taken".to_owned());
+    assert_eq!(queue.events.len(), EVENTS_QUEUED);
+    queue.push(FeedEvent::Live(Transport::Changes));
+    let left: Vec<FeedEvent> = queue.events.into_iter().collect();
+    let lost = FeedEvent::Lost("event queue overflowed".to_owned());
     assert_eq!(left, [asked, lost, FeedEvent::Live(Transport::Changes)]);
 }

@@ -1,6 +1,5 @@
 use super::*;
 use crate::domain::error_policy::REALTIME_SLOW;
-use crate::realtime::change::ChangeKind;
 
 mod any_order;
 mod back_off;
@@ -10,15 +9,15 @@ const ROW: &str = "11111111-1111-1111-1111-111111111111";
 const MIDDLE: u32 = u32::MAX / 2;
 
 /// A session on a bench: its clock moves when told, its actions pile up until taken.
-struct Bench {
+struct SessionBench {
     session: Session,
     now: Instant,
     draw: u32,
 }
 
-impl Bench {
+impl SessionBench {
     fn new() -> Self {
-        let bindings = vec![Table::new("public", "visit_distribution")];
+        let bindings = vec![FollowedTable::new("public", "visit_distribution")];
         Self::with(Session::new(bindings, None))
     }
 
@@ -33,7 +32,7 @@ impl Bench {
     /// Open, and the first join sent.
     fn opened() -> Self {
         let mut bench = Self::new();
-        bench.input(Input::Opened);
+        bench.input(SessionInput::Opened);
         bench
     }
 
@@ -51,21 +50,21 @@ impl Bench {
         bench
     }
 
-    fn input(&mut self, input: Input) {
+    fn input(&mut self, input: SessionInput) {
         self.session.handle(input, self.now, self.draw);
     }
 
     fn receive(&mut self, text: &str) {
-        self.input(Input::Received(
+        self.input(SessionInput::Received(
             Frame::decode_text(text).expect("test text is a frame"),
         ));
     }
 
     fn command(&mut self, command: FeedCommand) {
-        self.input(Input::Command(command));
+        self.input(SessionInput::Command(command));
     }
 
-    fn take(&mut self) -> Vec<Action> {
+    fn take(&mut self) -> Vec<SessionAction> {
         std::iter::from_fn(|| self.session.poll_action()).collect()
     }
 
@@ -88,7 +87,7 @@ impl Bench {
     fn tick(&mut self) -> &'static str {
         let (at, why) = self.session.next_deadline().expect("a deadline");
         self.now = self.now.max(at);
-        self.input(Input::Tick);
+        self.input(SessionInput::Tick);
         why
     }
 
@@ -98,16 +97,16 @@ impl Bench {
     }
 }
 
-fn sent(action: Action) -> Option<Frame> {
-    if let Action::Send(frame) = action {
+fn sent(action: SessionAction) -> Option<Frame> {
+    if let SessionAction::Send(frame) = action {
         Some(frame)
     } else {
         None
     }
 }
 
-fn told(action: Action) -> Option<FeedEvent> {
-    if let Action::Emit(event) = action {
+fn told(action: SessionAction) -> Option<FeedEvent> {
+    if let SessionAction::Emit(event) = action {
         Some(event)
     } else {
         None
@@ -165,19 +164,19 @@ fn refs_of(frames: &[Frame], event: &str) -> Vec<String> {
 
 #[test]
 fn nothing_is_sent_before_the_socket_is_open() {
-    let mut bench = Bench::new();
-    assert_eq!(bench.take(), [Action::Dial]);
+    let mut bench = SessionBench::new();
+    assert_eq!(bench.take(), [SessionAction::Dial]);
     assert_eq!(bench.session.next_deadline(), None);
 }
 
 #[test]
 fn an_open_socket_is_joined_as_the_official_client_joins_it() {
     let tables = vec![
-        Table::new("public", "visit_distribution"),
-        Table::new("public", "canary"),
+        FollowedTable::new("public", "visit_distribution"),
+        FollowedTable::new("public", "canary"),
     ];
-    let mut bench = Bench::with(Session::new(tables, Some(Secret::new("a.b.c"))));
-    bench.input(Input::Opened);
+    let mut bench = SessionBench::with(Session::new(tables, Some(Secret::new("a.b.c"))));
+    bench.input(SessionInput::Opened);
     let frames = bench.frames();
     let expected: Value = serde_json::from_str(
         r#"["1","1","realtime:visit-pacer","phx_join",{"config":{
@@ -196,10 +195,10 @@ fn an_open_socket_is_joined_as_the_official_client_joins_it() {
 
 #[test]
 fn a_renewed_token_is_pushed_to_the_joined_channel_and_goes_with_every_later_join() {
-    let tables = vec![Table::new("public", "visit_distribution")];
-    let mut bench = Bench::with(Session::new(tables, Some(Secret::new("a.b.c"))));
+    let tables = vec![FollowedTable::new("public", "visit_distribution")];
+    let mut bench = SessionBench::with(Session::new(tables, Some(Secret::new("a.b.c"))));
     bench.session.renew(Secret::new("d.e.f"));
-    bench.input(Input::Opened);
+    bench.input(SessionInput::Opened);
     bench.session.renew(Secret::new("g.h.i"));
     let sent: Vec<Value> = bench
         .frames()
@@ -217,7 +216,7 @@ fn a_renewed_token_is_pushed_to_the_joined_channel_and_goes_with_every_later_joi
 
 #[test]
 fn a_key_that_is_not_a_token_is_not_sent_with_the_join() {
-    let frames = Bench::opened().frames();
+    let frames = SessionBench::opened().frames();
     assert_eq!(
         frames
             .first()
@@ -228,27 +227,27 @@ fn a_key_that_is_not_a_token_is_not_sent_with_the_join() {
 
 #[test]
 fn a_join_that_was_answered_is_not_live() {
-    let mut bench = Bench::joined();
+    let mut bench = SessionBench::joined();
     assert_eq!(bench.events(), []);
 }
 
 #[test]
 fn the_system_message_makes_it_live() {
-    let mut bench = Bench::joined();
+    let mut bench = SessionBench::joined();
     bench.receive(&subscribed("1"));
     assert_eq!(bench.events(), [FeedEvent::Live(Transport::Changes)]);
 }
 
 #[test]
 fn a_second_system_message_in_mid_life_asks_for_another_full_sync() {
-    let mut bench = Bench::live();
+    let mut bench = SessionBench::live();
     bench.receive(&subscribed("1"));
     assert_eq!(bench.events(), [FeedEvent::Live(Transport::Changes)]);
 }
 
 #[test]
 fn a_system_message_of_another_extension_does_not_make_it_live() {
-    let mut bench = Bench::joined();
+    let mut bench = SessionBench::joined();
     bench.receive(&system(
         "1",
         "ok",
@@ -260,12 +259,12 @@ fn a_system_message_of_another_extension_does_not_make_it_live() {
 
 #[test]
 fn an_unanswered_join_is_left_and_made_again_under_a_new_ref() {
-    let mut bench = Bench::opened();
+    let mut bench = SessionBench::opened();
     bench.take();
     assert_eq!(bench.tick(), "heartbeat");
     assert_eq!(refs_of(&bench.frames(), "heartbeat"), ["2"]);
     bench.receive(&heartbeat_answer("2"));
-    assert_eq!(bench.tick(), "join unanswered");
+    assert_eq!(bench.tick(), "join timeout");
     let leave = bench.frames();
     assert_eq!(refs_of(&leave, "phx_leave"), ["3"]);
     assert_eq!(
@@ -278,26 +277,28 @@ fn an_unanswered_join_is_left_and_made_again_under_a_new_ref() {
 
 #[test]
 fn an_unconfirmed_subscription_is_left_and_joined_again() {
-    let mut bench = Bench::joined();
+    let mut bench = SessionBench::joined();
     bench.take();
     bench.tick();
     bench.receive(&heartbeat_answer("2"));
     bench.take();
-    assert_eq!(bench.tick(), "subscription unconfirmed");
+    assert_eq!(bench.tick(), "subscription timeout");
     assert_eq!(refs_of(&bench.frames(), "phx_leave"), ["3"]);
 }
 
 #[test]
 fn a_refused_join_is_told_and_made_again_after_a_back_off() {
-    let mut bench = Bench::opened();
+    let mut bench = SessionBench::opened();
     bench.take();
     bench.receive(&join_refused("1", "UnableToConnectToProject: try again"));
     let down = bench.down();
-    assert_eq!(down.class, ErrorKind::Channel);
+    assert_eq!(down.failure.kind, ErrorKind::Channel);
     assert!(
-        down.reason.ends_with("UnableToConnectToProject: try again"),
+        down.failure
+            .message
+            .ends_with("UnableToConnectToProject: try again"),
         "{}",
-        down.reason
+        down.failure.message
     );
     assert_eq!(bench.due_in(), down.retry_in);
     bench.tick();
@@ -306,7 +307,7 @@ fn a_refused_join_is_told_and_made_again_after_a_back_off() {
 
 #[test]
 fn an_answer_that_lacks_a_table_is_no_subscription() {
-    let mut bench = Bench::opened();
+    let mut bench = SessionBench::opened();
     bench.take();
     bench.receive(&join_ok("1").replace("visit_distribution", "another"));
     bench.receive(&subscribed("1"));
@@ -319,8 +320,10 @@ fn an_answer_that_lacks_a_table_is_no_subscription() {
 
 #[test]
 fn the_next_join_follows_the_tables_that_were_set_last() {
-    let mut bench = Bench::live();
-    bench.command(FeedCommand::Bindings(vec![Table::new("public", "other")]));
+    let mut bench = SessionBench::live();
+    bench.command(FeedCommand::Bindings(vec![FollowedTable::new(
+        "public", "other",
+    )]));
     assert_eq!(bench.take(), []);
     bench.command(FeedCommand::Rejoin(
         Transport::Changes,
@@ -339,11 +342,10 @@ fn the_next_join_follows_the_tables_that_were_set_last() {
 
 #[test]
 fn a_change_is_told_by_id_and_version() {
-    let mut bench = Bench::live();
+    let mut bench = SessionBench::live();
     bench.receive(&update("visit_distribution"));
     let change = Change {
-        table: Table::new("public", "visit_distribution"),
-        kind: ChangeKind::Update,
+        table: FollowedTable::new("public", "visit_distribution"),
         id: ROW.parse().ok(),
         config_version: Some(17),
         damage: None,
@@ -353,14 +355,14 @@ fn a_change_is_told_by_id_and_version() {
 
 #[test]
 fn a_change_of_a_table_whose_name_only_matches_as_a_pattern_is_left_out() {
-    let mut bench = Bench::live();
+    let mut bench = SessionBench::live();
     bench.receive(&update("visitXdistribution"));
     assert_eq!(bench.events(), []);
 }
 
 #[test]
 fn a_change_that_does_not_name_its_table_asks_for_a_full_sync() {
-    let mut bench = Bench::live();
+    let mut bench = SessionBench::live();
     bench.receive(&format!(
         r#"[null,null,"{TOPIC}","postgres_changes",{{"data":7}}]"#
     ));
@@ -373,7 +375,7 @@ fn a_change_that_does_not_name_its_table_asks_for_a_full_sync() {
 
 #[test]
 fn a_change_that_comes_before_the_answer_to_the_join_is_of_an_earlier_join() {
-    let mut bench = Bench::live();
+    let mut bench = SessionBench::live();
     bench.command(FeedCommand::Rejoin(
         Transport::Changes,
         "no echo".to_owned(),
@@ -385,7 +387,7 @@ fn a_change_that_comes_before_the_answer_to_the_join_is_of_an_earlier_join() {
 
 #[test]
 fn unknown_events_topics_and_noise_change_nothing() {
-    let mut bench = Bench::live();
+    let mut bench = SessionBench::live();
     bench.receive(&format!(r#"["1",null,"{TOPIC}","presence_state",{{}}]"#));
     bench.receive(&format!(r#"["1",null,"{TOPIC}","event_of_2031",[null]]"#));
     bench.receive(&format!(
@@ -393,7 +395,7 @@ fn unknown_events_topics_and_noise_change_nothing() {
     ));
     bench.receive(r#"["1","1","realtime:other","phx_close",{}]"#);
     bench.receive(r#"[null,"9","phoenix","phx_reply",{"status":"ok"}]"#);
-    bench.input(Input::Noise);
+    bench.input(SessionInput::Activity);
     assert_eq!(bench.take(), []);
     bench.receive(&update("visit_distribution"));
     assert_eq!(bench.events().len(), 1);
@@ -403,25 +405,25 @@ fn unknown_events_topics_and_noise_change_nothing() {
 
 #[test]
 fn a_close_of_the_channel_is_followed_by_a_join_on_the_same_socket() {
-    let mut bench = Bench::live();
+    let mut bench = SessionBench::live();
     bench.receive(&closed("1"));
-    assert_eq!(bench.down().class, ErrorKind::Channel);
+    assert_eq!(bench.down().failure.kind, ErrorKind::Channel);
     assert_eq!(bench.tick(), "join again");
     let actions = bench.take();
-    assert!(matches!(actions.as_slice(), [Action::Send(join)] if join.event == "phx_join"));
+    assert!(matches!(actions.as_slice(), [SessionAction::Send(join)] if join.event == "phx_join"));
 }
 
 #[test]
 fn an_error_of_the_channel_is_followed_by_a_join() {
-    let mut bench = Bench::live();
+    let mut bench = SessionBench::live();
     bench.receive(&format!(r#"["1","1","{TOPIC}","phx_error",{{}}]"#));
-    assert_eq!(bench.down().class, ErrorKind::Channel);
+    assert_eq!(bench.down().failure.kind, ErrorKind::Channel);
     assert_eq!(bench.tick(), "join again");
 }
 
 #[test]
 fn a_system_error_is_followed_by_leaving_and_joining_and_the_close_after_it_is_old_news() {
-    let mut bench = Bench::live();
+    let mut bench = SessionBench::live();
     bench.receive(&system(
         "1",
         "error",
@@ -431,7 +433,7 @@ fn a_system_error_is_followed_by_leaving_and_joining_and_the_close_after_it_is_o
     let actions = bench.take();
     assert!(matches!(
         actions.as_slice(),
-        [Action::Send(leave), Action::Emit(FeedEvent::Down(_))] if leave.event == "phx_leave"
+        [SessionAction::Send(leave), SessionAction::Emit(FeedEvent::Down(_))] if leave.event == "phx_leave"
     ));
     bench.receive(&closed("1"));
     assert_eq!(bench.take(), []);
@@ -440,13 +442,13 @@ fn a_system_error_is_followed_by_leaving_and_joining_and_the_close_after_it_is_o
 
 #[test]
 fn a_table_that_is_not_published_is_told_with_what_to_do_and_tried_again_slowly() {
-    let mut bench = Bench::live();
+    let mut bench = SessionBench::live();
     let text = "Unable to subscribe to changes with given parameters. Please check Realtime is \
                 enabled for the given connect parameters: [event: *, schema: public, table: \
                 visit_distribution, filters: [], select: nil]";
     bench.receive(&system("1", "error", "postgres_changes", text));
     let down = bench.down();
-    assert_eq!(down.class, ErrorKind::Table);
+    assert_eq!(down.failure.kind, ErrorKind::Table);
     assert!(down.retry_in >= REALTIME_SLOW.from, "{down:?}");
     assert!(down.to_string().contains("publication"), "{down}");
 }
@@ -461,7 +463,7 @@ fn a_late_close_of_an_earlier_join_does_not_touch_the_present_one() {
         join_refused("1", "too late"),
         format!(r#"{{"ref":"1","event":"phx_close","topic":"{TOPIC}","payload":{{}}}}"#),
     ] {
-        let mut bench = Bench::live();
+        let mut bench = SessionBench::live();
         bench.command(FeedCommand::Rejoin(
             Transport::Changes,
             "no echo".to_owned(),
@@ -481,7 +483,7 @@ fn a_late_close_of_an_earlier_join_does_not_touch_the_present_one() {
 
 #[test]
 fn a_token_that_expires_in_mid_life_calls_for_a_new_socket() {
-    let mut bench = Bench::live();
+    let mut bench = SessionBench::live();
     bench.receive(&system(
         "1",
         "error",
@@ -489,27 +491,27 @@ fn a_token_that_expires_in_mid_life_calls_for_a_new_socket() {
         "Token has expired 0 seconds ago",
     ));
     let actions = bench.take();
-    assert!(actions.contains(&Action::Abandon), "{actions:?}");
+    assert!(actions.contains(&SessionAction::Abandon), "{actions:?}");
     assert_eq!(bench.tick(), "open a socket again");
-    assert_eq!(bench.take(), [Action::Dial]);
+    assert_eq!(bench.take(), [SessionAction::Dial]);
 }
 
 #[test]
 fn a_join_that_keeps_failing_is_tried_over_a_new_socket() {
-    let mut bench = Bench::opened();
+    let mut bench = SessionBench::opened();
     for failure in 1..=JOINS_PER_SOCKET {
         bench.take();
         bench.receive(&join_refused(&failure.to_string(), "UnknownErrorOnChannel"));
-        let gives_up = bench.take().contains(&Action::Abandon);
+        let gives_up = bench.take().contains(&SessionAction::Abandon);
         assert_eq!(gives_up, failure == JOINS_PER_SOCKET, "{failure}");
         bench.tick();
     }
-    assert_eq!(bench.take(), [Action::Dial]);
+    assert_eq!(bench.take(), [SessionAction::Dial]);
 }
 
 #[test]
 fn joins_that_fail_now_and_then_between_long_lives_keep_the_socket() {
-    let mut bench = Bench::live();
+    let mut bench = SessionBench::live();
     let mut join = "1".to_owned();
     for _ in 0..2 * JOINS_PER_SOCKET {
         bench.receive(&closed(&join));
@@ -526,19 +528,19 @@ fn joins_that_fail_now_and_then_between_long_lives_keep_the_socket() {
 
 #[test]
 fn heartbeats_go_out_on_time_however_much_comes_in() {
-    let mut bench = Bench::live();
+    let mut bench = SessionBench::live();
     let started = bench.now;
     for second in 1..=25 {
         bench.now = started + Duration::from_secs(second);
         bench.receive(&update("visit_distribution"));
-        bench.input(Input::Tick);
+        bench.input(SessionInput::Tick);
     }
     assert_eq!(refs_of(&bench.frames(), "heartbeat"), ["2"]);
 }
 
 #[test]
 fn answered_heartbeats_keep_the_socket_for_ever() {
-    let mut bench = Bench::live();
+    let mut bench = SessionBench::live();
     for _ in 0..1_000 {
         assert_eq!(bench.tick(), "heartbeat");
         let frames = bench.frames();
@@ -555,7 +557,7 @@ fn answered_heartbeats_keep_the_socket_for_ever() {
 
 #[test]
 fn a_heartbeat_without_its_answer_by_the_next_means_a_dead_socket() {
-    let mut bench = Bench::live();
+    let mut bench = SessionBench::live();
     bench.tick();
     bench.take();
     bench.receive(&heartbeat_answer("1"));
@@ -563,36 +565,40 @@ fn a_heartbeat_without_its_answer_by_the_next_means_a_dead_socket() {
     bench.take();
     bench.tick();
     let actions = bench.take();
-    let [Action::Abandon, Action::Emit(FeedEvent::Down(down))] = actions.as_slice() else {
+    let [
+        SessionAction::Abandon,
+        SessionAction::Emit(FeedEvent::Down(down)),
+    ] = actions.as_slice()
+    else {
         panic!("expected the socket to be dropped, found {actions:?}");
     };
-    assert_eq!(down.class, ErrorKind::Network);
+    assert_eq!(down.failure.kind, ErrorKind::Network);
 }
 
 #[test]
 fn an_answer_that_a_refused_join_held_back_for_five_seconds_is_in_time() {
-    let mut bench = Bench::live();
+    let mut bench = SessionBench::live();
     bench.tick();
     bench.now += Duration::from_secs(5);
     bench.receive(&heartbeat_answer("2"));
     bench.take();
     assert_eq!(bench.tick(), "heartbeat");
-    assert!(!bench.take().contains(&Action::Abandon));
+    assert!(!bench.take().contains(&SessionAction::Abandon));
 }
 
 #[test]
 fn a_process_that_slept_through_the_limit_of_silence_opens_a_new_socket_at_once() {
-    let mut bench = Bench::live();
+    let mut bench = SessionBench::live();
     bench.now += SILENCE_LIMIT;
-    bench.input(Input::Tick);
-    assert!(bench.take().contains(&Action::Abandon));
+    bench.input(SessionInput::Tick);
+    assert!(bench.take().contains(&SessionAction::Abandon));
 }
 
 // Commands.
 
 #[test]
 fn a_rejoin_asked_for_leaves_and_joins_at_once_on_the_same_socket() {
-    let mut bench = Bench::live();
+    let mut bench = SessionBench::live();
     bench.command(FeedCommand::Rejoin(
         Transport::Changes,
         "no echo within 10 s".to_owned(),
@@ -607,7 +613,7 @@ fn a_rejoin_asked_for_leaves_and_joins_at_once_on_the_same_socket() {
 
 #[test]
 fn a_rejoin_asked_for_while_one_is_under_way_changes_nothing() {
-    let mut bench = Bench::opened();
+    let mut bench = SessionBench::opened();
     bench.take();
     bench.command(FeedCommand::Rejoin(
         Transport::Changes,
@@ -625,30 +631,28 @@ fn a_rejoin_asked_for_while_one_is_under_way_changes_nothing() {
 
 #[test]
 fn a_new_socket_asked_for_is_dialed_at_once() {
-    let mut bench = Bench::live();
+    let mut bench = SessionBench::live();
     bench.command(FeedCommand::Reopen("no echo after a rejoin".to_owned()));
     let actions = bench.take();
     assert!(matches!(
         actions.as_slice(),
-        [Action::Abandon, Action::Emit(FeedEvent::Down(down)), Action::Dial]
-            if down.class == ErrorKind::Asked && down.retry_in.is_zero()
+        [SessionAction::Abandon, SessionAction::Emit(FeedEvent::Down(down)), SessionAction::Dial]
+            if down.failure.kind == ErrorKind::Asked && down.retry_in.is_zero()
     ));
 }
 
 #[test]
 fn a_shutdown_leaves_closes_and_ends() {
-    let mut bench = Bench::live();
+    let mut bench = SessionBench::live();
     bench.command(FeedCommand::Shutdown);
     let actions = bench.take();
     assert!(matches!(
         actions.as_slice(),
-        [Action::Send(leave), Action::Close, Action::Stop] if leave.event == "phx_leave"
+        [SessionAction::Send(leave), SessionAction::Close, SessionAction::Stop] if leave.event == "phx_leave"
     ));
     bench.receive(&update("visit_distribution"));
-    bench.input(Input::Closed {
-        reason: "gone".to_owned(),
-    });
-    bench.input(Input::Tick);
+    bench.input(SessionInput::Closed("gone".to_owned()));
+    bench.input(SessionInput::Tick);
     assert_eq!(
         (bench.take(), bench.session.next_deadline()),
         (vec![], None)
@@ -657,16 +661,17 @@ fn a_shutdown_leaves_closes_and_ends() {
 
 #[test]
 fn a_shutdown_while_waiting_or_dialing_ends_at_once() {
-    let mut dialing = Bench::new();
+    let mut dialing = SessionBench::new();
     dialing.take();
     dialing.command(FeedCommand::Shutdown);
-    assert_eq!(dialing.take(), [Action::Abandon, Action::Stop]);
+    assert_eq!(
+        dialing.take(),
+        [SessionAction::Abandon, SessionAction::Stop]
+    );
 
-    let mut waiting = Bench::live();
-    waiting.input(Input::Closed {
-        reason: "gone".to_owned(),
-    });
+    let mut waiting = SessionBench::live();
+    waiting.input(SessionInput::Closed("gone".to_owned()));
     waiting.take();
     waiting.command(FeedCommand::Shutdown);
-    assert_eq!(waiting.take(), [Action::Stop]);
+    assert_eq!(waiting.take(), [SessionAction::Stop]);
 }

@@ -5,12 +5,14 @@
 
 use std::time::{Duration, Instant};
 
-use visit_pacer::domain::error_policy::ErrorKind;
+use visit_pacer::domain::error_policy::{ErrorKind, Failure};
 use visit_pacer::domain::secret::Secret;
 use visit_pacer::domain::transport::Transport;
-use visit_pacer::realtime::change::Table;
+use visit_pacer::realtime::change::FollowedTable;
 use visit_pacer::realtime::frame::Frame;
-use visit_pacer::realtime::session::{Action, FeedCommand, FeedEvent, Input, Session};
+use visit_pacer::realtime::session::{
+    FeedCommand, FeedEvent, Session, SessionAction, SessionInput,
+};
 
 /// Lines of a script that are read at the most.
 const INPUTS: usize = 300;
@@ -38,7 +40,7 @@ struct Driver {
 /// As a script.
 pub fn run(data: &[u8]) {
     let tables =
-        ["visit_distribution", "visit_pacer_canary"].map(|name| Table::new("public", name));
+        ["visit_distribution", "visit_pacer_canary"].map(|name| FollowedTable::new("public", name));
     let mut driver = Driver {
         session: Session::new(tables.to_vec(), Some(Secret::new(TOKEN))),
         now: Instant::now(),
@@ -64,48 +66,47 @@ pub fn run(data: &[u8]) {
 
 impl Driver {
     /// What a line says, where it can happen.
-    fn input(&mut self, line: &[u8]) -> Option<Input> {
+    fn input(&mut self, line: &[u8]) -> Option<SessionInput> {
         let reason = || "so the script".to_owned();
         let input = match line {
-            b"opened" => Input::Opened,
-            b"refused" => Input::DialFailed {
-                class: ErrorKind::Key,
-                reason: reason(),
-            },
-            b"closed" => Input::Closed { reason: reason() },
-            b"noise" => Input::Noise,
-            b"rejoin" => Input::Command(FeedCommand::Rejoin(Transport::Changes, reason())),
-            b"reopen" => Input::Command(FeedCommand::Reopen(reason())),
-            b"shutdown" => Input::Command(FeedCommand::Shutdown),
+            b"opened" => SessionInput::Opened,
+            b"refused" => SessionInput::DialFailed(Failure::new(ErrorKind::Key, reason())),
+            b"closed" => SessionInput::Closed(reason()),
+            b"noise" => SessionInput::Activity,
+            b"rejoin" => SessionInput::Command(FeedCommand::Rejoin(Transport::Changes, reason())),
+            b"reopen" => SessionInput::Command(FeedCommand::Reopen(reason())),
+            b"shutdown" => SessionInput::Command(FeedCommand::Shutdown),
             b"fewer" => {
-                let table = Table::new("public", "visit_distribution");
-                Input::Command(FeedCommand::Bindings(vec![table]))
+                let table = FollowedTable::new("public", "visit_distribution");
+                SessionInput::Command(FeedCommand::Bindings(vec![table]))
             }
             b"tick" => {
                 let (deadline, _) = self.session.next_deadline()?;
                 self.now = self.now.max(deadline);
-                Input::Tick
+                SessionInput::Tick
             }
             b"later" => {
                 self.now += Duration::from_secs(7);
-                Input::Tick
+                SessionInput::Tick
             }
-            message => Input::Received(self.frame(message)?),
+            message => SessionInput::Received(self.frame(message)?),
         };
         let possible = match &input {
-            Input::Opened | Input::DialFailed { .. } => self.socket == Socket::Dialing,
-            Input::Closed { .. } | Input::Noise | Input::Received(_) => self.socket == Socket::Open,
-            Input::Command(_) | Input::Tick => !self.stopped,
+            SessionInput::Opened | SessionInput::DialFailed(_) => self.socket == Socket::Dialing,
+            SessionInput::Closed(_) | SessionInput::Activity | SessionInput::Received(_) => {
+                self.socket == Socket::Open
+            }
+            SessionInput::Command(_) | SessionInput::Tick => !self.stopped,
         };
         if possible {
             self.socket = match input {
-                Input::Opened => Socket::Open,
-                Input::DialFailed { .. } => Socket::None,
-                Input::Closed { .. }
-                | Input::Noise
-                | Input::Received(_)
-                | Input::Command(_)
-                | Input::Tick => self.socket,
+                SessionInput::Opened => Socket::Open,
+                SessionInput::DialFailed(_) => Socket::None,
+                SessionInput::Closed(_)
+                | SessionInput::Activity
+                | SessionInput::Received(_)
+                | SessionInput::Command(_)
+                | SessionInput::Tick => self.socket,
             };
         }
         possible.then_some(input)
@@ -136,13 +137,13 @@ impl Driver {
         assert_eq!(self.session.next_deadline().is_none(), waits_for_others);
     }
 
-    fn follow(&mut self, action: Action) {
+    fn follow(&mut self, action: SessionAction) {
         match action {
-            Action::Dial => {
+            SessionAction::Dial => {
                 assert_eq!(self.socket, Socket::None, "one socket");
                 self.socket = Socket::Dialing;
             }
-            Action::Send(frame) => {
+            SessionAction::Send(frame) => {
                 assert_eq!(self.socket, Socket::Open, "sends on an open socket");
                 self.last_ref.clone_from(&frame.ref_);
                 if frame.event == "phx_join" {
@@ -151,8 +152,8 @@ impl Driver {
                     assert!(!frame.encode().contains(TOKEN), "only a join has the token");
                 }
             }
-            Action::Close | Action::Abandon => self.socket = Socket::None,
-            Action::Emit(event) => {
+            SessionAction::Close | SessionAction::Abandon => self.socket = Socket::None,
+            SessionAction::Emit(event) => {
                 assert!(!format!("{event:?}").contains(TOKEN), "no news shows it");
                 let news = matches!(
                     event,
@@ -163,7 +164,7 @@ impl Driver {
                     "news comes from a socket"
                 );
             }
-            Action::Stop => self.stopped = true,
+            SessionAction::Stop => self.stopped = true,
         }
     }
 }

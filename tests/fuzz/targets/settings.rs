@@ -1,7 +1,7 @@
 //! What an operator writes into the environment and `.env`: taken or refused, and no secret is ever repeated.
 
 use visit_pacer::domain::secret::Secret;
-use visit_pacer::realtime::key::Key;
+use visit_pacer::realtime::key::ApiKey;
 use visit_pacer::settings::Environment;
 
 /// Part of each secret, so that it is found wherever one is shown.
@@ -46,7 +46,7 @@ pub fn run(data: &[u8]) {
         Ok(endpoint) => said.push(format!("{endpoint} {:?}", endpoint.key())),
         Err(error) => said.push(error.to_string()),
     }
-    said.push(format!("{:?}", Key::read(&Secret::new(text))));
+    said.push(format!("{:?}", ApiKey::read(&Secret::new(text))));
     // A place that is taken for the whole address shows itself, with what was put before it.
     if !place.contains(['@', '?', '#']) {
         for words in said {

@@ -48,9 +48,9 @@ proptest! {
     fn whatever_happens_the_session_stays_in_order_and_goes_on(
         happenings in prop::collection::vec((any_happening(), any::<u32>()), 0..200),
     ) {
-        let mut bench = Bench::new();
+        let mut bench = SessionBench::new();
         let mut join = "0".to_owned();
-        prop_assert_eq!(bench.take(), [Action::Dial]);
+        prop_assert_eq!(bench.take(), [SessionAction::Dial]);
         let mut joins_in_flight = 0;
         let mut dials_in_flight = 1;
         for (happening, draw) in happenings {
@@ -58,15 +58,15 @@ proptest! {
             match happening {
                 Happening::Opened => {
                     dials_in_flight = 0;
-                    bench.input(Input::Opened);
+                    bench.input(SessionInput::Opened);
                 }
                 Happening::DialFailed => {
                     dials_in_flight = 0;
-                    let reason = "refused".to_owned();
-                    bench.input(Input::DialFailed { class: ErrorKind::Network, reason });
+                    let refused = Failure::new(ErrorKind::Network, "refused");
+                    bench.input(SessionInput::DialFailed(refused));
                 }
-                Happening::Closed => bench.input(Input::Closed { reason: "gone".to_owned() }),
-                Happening::Tick => bench.input(Input::Tick),
+                Happening::Closed => bench.input(SessionInput::Closed("gone".to_owned())),
+                Happening::Tick => bench.input(SessionInput::Tick),
                 Happening::Pass(seconds) => bench.now += Duration::from_secs(seconds),
                 Happening::Message(kind) => {
                     if kind == 4 || kind < 2 {
@@ -79,23 +79,23 @@ proptest! {
             }
             for action in bench.take() {
                 match action {
-                    Action::Send(frame) if frame.event == "phx_join" => {
+                    SessionAction::Send(frame) if frame.event == "phx_join" => {
                         prop_assert_eq!(joins_in_flight, 0);
                         joins_in_flight += 1;
                         join = frame.ref_.unwrap_or_default();
                     }
-                    Action::Send(frame) if frame.event == "phx_leave" => joins_in_flight = 0,
-                    Action::Dial => {
+                    SessionAction::Send(frame) if frame.event == "phx_leave" => joins_in_flight = 0,
+                    SessionAction::Dial => {
                         prop_assert_eq!(dials_in_flight, 0);
                         dials_in_flight += 1;
                         joins_in_flight = 0;
                     }
-                    Action::Emit(FeedEvent::Down(down)) => {
+                    SessionAction::Emit(FeedEvent::Down(down)) => {
                         prop_assert!(down.retry_in <= REALTIME_SLOW.to);
                         joins_in_flight = 0;
                     }
-                    Action::Stop => prop_assert!(false, "nobody asked it to end"),
-                    Action::Send(_) | Action::Close | Action::Abandon | Action::Emit(_) => {}
+                    SessionAction::Stop => prop_assert!(false, "nobody asked it to end"),
+                    SessionAction::Send(_) | SessionAction::Close | SessionAction::Abandon | SessionAction::Emit(_) => {}
                 }
             }
             let waits = bench.session.next_deadline().is_some();

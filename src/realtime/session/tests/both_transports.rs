@@ -7,7 +7,11 @@ const CANARY: &str = r#"[null,null,"realtime:visit_pacer","broadcast",{"type":"b
     "meta":{"id":"x"},"payload":{"sent_at":1795361805123}}]"#;
 
 fn both() -> Session {
-    Session::new(vec![Table::new("public", "visit_distribution")], None).with_broadcasts()
+    Session::new(
+        vec![FollowedTable::new("public", "visit_distribution")],
+        None,
+    )
+    .with_broadcasts()
 }
 
 fn broadcast_join_ok(join: &str) -> String {
@@ -55,9 +59,9 @@ fn ways_down(events: &[FeedEvent]) -> Vec<Transport> {
 }
 
 /// Changes under ref 1, broadcasts under ref 2, both live.
-fn both_live() -> Bench {
-    let mut bench = Bench::with(both());
-    bench.input(Input::Opened);
+fn both_live() -> SessionBench {
+    let mut bench = SessionBench::with(both());
+    bench.input(SessionInput::Opened);
     bench.receive(&join_ok("1"));
     bench.receive(&broadcast_join_ok("2"));
     bench.receive(&subscribed("1"));
@@ -71,16 +75,16 @@ fn both_live() -> Bench {
     bench
 }
 
-fn binary(bench: &mut Bench, bytes: &[u8]) {
-    bench.input(Input::Received(
+fn binary(bench: &mut SessionBench, bytes: &[u8]) {
+    bench.input(SessionInput::Received(
         Frame::decode_binary(bytes).expect("a frame"),
     ));
 }
 
 #[test]
 fn the_second_join_waits_until_the_first_is_answered_and_is_private() {
-    let mut bench = Bench::with(both());
-    bench.input(Input::Opened);
+    let mut bench = SessionBench::with(both());
+    bench.input(SessionInput::Opened);
     assert_eq!(refs_of(&bench.frames(), "phx_join"), ["1"]);
     bench.receive(&join_ok("1"));
     let frames = bench.frames();
@@ -98,8 +102,8 @@ fn the_second_join_waits_until_the_first_is_answered_and_is_private() {
 
 #[test]
 fn a_row_is_heard_in_binary_and_in_text_and_only_once_the_channel_is_live() {
-    let mut bench = Bench::with(Session::new(Vec::new(), None).with_broadcasts());
-    bench.input(Input::Opened);
+    let mut bench = SessionBench::with(Session::new(Vec::new(), None).with_broadcasts());
+    bench.input(SessionInput::Opened);
     binary(&mut bench, &binary_row(6));
     assert_eq!(bench.events(), [], "an earlier join's");
     bench.receive(&broadcast_join_ok("1"));
@@ -116,8 +120,8 @@ fn a_row_is_heard_in_binary_and_in_text_and_only_once_the_channel_is_live() {
 
 #[test]
 fn a_broadcast_channel_that_is_refused_leaves_the_other_live_on_the_same_socket() {
-    let mut bench = Bench::with(both());
-    bench.input(Input::Opened);
+    let mut bench = SessionBench::with(both());
+    bench.input(SessionInput::Opened);
     bench.receive(&join_ok("1"));
     bench.receive(&subscribed("1"));
     bench.take();
@@ -127,7 +131,7 @@ fn a_broadcast_channel_that_is_refused_leaves_the_other_live_on_the_same_socket(
         bench.receive(&broadcast_join_refused(&join, refused));
         let down = bench.down();
         assert_eq!(
-            (down.transport, down.class),
+            (down.transport, down.failure.kind),
             (Transport::Broadcast, ErrorKind::Topic)
         );
         assert!(down.retry_in >= REALTIME_SLOW.from);
@@ -138,7 +142,7 @@ fn a_broadcast_channel_that_is_refused_leaves_the_other_live_on_the_same_socket(
 }
 
 /// Goes on, with heartbeats answered, until a join is sent; its ref.
-fn next_join(bench: &mut Bench) -> String {
+fn next_join(bench: &mut SessionBench) -> String {
     const TICKS: usize = 1_000;
     for _ in 0..TICKS {
         bench.tick();
@@ -163,7 +167,12 @@ fn a_dead_channel_is_joined_again_beside_the_other_and_has_told_again_what_came_
         "no echo".to_owned(),
     ));
     let actions = bench.take();
-    let [Action::Send(leave), Action::Emit(down), Action::Send(join)] = actions.as_slice() else {
+    let [
+        SessionAction::Send(leave),
+        SessionAction::Emit(down),
+        SessionAction::Send(join),
+    ] = actions.as_slice()
+    else {
         panic!("leave, down, join: not {actions:?}");
     };
     assert_eq!(
@@ -200,15 +209,13 @@ fn a_dead_channel_is_joined_again_beside_the_other_and_has_told_again_what_came_
 #[test]
 fn a_socket_that_ends_takes_both_ways_down_and_both_are_joined_again() {
     let mut bench = both_live();
-    bench.input(Input::Closed {
-        reason: "code 1012".to_owned(),
-    });
+    bench.input(SessionInput::Closed("code 1012".to_owned()));
     assert_eq!(
         ways_down(&bench.events()),
         [Transport::Changes, Transport::Broadcast]
     );
     assert_eq!(bench.tick(), "open a socket again");
-    bench.input(Input::Opened);
+    bench.input(SessionInput::Opened);
     assert_eq!(refs_of(&bench.frames(), "phx_join"), ["3"]);
     bench.receive(&join_ok("3"));
     bench.receive(&subscribed("3"));
@@ -244,7 +251,7 @@ fn a_channel_that_the_server_closes_does_not_concern_the_other() {
 
 #[test]
 fn broadcasts_are_followed_and_left_by_command_whatever_the_tables() {
-    let mut bench = Bench::live();
+    let mut bench = SessionBench::live();
     bench.command(FeedCommand::Broadcasts(true));
     assert_eq!(refs_of(&bench.frames(), "phx_join"), ["2"]);
     bench.receive(&broadcast_join_ok("2"));
@@ -254,7 +261,7 @@ fn broadcasts_are_followed_and_left_by_command_whatever_the_tables() {
     bench.command(FeedCommand::Broadcasts(false));
     let actions = bench.take();
     assert!(
-        matches!(actions.as_slice(), [Action::Send(leave), Action::Emit(_)] if leave.event == "phx_leave")
+        matches!(actions.as_slice(), [SessionAction::Send(leave), SessionAction::Emit(_)] if leave.event == "phx_leave")
     );
 }
 
@@ -266,7 +273,7 @@ fn over_a_new_socket_that_was_asked_for_both_are_joined_again() {
         ways_down(&bench.events()),
         [Transport::Changes, Transport::Broadcast]
     );
-    bench.input(Input::Opened);
+    bench.input(SessionInput::Opened);
     assert_eq!(refs_of(&bench.frames(), "phx_join"), ["3"]);
     bench.receive(&join_ok("3"));
     assert_eq!(refs_of(&bench.frames(), "phx_join"), ["4"]);
