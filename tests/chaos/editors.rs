@@ -119,7 +119,7 @@ async fn editors_who_lock_in_the_reverse_order_never_meet_a_deadlock_and_the_oth
     }
     place.finishes(neighbour).await;
     let refused = agent
-        .metric("visit_pacer_rows_refused_total")
+        .metric("visit_pacer_distributions_skipped_total")
         .await
         .expect("the metric");
     assert!(refused > 0.0, "no batch ever met a row that was held");

@@ -73,7 +73,7 @@ async fn end(place: &Place, rows: &Rows, edited: &Edited, agent: &Agent, what: &
             "-infinity"
         )
         .await,
-        count(agent, "visit_pacer_repaired_by_sync_total").await,
+        count(agent, "visit_pacer_sync_repairs_total").await,
     );
 }
 
@@ -97,7 +97,7 @@ async fn realtime_that_dies_again_and_again_while_rows_are_edited_delays_edits_a
         edits(&place, &edited, &mut dice, 20).await;
     }
     assert!(
-        count(&agent, "visit_pacer_repaired_by_sync_total").await > 0,
+        count(&agent, "visit_pacer_sync_repairs_total").await > 0,
         "Realtime told all of it"
     );
     end(&place, &rows, &edited, &agent, "Realtime killed").await;

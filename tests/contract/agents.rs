@@ -20,7 +20,7 @@ async fn place() -> Place {
 }
 
 async fn owned(agent: &Agent) -> i64 {
-    let rows = agent.metric("visit_pacer_rows_owned").await.unwrap_or(0.0);
+    let rows = agent.metric("visit_pacer_distributions_owned").await.unwrap_or(0.0);
     format!("{rows:.0}").parse().expect("a whole number")
 }
 
@@ -138,9 +138,9 @@ async fn two_agents_share_the_rows_say_how_many_each_has_and_get_in_nobodys_way(
         sum
     };
     find("a time in which no row is refused", PATIENCE, async || {
-        let before = counted("visit_pacer_rows_refused_total").await;
+        let before = counted("visit_pacer_distributions_skipped_total").await;
         place.agents_work_for(3).await;
-        (counted("visit_pacer_rows_refused_total").await <= before).then_some(())
+        (counted("visit_pacer_distributions_skipped_total").await <= before).then_some(())
     })
     .await;
     for agent in &agents {

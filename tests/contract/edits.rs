@@ -181,7 +181,7 @@ async fn a_truncate_stops_everything_and_touches_no_visit(via: Via) {
         place.ledger_is_sound(row).await;
     }
     wait_until("the agent knows of no row", PATIENCE, async || {
-        agent.metric("visit_pacer_rows").await == Some(0.0)
+        agent.metric("visit_pacer_distributions_scheduled").await == Some(0.0)
     })
     .await;
     let again = place.insert(20, "20 a second", "null").await;

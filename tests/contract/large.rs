@@ -80,7 +80,7 @@ async fn comes_to_rest(place: &Place, agent: &Agent) {
             let rows: f64 = place
                 .ask("select count(*)::float8 from visit_distribution")
                 .await;
-            agent.metric("visit_pacer_rows").await == Some(rows)
+            agent.metric("visit_pacer_distributions_scheduled").await == Some(rows)
         },
     )
     .await;

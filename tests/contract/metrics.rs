@@ -132,10 +132,10 @@ async fn what_an_agent_measures_agrees_with_what_it_did() {
     .await;
     for (name, value) in [
         ("visit_pacer_agents", 1.0),
-        ("visit_pacer_connections", 3.0),
-        ("visit_pacer_connections_wanted", 3.0),
+        ("visit_pacer_database_connections", 3.0),
+        ("visit_pacer_database_connections_expected", 3.0),
         (
-            r#"visit_pacer_realtime_way_live{way="postgres_changes"}"#,
+            r#"visit_pacer_realtime_transport_live{way="postgres_changes"}"#,
             1.0,
         ),
         (r#"visit_pacer_build_info{version="0.1.0"}"#, 1.0),

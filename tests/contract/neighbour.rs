@@ -38,11 +38,11 @@ async fn the_agents_own_write_backs_are_recognised_and_read_nothing() {
     let row = place.insert(1_000_000, "10 a second", "null").await;
     place.has_stored(row, 10).await;
     let read = agent
-        .metric("visit_pacer_rows_read_total")
+        .metric("visit_pacer_distributions_read_total")
         .await
         .expect("the metric");
     let known = agent
-        .metric("visit_pacer_realtime_events_known_total")
+        .metric("visit_pacer_realtime_events_skipped_total")
         .await
         .expect("the metric");
     wait_until(
@@ -50,14 +50,14 @@ async fn the_agents_own_write_backs_are_recognised_and_read_nothing() {
         PATIENCE,
         async || {
             agent
-                .metric("visit_pacer_realtime_events_known_total")
+                .metric("visit_pacer_realtime_events_skipped_total")
                 .await
                 > Some(known)
         },
     )
     .await;
     assert_eq!(
-        agent.metric("visit_pacer_rows_read_total").await,
+        agent.metric("visit_pacer_distributions_read_total").await,
         Some(read)
     );
 }

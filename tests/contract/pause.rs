@@ -220,7 +220,7 @@ async fn a_pause_between_two_fires_takes_hold_within_a_second_by_realtime() {
     )
     .await;
     assert_eq!(
-        agent.metric("visit_pacer_repaired_by_sync_total").await,
+        agent.metric("visit_pacer_sync_repairs_total").await,
         Some(0.0)
     );
 }

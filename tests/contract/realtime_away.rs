@@ -81,7 +81,7 @@ async fn a_channel_that_went_deaf_is_found_out_by_its_missing_echo_and_joined_ag
     })
     .await;
     assert_eq!(
-        agent.metric("visit_pacer_realtime_reopens_total").await,
+        agent.metric("visit_pacer_realtime_reconnects_total").await,
         Some(0.0),
         "it kept its socket"
     );

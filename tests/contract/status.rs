@@ -88,7 +88,7 @@ async fn of_a_realtime_that_is_gone() {
     place.realtime.kill().await;
 
     reads(&agent, "visit_pacer_realtime_live", 0.0).await;
-    let transport = r#"visit_pacer_realtime_way_live{way="postgres_changes"}"#;
+    let transport = r#"visit_pacer_realtime_transport_live{way="postgres_changes"}"#;
     reads(&agent, transport, 0.0).await;
     exceeds(
         &agent,
@@ -137,12 +137,12 @@ async fn of_a_database_that_is_dead() {
         .await;
     let agent = place.agent().await;
     place.has_stored(row, 1).await;
-    reads(&agent, "visit_pacer_connections", 3.0).await;
+    reads(&agent, "visit_pacer_database_connections", 3.0).await;
     let server = place.server.as_mut().expect("a server of its own");
     server.stop(StopMode::Immediate).await.expect("it stops");
 
     reads(&agent, "visit_pacer_database_up", 0.0).await;
-    reads(&agent, "visit_pacer_connections", 0.0).await;
+    reads(&agent, "visit_pacer_database_connections", 0.0).await;
     exceeds(
         &agent,
         r#"visit_pacer_batches_total{outcome="unsent"}"#,
@@ -274,7 +274,7 @@ async fn of_a_row_that_an_editors_lock_keeps_behind() {
     .await;
     exceeds(
         &agent,
-        r#"visit_pacer_rows_refused_total{reason="locked"}"#,
+        r#"visit_pacer_distributions_skipped_total{reason="locked"}"#,
         0.0,
     )
     .await;
