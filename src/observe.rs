@@ -1,10 +1,10 @@
-//! What can be seen from outside: the measurements, their text for Prometheus, and what happened last.
+//! What the agent exposes: metrics and their text for Prometheus, and recent events.
 //!
-//! Owns the formats; what the numbers are is told by the runtime, at each scrape. `histogram` has what is measured as it
-//! happens, `process` what the kernel knows of the process, `recent` the latest events and notes, `text` the format.
+//! Owns the formats; the runtime provides the counts at each scrape. `histogram` has what is measured as it happens, `process`
+//! the kernel's figures of the process, `recent` the latest events, `text` the exposition format.
 //!
-//! Invariant: labels are bounded. Nothing here grows with the table but the rows that somebody asked for by id, and of these
-//! there are at most [`ROWS_MAX`].
+//! Invariant: labels are bounded. Nothing grows with the table except the series of selected distributions, at most
+//! [`SELECTED_MAX`].
 
 pub mod histogram;
 pub mod process;
@@ -18,35 +18,35 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use self::histogram::{Counts, Histogram};
+use self::histogram::{Histogram, HistogramCounts};
 use crate::domain::event::Event;
 use crate::domain::transport::{PerTransport, Transport};
 
-/// What the names of our own metrics begin with; a `_` follows.
+/// The prefix of the agent's metrics.
 const PREFIX: &str = "visit_pacer";
 
-/// Rows that may be asked for by id in one scrape.
-pub const ROWS_MAX: usize = 100;
+/// The most distributions that may have series of their own in one scrape.
+pub const SELECTED_MAX: usize = 100;
 
-/// From the instant that a batch was due at to its answer, in seconds.
-const LATENESS: &[f64] = &[
+/// Upper bounds in seconds of the delay from a batch's scheduled instant to its answer.
+const DELAY: &[f64] = &[
     0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0,
 ];
-/// A statement's round trip, in seconds; after twelve it is given up.
+/// … of a statement's round trip, which times out after twelve.
 const DURATION: &[f64] = &[
     0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 12.0,
 ];
-/// From a write of our own to its event, in seconds; after ten it is given up.
+/// … of an echo, which times out after ten.
 const ECHO: &[f64] = &[0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
 
-/// One metric, with all its series. Its name has neither the prefix `visit_pacer_` nor a counter's suffix `_total`.
+/// One metric with all its series. Its name has neither the prefix `visit_pacer_` nor a counter's suffix `_total`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Family {
-    /// In base units.
+pub struct MetricFamily {
+    /// With its base unit.
     pub name: &'static str,
     /// One sentence, without the full stop.
     pub help: &'static str,
-    /// Of one kind all. A family without any is left out.
+    /// All of one type. A family without series is not exposed.
     pub series: Vec<Series>,
 }
 
@@ -56,37 +56,37 @@ pub struct Series {
     /// Name and value.
     pub label: Option<(&'static str, String)>,
     /// Its value now.
-    pub value: Value,
+    pub value: MetricValue,
 }
 
-/// The kinds that there are.
+/// A value of one of the metric types.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Value {
-    /// Ever rising.
-    Count(u64),
-    /// Ever rising, not whole.
-    Sum(f64),
-    /// Up and down.
-    Level(i64),
-    /// Up and down, not whole.
-    Real(f64),
-    /// A distribution.
-    Spread(Counts),
+pub enum MetricValue {
+    /// A counter.
+    Counter(u64),
+    /// A counter that is not a whole number.
+    FloatCounter(f64),
+    /// A gauge.
+    Gauge(i64),
+    /// A gauge that is not a whole number.
+    FloatGauge(f64),
+    /// A histogram.
+    Histogram(HistogramCounts),
 }
 
-impl Family {
+impl MetricFamily {
     /// With one series.
-    pub fn one(name: &'static str, help: &'static str, value: Value) -> Self {
+    pub fn new(name: &'static str, help: &'static str, value: MetricValue) -> Self {
         let series = vec![Series { label: None, value }];
         Self { name, help, series }
     }
 
     /// With one series for each value of a label.
-    pub fn by<L: Into<String>>(
+    pub fn labelled<L: Into<String>>(
         name: &'static str,
         help: &'static str,
         label: &'static str,
-        values: impl IntoIterator<Item = (L, Value)>,
+        values: impl IntoIterator<Item = (L, MetricValue)>,
     ) -> Self {
         let series = values.into_iter().map(|(of, value)| Series {
             label: Some((label, of.into())),
@@ -100,45 +100,45 @@ impl Family {
     }
 }
 
-/// Rows of which somebody wants to see series of their own.
+/// Distributions that have series of their own.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct RowsAsked(pub BTreeSet<Uuid>);
+pub struct SelectedDistributions(pub BTreeSet<Uuid>);
 
-/// Why a list of rows is none.
+/// Why a list of distributions is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoRows {
+pub enum SelectionError {
     /// A part of it is no id.
-    #[error("'{0}' is no id of a row; expected UUIDs with commas between them")]
+    #[error("'{0}' is not the id of a distribution; expected UUIDs separated by commas")]
     NotAnId(String),
     /// It is too long.
-    #[error("{0} rows are asked for; expected {ROWS_MAX} at the most")]
+    #[error("{0} distributions are selected; expected at most {SELECTED_MAX}")]
     TooMany(usize),
 }
 
-impl FromStr for RowsAsked {
-    type Err = NoRows;
+impl FromStr for SelectedDistributions {
+    type Err = SelectionError;
 
-    fn from_str(text: &str) -> Result<Self, NoRows> {
+    fn from_str(text: &str) -> Result<Self, SelectionError> {
         let parts = text
             .split(',')
             .map(str::trim)
             .filter(|part| !part.is_empty());
         let ids = parts.map(|part| {
-            part.parse()
-                .map_err(|_| NoRows::NotAnId(part.chars().take(40).collect()))
+            let shown = || part.chars().take(40).collect();
+            part.parse().map_err(|_| SelectionError::NotAnId(shown()))
         });
         let ids: BTreeSet<Uuid> = ids.collect::<Result<_, _>>()?;
-        if ids.len() > ROWS_MAX {
-            return Err(NoRows::TooMany(ids.len()));
+        if ids.len() > SELECTED_MAX {
+            return Err(SelectionError::TooMany(ids.len()));
         }
         Ok(Self(ids))
     }
 }
 
-/// What is measured as it happens. Clones measure into the same.
+/// The metrics that are measured as they happen. Clones share the same values.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    lateness: Histogram,
+    delay: Histogram,
     duration: Histogram,
     echoes: PerTransport<Histogram>,
     last_echo: Arc<Mutex<Option<Duration>>>,
@@ -147,7 +147,7 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self {
-            lateness: Histogram::new(LATENESS),
+            delay: Histogram::new(DELAY),
             duration: Histogram::new(DURATION),
             echoes: PerTransport {
                 changes: Histogram::new(ECHO),
@@ -159,10 +159,10 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A batch was stored so many microseconds after its instant, and took so long.
-    pub fn stored(&self, late_us: i64, took: Duration) {
-        let late = Duration::from_micros(u64::try_from(late_us).unwrap_or(0));
-        self.lateness.observe(late.as_secs_f64());
+    /// A batch was stored `delay_us` microseconds after its scheduled instant, with a round trip of `took`.
+    pub fn stored(&self, delay_us: i64, took: Duration) {
+        let delay = Duration::from_micros(u64::try_from(delay_us).unwrap_or(0));
+        self.delay.observe(delay.as_secs_f64());
         self.duration.observe(took.as_secs_f64());
     }
 
@@ -181,7 +181,7 @@ impl Metrics {
             .unwrap_or_else(PoisonError::into_inner) = Some(after);
     }
 
-    /// How long the last echo took.
+    /// The time of the last echo.
     pub fn last_echo(&self) -> Option<Duration> {
         *self
             .last_echo
@@ -189,32 +189,32 @@ impl Metrics {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How late batches were, since the start.
-    pub fn lateness(&self) -> Counts {
-        self.lateness.read()
+    /// The delays of batches since the start.
+    pub fn delay(&self) -> HistogramCounts {
+        self.delay.read()
     }
 
-    /// As families of their own.
-    pub fn families(&self) -> Vec<Family> {
+    /// The measured metrics.
+    pub fn families(&self) -> Vec<MetricFamily> {
         let echoes = Transport::ALL.map(|transport| {
-            let spread = self.echoes.of(transport).read();
-            (transport.as_str(), Value::Spread(spread))
+            let counts = self.echoes.of(transport).read();
+            (transport.as_str(), MetricValue::Histogram(counts))
         });
         vec![
-            Family::one(
-                "commit_lateness_seconds",
-                "From the instant that a batch was due at to its answer",
-                Value::Spread(self.lateness.read()),
+            MetricFamily::new(
+                "batch_delay_seconds",
+                "Time from the scheduled instant of a batch to its answer",
+                MetricValue::Histogram(self.delay.read()),
             ),
-            Family::one(
+            MetricFamily::new(
                 "batch_duration_seconds",
                 "Round trip of a batch's statement",
-                Value::Spread(self.duration.read()),
+                MetricValue::Histogram(self.duration.read()),
             ),
-            Family::by(
+            MetricFamily::labelled(
                 "realtime_echo_seconds",
-                "From a write of the agent's own to its event, by the way it came",
-                "way",
+                "Time from a write of the agent to its event, by transport",
+                "transport",
                 echoes,
             ),
         ]
@@ -226,16 +226,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_are_asked_for_by_ids_with_commas_and_not_too_many() {
+    fn distributions_are_selected_by_ids_with_commas_and_not_too_many() {
         let id = Uuid::from_u128(7);
-        assert_eq!(format!("{id}, {id},").parse(), Ok(RowsAsked([id].into())));
-        assert_eq!("".parse(), Ok(RowsAsked::default()));
         assert_eq!(
-            "x".parse::<RowsAsked>(),
-            Err(NoRows::NotAnId("x".to_owned()))
+            format!("{id}, {id},").parse(),
+            Ok(SelectedDistributions([id].into()))
+        );
+        assert_eq!("".parse(), Ok(SelectedDistributions::default()));
+        assert_eq!(
+            "x".parse::<SelectedDistributions>(),
+            Err(SelectionError::NotAnId("x".to_owned()))
         );
         let many: Vec<String> = (0..=101).map(|n| Uuid::from_u128(n).to_string()).collect();
         let many = many.join(",");
-        assert_eq!(many.parse::<RowsAsked>(), Err(NoRows::TooMany(102)));
+        assert_eq!(
+            many.parse::<SelectedDistributions>(),
+            Err(SelectionError::TooMany(102))
+        );
     }
 }

@@ -223,9 +223,9 @@ async fn readyz(State(pages): State<Pages>) -> Response {
 /// The query of `/metrics`.
 #[derive(serde::Deserialize)]
 struct MetricsQuery {
-    /// Ids with commas between them.
+    /// Ids separated by commas.
     #[serde(default)]
-    rows: String,
+    distributions: String,
 }
 
 async fn metrics(
@@ -235,7 +235,7 @@ async fn metrics(
 ) -> Response {
     let accept = headers.get(header::ACCEPT);
     let accept = accept.and_then(|accept| accept.to_str().ok()).unwrap_or("");
-    match (pages.metrics)(&query.rows, accept) {
+    match (pages.metrics)(&query.distributions, accept) {
         Ok((content_type, text)) => ([(header::CONTENT_TYPE, content_type)], text).into_response(),
         Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
     }

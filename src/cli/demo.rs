@@ -20,7 +20,7 @@ use crate::demo::server::default_data_dir;
 use crate::demo::stack::{DATABASE, Stack, StackOptions};
 use crate::domain::secret::Secret;
 use crate::domain::transport::ListenBy;
-use crate::observe::RowsAsked;
+use crate::observe::SelectedDistributions;
 use crate::postgres::reconnect::Database;
 use crate::postgres::status::{self, StatusRow};
 use crate::realtime::{Endpoint, websocket_url};
@@ -223,7 +223,7 @@ fn service(
         endpoint: Endpoint::new(url.as_str(), stack.key.clone())?,
         listen_by: ListenBy::Auto,
         max_visits_per_second: MAX_VISITS_PER_SECOND,
-        metrics_rows: RowsAsked::default(),
+        metrics_distributions: SelectedDistributions::default(),
         listener,
         access,
         snapshot,

@@ -9,7 +9,7 @@ use tracing::info;
 
 use super::log::{self, LogFormat};
 use crate::domain::transport::ListenBy;
-use crate::observe::RowsAsked;
+use crate::observe::SelectedDistributions;
 use crate::runtime::serve::{Service, asked_to_stop, serve};
 use crate::runtime::snapshot::Snapshot;
 use crate::settings::Environment;
@@ -59,15 +59,15 @@ pub struct Args {
     #[arg(long, env = "VISIT_PACER_MAX_VISITS_PER_SECOND", value_name = "N", default_value_t = MAX_VISITS_PER_SECOND,
         value_parser = clap::value_parser!(u32).range(1..))]
     max_visits_per_second: u32,
-    /// Distributions that have series of their own in /metrics, at most 100; /metrics?rows=ID,ID returns others
+    /// Distributions that have series of their own in /metrics, at most 100; /metrics?distributions=ID,ID returns others
     #[arg(
         long,
-        env = "VISIT_PACER_METRICS_ROWS",
+        env = "VISIT_PACER_METRICS_DISTRIBUTIONS",
         value_name = "ID,ID…",
         default_value = "",
         hide_default_value = true
     )]
-    metrics_rows: RowsAsked,
+    metrics_distributions: SelectedDistributions,
     /// Reject edits on the dashboard
     #[arg(long, env = "VISIT_PACER_READ_ONLY", value_name = "BOOL", default_value_t = false, action = ArgAction::Set,
         num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
@@ -120,7 +120,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         endpoint,
         listen_by: args.listen_by,
         max_visits_per_second: args.max_visits_per_second,
-        metrics_rows: args.metrics_rows,
+        metrics_distributions: args.metrics_distributions,
         listener,
         access,
         snapshot,

@@ -1,46 +1,46 @@
-//! A histogram that can be read as well as scraped: the one of `prometheus-client` only encodes itself.
+//! A histogram that the program can read: the one of `prometheus-client` can only be encoded.
 //!
-//! Invariant: counts are those of the buckets themselves; what is cumulative is so only where it is encoded.
+//! Invariant: each bucket has its own count; counts are cumulative only in the exposition.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Measured as it happens; clones measure into the same buckets.
+/// A histogram. Clones share the same buckets.
 #[derive(Clone, Debug)]
 pub struct Histogram {
-    counts: Arc<Mutex<Counts>>,
+    counts: Arc<Mutex<HistogramCounts>>,
 }
 
 impl Histogram {
-    /// With these upper bounds, rising; what is beyond the last is counted as well.
+    /// With these rising upper bounds; larger values are counted too.
     pub fn new(bounds: &'static [f64]) -> Self {
         Self {
-            counts: Arc::new(Mutex::new(Counts::new(bounds))),
+            counts: Arc::new(Mutex::new(HistogramCounts::new(bounds))),
         }
     }
 
-    /// Takes one measurement in.
+    /// Adds a measurement.
     pub fn observe(&self, value: f64) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.observe(value);
     }
 
-    /// What was measured until now.
-    pub fn read(&self) -> Counts {
+    /// The counts so far.
+    pub fn read(&self) -> HistogramCounts {
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.clone()
     }
 }
 
-/// What a histogram held at one moment.
+/// The counts of a histogram at one moment.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Counts {
+pub struct HistogramCounts {
     bounds: &'static [f64],
     within: Vec<u64>,
     beyond: u64,
     sum: f64,
 }
 
-impl Counts {
+impl HistogramCounts {
     fn new(bounds: &'static [f64]) -> Self {
         Self {
             bounds,
@@ -57,7 +57,7 @@ impl Counts {
         self.sum += value;
     }
 
-    /// Each bucket's upper bound, `None` for the last, and how many fell into it.
+    /// Each bucket's upper bound, `None` for the last, and its count.
     pub fn buckets(&self) -> impl Iterator<Item = (Option<f64>, u64)> {
         let within = self.bounds.iter().zip(&self.within);
         within
@@ -65,17 +65,17 @@ impl Counts {
             .chain([(None, self.beyond)])
     }
 
-    /// Measurements.
+    /// The number of measurements.
     pub fn total(&self) -> u64 {
         self.within.iter().sum::<u64>() + self.beyond
     }
 
-    /// All measurements added up.
+    /// The sum of all measurements.
     pub fn sum(&self) -> f64 {
         self.sum
     }
 
-    /// What came after an earlier reading of the same histogram.
+    /// The counts since an earlier reading of the same histogram.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let pairs = self.within.iter().zip(&earlier.within);
@@ -87,8 +87,8 @@ impl Counts {
         }
     }
 
-    /// The quantile (0 to 1), even within a bucket as `histogram_quantile` has it; `None` where nothing was measured.
-    /// What is beyond the last bound counts as that bound.
+    /// A quantile (0 to 1), interpolated within its bucket like `histogram_quantile`; `None` without measurements. Values beyond
+    /// the last bound count as that bound.
     pub fn quantile(&self, part: f64) -> Option<f64> {
         let total = self.total();
         let rank = part * real(total);
@@ -104,7 +104,7 @@ impl Counts {
     }
 }
 
-/// Exact up to 2^32 measurements, near enough beyond.
+/// Exact up to 2^32 measurements, approximate beyond.
 fn real(count: u64) -> f64 {
     u32::try_from(count).map_or_else(
         |_| f64::from(u32::MAX) * real(count / u64::from(u32::MAX)),
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quantile_is_even_within_its_bucket_and_what_is_beyond_the_last_bound_is_that_bound() {
+    fn a_quantile_is_interpolated_and_values_beyond_the_last_bound_count_as_that_bound() {
         let near = |found: Option<f64>, wanted: f64| {
             assert!(
                 found.is_some_and(|found| (found - wanted).abs() < 1e-9),
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_since_an_earlier_reading_stands_alone() {
+    fn counts_since_an_earlier_reading_exclude_it() {
         let histogram = measured(&[0.5, 3.0]);
         let earlier = histogram.read();
         histogram.observe(9.0);

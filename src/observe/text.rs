@@ -1,26 +1,26 @@
-//! Families as text: OpenMetrics for who accepts it, the older text format of Prometheus (0.0.4) for everybody else.
+//! The exposition: OpenMetrics for clients that accept it, the text format of Prometheus (0.0.4) for all others.
 //!
-//! `prometheus-client` writes OpenMetrics 1.0; the other is the same lines, but that a counter's `# HELP` and `# TYPE` name it with
-//! its suffix, and that there is no `# EOF`.
+//! `prometheus-client` writes OpenMetrics 1.0. The text format has the same lines, except that a counter's `# HELP` and `# TYPE`
+//! name it with its suffix, and that there is no `# EOF`.
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::{Family, PREFIX, Series, Value};
+use super::{MetricFamily, MetricValue, PREFIX, Series};
 
-/// What a scraper accepts.
+/// An exposition format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Format {
     /// OpenMetrics 1.0.
     OpenMetrics,
-    /// Prometheus' own, 0.0.4.
+    /// The text format of Prometheus, 0.0.4.
     Classic,
 }
 
 impl Format {
-    /// By the header `Accept`.
+    /// Chosen by the header `Accept`.
     pub fn accepted(accept: &str) -> Self {
         if accept.contains("application/openmetrics-text") {
             Self::OpenMetrics
@@ -29,7 +29,7 @@ impl Format {
         }
     }
 
-    /// For the header `Content-Type`.
+    /// The header `Content-Type`.
     pub const fn content_type(self) -> &'static str {
         match self {
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
@@ -38,15 +38,15 @@ impl Format {
     }
 }
 
-/// The text: our families with the prefix `visit_pacer_`, those of the process without.
-pub fn render(ours: Vec<Family>, process: Vec<Family>, format: Format) -> String {
+/// The exposition of the agent's families, with the prefix `visit_pacer_`, and of those of the process, without.
+pub fn render(agent: Vec<MetricFamily>, process: Vec<MetricFamily>, format: Format) -> String {
     let mut registry = Registry::default();
     registry
         .sub_registry_with_prefix(PREFIX)
-        .register_collector(Box::new(Families(ours)));
+        .register_collector(Box::new(Families(agent)));
     registry.register_collector(Box::new(Families(process)));
     let mut text = String::new();
-    // Writing into a String cannot fail.
+    // Writing to a String cannot fail.
     let _written = prometheus_client::encoding::text::encode(&mut text, &registry).is_ok();
     match format {
         Format::OpenMetrics => text,
@@ -54,7 +54,7 @@ pub fn render(ours: Vec<Family>, process: Vec<Family>, format: Format) -> String
     }
 }
 
-/// Each family begins with its `# HELP`, which `# TYPE` follows at once.
+/// Each family begins with its `# HELP` and `# TYPE`.
 fn classic(open: &str) -> String {
     let mut text = String::with_capacity(open.len());
     let mut lines = open.lines().filter(|line| *line != "# EOF").peekable();
@@ -75,11 +75,11 @@ fn classic(open: &str) -> String {
 }
 
 #[derive(Debug)]
-struct Families(Vec<Family>);
+struct Families(Vec<MetricFamily>);
 
 impl Collector for Families {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        for Family { name, help, series } in &self.0 {
+        for MetricFamily { name, help, series } in &self.0 {
             let Some(first) = series.first() else {
                 continue;
             };
@@ -98,22 +98,22 @@ impl Collector for Families {
     }
 }
 
-impl Value {
+impl MetricValue {
     fn metric_type(&self) -> MetricType {
         match self {
-            Self::Count(_) | Self::Sum(_) => MetricType::Counter,
-            Self::Level(_) | Self::Real(_) => MetricType::Gauge,
-            Self::Spread(_) => MetricType::Histogram,
+            Self::Counter(_) | Self::FloatCounter(_) => MetricType::Counter,
+            Self::Gauge(_) | Self::FloatGauge(_) => MetricType::Gauge,
+            Self::Histogram(_) => MetricType::Histogram,
         }
     }
 
     fn encode_as(&self, encoder: &mut MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
         match self {
-            Self::Count(count) => encoder.encode_counter::<NoLabelSet, _, u64>(count, None),
-            Self::Sum(sum) => encoder.encode_counter::<NoLabelSet, _, f64>(sum, None),
-            Self::Level(level) => encoder.encode_gauge(level),
-            Self::Real(real) => encoder.encode_gauge(real),
-            Self::Spread(counts) => {
+            Self::Counter(count) => encoder.encode_counter::<NoLabelSet, _, u64>(count, None),
+            Self::FloatCounter(sum) => encoder.encode_counter::<NoLabelSet, _, f64>(sum, None),
+            Self::Gauge(level) => encoder.encode_gauge(level),
+            Self::FloatGauge(real) => encoder.encode_gauge(real),
+            Self::Histogram(counts) => {
                 let buckets: Vec<(f64, u64)> = counts
                     .buckets()
                     .map(|(bound, count)| (bound.unwrap_or(f64::INFINITY), count))
@@ -130,21 +130,27 @@ mod tests {
     use super::*;
 
     fn rendered(format: Format) -> String {
-        let spread = Histogram::new(&[1.0]);
-        spread.observe(0.5);
-        spread.observe(2.0);
-        let by_kind = [("a", Value::Count(2)), ("b", Value::Count(3))];
+        let histogram = Histogram::new(&[1.0]);
+        histogram.observe(0.5);
+        histogram.observe(2.0);
+        let by_kind = [
+            ("a", MetricValue::Counter(2)),
+            ("b", MetricValue::Counter(3)),
+        ];
         render(
             vec![
-                Family::by(
-                    "batches",
-                    "Batches by what became of them",
-                    "outcome",
-                    by_kind,
+                MetricFamily::labelled("batches", "Batches by outcome", "outcome", by_kind),
+                MetricFamily::new(
+                    "delay_seconds",
+                    "Delay",
+                    MetricValue::Histogram(histogram.read()),
                 ),
-                Family::one("late_seconds", "How late", Value::Spread(spread.read())),
             ],
-            vec![Family::one("process_open_fds", "Files", Value::Level(7))],
+            vec![MetricFamily::new(
+                "process_open_fds",
+                "Files",
+                MetricValue::Gauge(7),
+            )],
             format,
         )
     }
@@ -167,16 +173,16 @@ mod tests {
 # HELP process_open_fds Files
 # TYPE process_open_fds gauge
 process_open_fds 7
-# HELP visit_pacer_batches_total Batches by what became of them
+# HELP visit_pacer_batches_total Batches by outcome
 # TYPE visit_pacer_batches_total counter
 visit_pacer_batches_total{outcome=\"a\"} 2
 visit_pacer_batches_total{outcome=\"b\"} 3
-# HELP visit_pacer_late_seconds How late
-# TYPE visit_pacer_late_seconds histogram
-visit_pacer_late_seconds_sum 2.5
-visit_pacer_late_seconds_count 2
-visit_pacer_late_seconds_bucket{le=\"1.0\"} 1
-visit_pacer_late_seconds_bucket{le=\"+Inf\"} 2
+# HELP visit_pacer_delay_seconds Delay
+# TYPE visit_pacer_delay_seconds histogram
+visit_pacer_delay_seconds_sum 2.5
+visit_pacer_delay_seconds_count 2
+visit_pacer_delay_seconds_bucket{le=\"1.0\"} 1
+visit_pacer_delay_seconds_bucket{le=\"+Inf\"} 2
 "
         );
     }

@@ -1,288 +1,262 @@
-//! The snapshot as metrics: every name and description of what the agent counts is in this file; what it measures as it
-//! happens is in `observe`.
+//! The snapshot as metrics: names and descriptions of everything that the agent counts. What is measured as it happens is in
+//! `observe`.
 
 use super::snapshot::{Snapshot, whole};
 use super::workers::WORKERS;
 use crate::domain::error_policy::ErrorKind;
 use crate::domain::schedule::{DistributionStatus, Stall, Status};
 use crate::domain::time::Mono;
-use crate::domain::transport::{PerTransport, Transport};
-use crate::observe::{Family, RowsAsked, Value};
+use crate::domain::transport::Transport;
+use crate::observe::MetricValue::{Counter, FloatGauge, Gauge};
+use crate::observe::{MetricFamily, SelectedDistributions};
 
-/// All of it; of single rows those that were asked for and are this agent's.
-pub fn readings(
+/// All metrics of the agent, and those of the selected distributions that it owns.
+pub fn families(
     snapshot: &Snapshot,
     now: Mono,
     connections: usize,
-    rows: &RowsAsked,
-) -> Vec<Family> {
+    selected: &SelectedDistributions,
+) -> Vec<MetricFamily> {
     [
-        build(),
         visits(snapshot),
-        table(snapshot),
+        reads(snapshot),
         realtime(snapshot),
-        state(snapshot, now),
-        shared(snapshot, connections),
-        rows_of(snapshot, rows),
+        state(snapshot, now, connections),
+        of_distributions(snapshot, selected),
     ]
     .concat()
 }
 
-fn build() -> Vec<Family> {
-    vec![Family::by(
-        "build_info",
-        "1, with the version of the program",
-        "version",
-        [(env!("CARGO_PKG_VERSION"), Value::Level(1))],
-    )]
-}
-
-fn visits(snapshot: &Snapshot) -> Vec<Family> {
+fn visits(snapshot: &Snapshot) -> Vec<MetricFamily> {
     let c = &snapshot.counters.writes;
     let outcomes = [
-        ("stored", c.batches),
-        ("failed", c.failed),
-        ("unknown", c.unknown),
-        ("unsent", c.unsent),
+        ("stored", Counter(c.batches)),
+        ("failed", Counter(c.failed)),
+        ("unknown", Counter(c.unknown)),
+        ("unsent", Counter(c.unsent)),
     ];
-    let reasons = [
-        ("locked", c.refused.locked),
-        ("changed", c.refused.changed),
-        ("paused", c.refused.paused),
-        ("moved", c.refused.moved),
-        ("deleted", c.refused.deleted),
+    let skipped = [
+        ("locked", Counter(c.refused.locked)),
+        ("changed", Counter(c.refused.changed)),
+        ("paused", Counter(c.refused.paused)),
+        ("conflict", Counter(c.refused.moved)),
+        ("deleted", Counter(c.refused.deleted)),
     ];
-    let error_kinds =
-        ErrorKind::ALL.map(|kind| (kind.as_str(), snapshot.error_kinds.get(&kind).copied()));
+    let retries = ErrorKind::ALL.map(|kind| {
+        let retries = snapshot.error_kinds.get(&kind).copied();
+        (kind.as_str(), Counter(retries.unwrap_or(0)))
+    });
+    let written_back = Counter(snapshot.counters.written_back);
     vec![
-        count("visits_stored", "Visits stored by this agent", c.visits),
-        Family::by(
-            "batches",
-            "Batches: stored, refused by the database, sent without an answer, or not sent for want of a connection",
-            "outcome",
-            outcomes.map(counted),
+        MetricFamily::new(
+            "visits_stored",
+            "Visits stored by this agent",
+            Counter(c.visits),
         ),
-        Family::by(
-            "rows_refused",
-            "Rows left out of a batch: locked, changed or paused by somebody, stored by somebody else, or deleted",
+        MetricFamily::labelled("batches", "Batches by outcome", "outcome", outcomes),
+        MetricFamily::labelled(
+            "distributions_skipped",
+            "Distributions that a batch left out, by reason",
             "reason",
-            reasons.map(counted),
+            skipped,
         ),
-        Family::by(
+        MetricFamily::labelled(
             "retries",
-            "Faults of the database and of Realtime after which something is tried again",
-            "class",
-            error_kinds.map(|(class, met)| counted((class, met.unwrap_or(0)))),
+            "Retries after an error of the database or of Realtime, by kind of error",
+            "kind",
+            retries,
         ),
-    ]
-}
-
-fn table(snapshot: &Snapshot) -> Vec<Family> {
-    let c = &snapshot.counters.reads;
-    let by_status = Status::ALL.map(|status| {
-        (
-            status.as_str(),
-            Value::Level(whole(snapshot.rows_that_are(status))),
-        )
-    });
-    let stalled = Stall::ALL.map(|stall| {
-        let rows = snapshot
-            .status_summary
-            .stalled
-            .get(&stall)
-            .copied()
-            .unwrap_or(0);
-        (stall.as_str(), Value::Level(whole(rows)))
-    });
-    vec![
-        level("rows", "Rows in the schedule", whole(snapshot.rows)),
-        level(
-            "rows_owned",
-            "Rows that are this agent's to store",
-            whole(snapshot.rows_owned),
-        ),
-        Family::by(
-            "distributions",
-            "Rows of this agent by status",
-            "status",
-            by_status,
-        ),
-        Family::by(
-            "distributions_stalled",
-            "Rows of this agent that are behind or draining, by what keeps them",
-            "reason",
-            stalled,
-        ),
-        level(
-            "backlog_visits",
-            "Visits due and not stored, all rows of this agent together",
-            snapshot.status_summary.backlog,
-        ),
-        count(
-            "syncs",
-            "Syncs with visit_distribution: what had changed was read, or every row",
-            c.syncs,
-        ),
-        count("full_syncs", "Syncs that read every row", c.full_syncs),
-        count("rows_read", "Rows read by id", c.rows_read),
-        count(
-            "repaired_by_sync",
-            "Edits of which Realtime had not told",
-            c.repaired,
-        ),
-        count(
+        MetricFamily::new(
             "write_backs",
-            "Rows whose total_distributed was written back",
-            snapshot.counters.written_back,
+            "Write-backs of total_distributed",
+            written_back,
         ),
     ]
 }
 
-fn realtime(snapshot: &Snapshot) -> Vec<Family> {
-    let c = &snapshot.counters.realtime;
-    let followed = Transport::ALL.into_iter().filter_map(|transport| {
-        let state = snapshot.transports.of(transport).as_ref()?;
-        Some((transport.as_str(), Value::Level(i64::from(state.is_live()))))
+fn reads(snapshot: &Snapshot) -> Vec<MetricFamily> {
+    let c = &snapshot.counters.reads;
+    let statuses = Status::ALL.map(|status| {
+        let count = whole(snapshot.rows_that_are(status));
+        (status.as_str(), Gauge(count))
+    });
+    let stalls = Stall::ALL.map(|stall| {
+        let count = snapshot.status_summary.stalled.get(&stall).copied();
+        (stall.as_str(), Gauge(whole(count.unwrap_or(0))))
     });
     vec![
-        level(
-            "realtime_live",
-            "1 while edits are heard of by at least one way",
-            i64::from(snapshot.health.live_since.is_some()),
+        MetricFamily::new(
+            "distributions_scheduled",
+            "Distributions in the schedule, those of other agents included",
+            Gauge(whole(snapshot.rows)),
         ),
-        Family::by(
-            "realtime_way_live",
-            "1 while this way is live; a way that is not followed has no series",
-            "way",
-            followed,
+        MetricFamily::new(
+            "distributions_owned",
+            "Distributions that this agent owns",
+            Gauge(whole(snapshot.rows_owned)),
         ),
-        by_way(
-            "realtime_events",
-            "Events of rows, by the way they came",
-            &c.events,
+        MetricFamily::labelled(
+            "distributions",
+            "Distributions that this agent owns, by status",
+            "status",
+            statuses,
         ),
-        count(
-            "realtime_events_known",
-            "Events that told nothing new",
-            c.events_known,
+        MetricFamily::labelled(
+            "distributions_stalled",
+            "Distributions of this agent that are behind or draining, by reason",
+            "reason",
+            stalls,
         ),
-        by_way(
-            "realtime_silent",
-            "Times that a joined channel was found to keep silent",
-            &c.silent,
+        MetricFamily::new(
+            "backlog_visits",
+            "Visits that are due and not stored, of this agent's distributions",
+            Gauge(snapshot.status_summary.backlog),
         ),
-        count(
-            "realtime_rejoins",
-            "Times that a silent channel was joined again",
-            c.rejoins,
+        MetricFamily::new("syncs", "Syncs, incremental and full", Counter(c.syncs)),
+        MetricFamily::new(
+            "full_syncs",
+            "Syncs that read every row",
+            Counter(c.full_syncs),
         ),
-        count(
-            "realtime_reopens",
-            "Times that a channel which stayed silent was given a new socket",
-            c.reopens,
+        MetricFamily::new(
+            "distributions_read",
+            "Distributions read by id",
+            Counter(c.rows_read),
+        ),
+        MetricFamily::new(
+            "sync_repairs",
+            "Changes that Realtime did not deliver and a sync found",
+            Counter(c.repaired),
         ),
     ]
 }
 
-fn state(snapshot: &Snapshot, now: Mono) -> Vec<Family> {
-    let health = &snapshot.health;
-    let begun = snapshot.at.is_some();
-    let up = begun && health.database_away_since.is_none();
-    let ready = begun && snapshot.unready(now).is_empty();
-    let mut families = vec![
-        level("ready", "1 while the agent is ready", i64::from(ready)),
-        level(
-            "database_up",
-            "1 while the database takes statements",
-            i64::from(up),
+fn realtime(snapshot: &Snapshot) -> Vec<MetricFamily> {
+    let c = &snapshot.counters.realtime;
+    let live = Transport::ALL.into_iter().filter_map(|transport| {
+        let state = snapshot.transports.of(transport).as_ref()?;
+        Some((transport.as_str(), Gauge(i64::from(state.is_live()))))
+    });
+    let events =
+        Transport::ALL.map(|transport| (transport.as_str(), Counter(*c.events.of(transport))));
+    let timeouts =
+        Transport::ALL.map(|transport| (transport.as_str(), Counter(*c.silent.of(transport))));
+    vec![
+        MetricFamily::new(
+            "realtime_live",
+            "1 while at least one transport delivers changes",
+            Gauge(i64::from(snapshot.health.live_since.is_some())),
         ),
-        level(
-            "paused",
-            "1 while visit_pacer_control stops everything",
-            i64::from(snapshot.paused),
+        MetricFamily::labelled(
+            "realtime_transport_live",
+            "1 while the transport delivers changes; no series for a transport that is not used",
+            "transport",
+            live,
+        ),
+        MetricFamily::labelled(
+            "realtime_events",
+            "Events about distributions, by transport",
+            "transport",
+            events,
+        ),
+        MetricFamily::new(
+            "realtime_events_skipped",
+            "Events with a version that was in the schedule already",
+            Counter(c.events_known),
+        ),
+        MetricFamily::labelled(
+            "realtime_echo_timeouts",
+            "Echo checks that timed out, by transport",
+            "transport",
+            timeouts,
+        ),
+        MetricFamily::new(
+            "realtime_rejoins",
+            "Rejoins after an echo timeout",
+            Counter(c.rejoins),
+        ),
+        MetricFamily::new(
+            "realtime_reconnects",
+            "New sockets after an echo timeout",
+            Counter(c.reopens),
+        ),
+    ]
+}
+
+fn state(snapshot: &Snapshot, now: Mono, connections: usize) -> Vec<MetricFamily> {
+    let health = &snapshot.health;
+    let has_begun = snapshot.at.is_some();
+    let is_up = has_begun && health.database_away_since.is_none();
+    let is_ready = has_begun && snapshot.unready(now).is_empty();
+    let flag = |name, help, is_set| MetricFamily::new(name, help, Gauge(i64::from(is_set)));
+    let mut families = vec![
+        MetricFamily::labelled(
+            "build_info",
+            "1, with the version of the program",
+            "version",
+            [(env!("CARGO_PKG_VERSION"), Gauge(1))],
+        ),
+        flag("ready", "1 while the agent is ready", is_ready),
+        flag(
+            "database_up",
+            "1 while the database accepts statements",
+            is_up,
+        ),
+        flag("paused", "1 while everything is paused", snapshot.paused),
+        MetricFamily::new(
+            "agents",
+            "Live agents, this one included",
+            Gauge(whole(snapshot.agents)),
+        ),
+        MetricFamily::new(
+            "database_connections",
+            "Open connections to the database",
+            Gauge(whole(connections)),
+        ),
+        MetricFamily::new(
+            "database_connections_expected",
+            "Connections to the database that a working agent has",
+            Gauge(whole(WORKERS)),
         ),
     ];
     families.extend(health.synced_at.map(|at| {
-        Family::one(
+        MetricFamily::new(
             "sync_age_seconds",
-            "Since the last sync with visit_distribution; none before the first",
-            Value::Real(now.since(at).as_secs_f64()),
+            "Time since the last successful sync; no series before the first",
+            FloatGauge(now.since(at).as_secs_f64()),
         )
     }));
     families
 }
 
-fn shared(snapshot: &Snapshot, connections: usize) -> Vec<Family> {
-    vec![
-        level(
-            "agents",
-            "Agents that share the rows, this one among them",
-            whole(snapshot.agents),
-        ),
-        level(
-            "connections",
-            "Connections to the database that are open",
-            whole(connections),
-        ),
-        level(
-            "connections_wanted",
-            "Connections to the database that an agent at work has",
-            whole(WORKERS),
-        ),
-    ]
-}
-
-fn rows_of(snapshot: &Snapshot, asked: &RowsAsked) -> Vec<Family> {
-    let looks: Vec<_> = asked
-        .0
-        .iter()
-        .filter_map(|id| {
-            let at = snapshot
-                .status_summary
-                .looks
-                .binary_search_by_key(id, |look| look.id);
-            snapshot.status_summary.looks.get(at.ok()?)
-        })
-        .collect();
-    let by_row = |name, help, value: fn(&DistributionStatus) -> i64| {
-        let values = looks
+fn of_distributions(snapshot: &Snapshot, selected: &SelectedDistributions) -> Vec<MetricFamily> {
+    let known = &snapshot.status_summary.looks;
+    let found = selected.0.iter().filter_map(|id| {
+        let at = known.binary_search_by_key(id, |status| status.id).ok()?;
+        known.get(at)
+    });
+    let found: Vec<&DistributionStatus> = found.collect();
+    let family = |name, help, value: fn(&DistributionStatus) -> i64| {
+        let values = found
             .iter()
-            .map(|look| (look.id.to_string(), Value::Level(value(look))));
-        Family::by(name, help, "distribution", values)
+            .map(|status| (status.id.to_string(), Gauge(value(status))));
+        MetricFamily::labelled(name, help, "distribution_id", values)
     };
     vec![
-        by_row(
+        family(
             "distribution_due_visits",
-            "Visits that the curve of a row that was asked for owes by now",
-            |look| look.due,
+            "Visits that are due by the curve of a selected distribution",
+            |status| status.due,
         ),
-        by_row(
+        family(
             "distribution_distributed_visits",
-            "Visits distributed for a row that was asked for",
-            |look| look.distributed,
+            "Visits distributed of a selected distribution",
+            |status| status.distributed,
         ),
-        by_row(
+        family(
             "distribution_backlog_visits",
-            "Visits due and not distributed of a row that was asked for",
+            "Visits due and not distributed of a selected distribution",
             DistributionStatus::backlog,
         ),
     ]
-}
-
-fn count(name: &'static str, help: &'static str, counted: u64) -> Family {
-    Family::one(name, help, Value::Count(counted))
-}
-
-fn level(name: &'static str, help: &'static str, level: i64) -> Family {
-    Family::one(name, help, Value::Level(level))
-}
-
-fn by_way(name: &'static str, help: &'static str, counts: &PerTransport<u64>) -> Family {
-    let values =
-        Transport::ALL.map(|transport| counted((transport.as_str(), *counts.of(transport))));
-    Family::by(name, help, "way", values)
-}
-
-fn counted((of, count): (&'static str, u64)) -> (&'static str, Value) {
-    (of, Value::Count(count))
 }

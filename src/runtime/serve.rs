@@ -17,7 +17,7 @@ use super::dashboard::queries;
 use super::dashboard::snapshot::AgentInfo;
 use super::driver::{self, Config, Outputs};
 use super::log_limiter::LogLimiter;
-use super::metrics::readings;
+use super::metrics;
 use super::notify;
 use super::realtime_state::bindings;
 use super::snapshot::Snapshot;
@@ -26,7 +26,7 @@ use crate::domain::event::Event;
 use crate::domain::transport::{Following, ListenBy};
 use crate::observe::recent::Recent;
 use crate::observe::text::{Format, render};
-use crate::observe::{Metrics, NoRows, RowsAsked, process};
+use crate::observe::{Metrics, SelectedDistributions, SelectionError, process};
 use crate::postgres::failure::Failure;
 use crate::postgres::maintenance::Identity;
 use crate::postgres::migrations;
@@ -47,7 +47,7 @@ pub struct Service {
     /// The limit of the whole agent.
     pub max_visits_per_second: u32,
     /// Distributions with series of their own in every scrape.
-    pub metrics_rows: RowsAsked,
+    pub metrics_distributions: SelectedDistributions,
     /// For the web pages.
     pub listener: TcpListener,
     /// Who may see them.
@@ -90,7 +90,7 @@ pub async fn serve(service: Service, shutdown: CancellationToken) -> anyhow::Res
         clock,
         metrics: metrics.clone(),
         database: service.database.clone(),
-        always: service.metrics_rows,
+        always: service.metrics_distributions,
     });
     let (dashboard, dashboard_queries) = dashboard(service.access);
     let pages = pages(
@@ -247,20 +247,23 @@ struct Scrape {
     clock: Clock,
     metrics: Metrics,
     database: Database,
-    always: RowsAsked,
+    always: SelectedDistributions,
 }
 
 impl Scrape {
-    fn text(&self, rows: &str, accept: &str) -> Scraped {
-        let rows: RowsAsked = rows.parse().map_err(|error: NoRows| error.to_string())?;
-        let rows = if rows.0.is_empty() {
+    fn text(&self, selected: &str, accept: &str) -> Scraped {
+        let selected: SelectedDistributions = selected
+            .parse()
+            .map_err(|error: SelectionError| error.to_string())?;
+        let selected = if selected.0.is_empty() {
             &self.always
         } else {
-            &rows
+            &selected
         };
         let format = Format::accepted(accept);
         let snapshot = self.snapshot.borrow().clone();
-        let mut families = readings(&snapshot, self.clock.now(), self.database.open(), rows);
+        let (now, connections) = (self.clock.now(), self.database.open());
+        let mut families = metrics::families(&snapshot, now, connections, selected);
         families.extend(self.metrics.families());
         let text = render(families, process::families(), format);
         Ok((format.content_type(), text))

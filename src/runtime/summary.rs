@@ -10,7 +10,7 @@ use crate::domain::agent::Counters;
 use crate::domain::schedule::{Stall, Status};
 use crate::domain::time::Mono;
 use crate::observe::Metrics;
-use crate::observe::histogram::Counts;
+use crate::observe::histogram::HistogramCounts;
 
 /// How often.
 const EVERY: Duration = Duration::from_secs(60);
@@ -20,7 +20,7 @@ const EVERY: Duration = Duration::from_secs(60);
 pub struct Summary {
     next: Mono,
     counters: Counters,
-    delay: Option<Counts>,
+    delay: Option<HistogramCounts>,
 }
 
 impl Summary {
@@ -39,7 +39,7 @@ impl Summary {
             return;
         }
         self.next = now.plus(EVERY);
-        let delay = metrics.lateness();
+        let delay = metrics.delay();
         let last_minute =
             (self.delay.as_ref()).map_or_else(|| delay.clone(), |before| delay.since(before));
         let milliseconds = |part| {

@@ -20,7 +20,10 @@ async fn place() -> Place {
 }
 
 async fn owned(agent: &Agent) -> i64 {
-    let rows = agent.metric("visit_pacer_distributions_owned").await.unwrap_or(0.0);
+    let rows = agent
+        .metric("visit_pacer_distributions_owned")
+        .await
+        .unwrap_or(0.0);
     format!("{rows:.0}").parse().expect("a whole number")
 }
 

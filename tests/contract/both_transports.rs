@@ -9,10 +9,11 @@ use visit_pacer::domain::transport::Transport;
 
 use crate::harness::{Agent, PATIENCE, Place, server, wait_until};
 
-const EVENTS: &str = r#"visit_pacer_realtime_events_total{way="postgres_changes"}"#;
-const BROADCASTS: &str = r#"visit_pacer_realtime_events_total{way="broadcast"}"#;
-const SILENT: &str = r#"visit_pacer_realtime_echo_timeouts_total{way="broadcast"}"#;
-const SILENT_CHANGES: &str = r#"visit_pacer_realtime_echo_timeouts_total{way="postgres_changes"}"#;
+const EVENTS: &str = r#"visit_pacer_realtime_events_total{transport="postgres_changes"}"#;
+const BROADCASTS: &str = r#"visit_pacer_realtime_events_total{transport="broadcast"}"#;
+const SILENT: &str = r#"visit_pacer_realtime_echo_timeouts_total{transport="broadcast"}"#;
+const SILENT_CHANGES: &str =
+    r#"visit_pacer_realtime_echo_timeouts_total{transport="postgres_changes"}"#;
 const REMOVE: &str = include_str!("../../deploy/supabase/broadcast_remove.sql");
 const BROADCAST: &str = include_str!("../../deploy/supabase/broadcast.sql");
 const ROLE: &str = include_str!("../../deploy/supabase/role.sql");

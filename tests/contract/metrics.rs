@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use uuid::Uuid;
-use visit_pacer::observe::ROWS_MAX;
+use visit_pacer::observe::SELECTED_MAX;
 
 use crate::harness::{Agent, PATIENCE, Place, find, wait_until};
 
@@ -91,7 +91,7 @@ async fn agent_at_work(place: &Place) -> (Agent, Uuid) {
     let row = place.insert(1_000_000, "20 a second", "null").await;
     let agent = place.agent().await;
     place.has_stored(row, 40).await;
-    let echo = r#"visit_pacer_realtime_echo_seconds_count{way="postgres_changes"}"#;
+    let echo = r#"visit_pacer_realtime_echo_seconds_count{transport="postgres_changes"}"#;
     wait_until("its own write is heard of", PATIENCE, async || {
         agent.metric(echo).await > Some(0.0)
     })
@@ -103,7 +103,10 @@ async fn agent_at_work(place: &Place) -> (Agent, Uuid) {
 async fn promtool_finds_no_fault_with_what_a_running_agent_exposes() {
     let place = Place::new().await;
     let (agent, row) = agent_at_work(&place).await;
-    for path in ["/metrics".to_owned(), format!("/metrics?rows={row}")] {
+    for path in [
+        "/metrics".to_owned(),
+        format!("/metrics?distributions={row}"),
+    ] {
         let (status, text) = agent.get(&path).await;
         assert_eq!(status, 200);
         assert_eq!(promtool(&["check", "metrics"], &text), "", "{text}");
@@ -135,7 +138,7 @@ async fn what_an_agent_measures_agrees_with_what_it_did() {
         ("visit_pacer_database_connections", 3.0),
         ("visit_pacer_database_connections_expected", 3.0),
         (
-            r#"visit_pacer_realtime_transport_live{way="postgres_changes"}"#,
+            r#"visit_pacer_realtime_transport_live{transport="postgres_changes"}"#,
             1.0,
         ),
         (r#"visit_pacer_build_info{version="0.1.0"}"#, 1.0),
@@ -151,25 +154,30 @@ async fn what_an_agent_measures_agrees_with_what_it_did() {
 async fn series_of_single_rows_come_on_demand_and_are_bounded() {
     let place = Place::new().await;
     let (agent, row) = agent_at_work(&place).await;
-    let series = format!("visit_pacer_distribution_due_visits{{distribution=\"{row}\"}}");
+    let series = format!("visit_pacer_distribution_due_visits{{distribution_id=\"{row}\"}}");
     assert_eq!(agent.metric(&series).await, None, "nobody asked for it");
-    let (_, text) = agent.get(&format!("/metrics?rows={row},{row}")).await;
+    let (_, text) = agent
+        .get(&format!("/metrics?distributions={row},{row}"))
+        .await;
     assert_eq!(text.matches(&series).count(), 1, "{text}");
 
     let other = Uuid::from_u128(7);
-    let (_, text) = agent.get(&format!("/metrics?rows={other}")).await;
-    assert!(!text.contains("distribution=\""), "{text}");
-    let too_many: Vec<String> = (0..=ROWS_MAX)
+    let (_, text) = agent.get(&format!("/metrics?distributions={other}")).await;
+    assert!(!text.contains("distribution_id=\""), "{text}");
+    let too_many: Vec<String> = (0..=SELECTED_MAX)
         .map(|_| Uuid::from_u128(rand::random()).to_string())
         .collect();
     for rows in ["x", &too_many.join(",")] {
-        let (status, text) = agent.get(&format!("/metrics?rows={rows}")).await;
+        let (status, text) = agent.get(&format!("/metrics?distributions={rows}")).await;
         assert_eq!(status, 400, "{text}");
         assert!(text.contains("expected"), "{text}");
     }
 
     let mut environment = place.environment();
-    environment.push(("VISIT_PACER_METRICS_ROWS".to_owned(), row.to_string()));
+    environment.push((
+        "VISIT_PACER_METRICS_DISTRIBUTIONS".to_owned(),
+        row.to_string(),
+    ));
     drop(agent);
     let agent = Agent::start(&place.folder, &["run"], &environment).await;
     wait_until("each scrape has the row", PATIENCE, async || {
@@ -199,7 +207,7 @@ async fn who_accepts_openmetrics_is_given_openmetrics() {
 async fn alerts_and_dashboard_name_only_what_a_running_agent_exposes() {
     let place = Place::new().await;
     let (agent, row) = agent_at_work(&place).await;
-    let (_, text) = agent.get(&format!("/metrics?rows={row}")).await;
+    let (_, text) = agent.get(&format!("/metrics?distributions={row}")).await;
     let exposed = exposed(&text);
     let dashboard: Value = serde_json::from_str(DASHBOARD).expect("JSON");
     let mut expressions = alert_expressions();

@@ -88,11 +88,11 @@ async fn of_a_realtime_that_is_gone() {
     place.realtime.kill().await;
 
     reads(&agent, "visit_pacer_realtime_live", 0.0).await;
-    let transport = r#"visit_pacer_realtime_transport_live{way="postgres_changes"}"#;
+    let transport = r#"visit_pacer_realtime_transport_live{transport="postgres_changes"}"#;
     reads(&agent, transport, 0.0).await;
     exceeds(
         &agent,
-        r#"visit_pacer_retries_total{class="realtime_network"}"#,
+        r#"visit_pacer_retries_total{kind="realtime_network"}"#,
         0.0,
     )
     .await;

@@ -41,7 +41,7 @@ impl Reads {
             agent.metric(&name).await.expect("the metric")
         };
         Self {
-            rows: metric("rows_read").await,
+            rows: metric("distributions_read").await,
             syncs: metric("syncs").await,
             events: metric("realtime_events").await,
         }

@@ -191,7 +191,7 @@ impl DashboardSnapshot {
         if self.stored.len() > REFRESHES {
             self.stored.pop_front();
         }
-        let delay = self.info.metrics.lateness();
+        let delay = self.info.metrics.delay();
         let buckets = delay.buckets();
         let buckets = buckets.map(|(le, count)| json!({ "le": le, "count": count }));
         json!({
