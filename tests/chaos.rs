@@ -1,19 +1,16 @@
-//! Faults around the database, made on purpose, while the real program runs: whatever breaks, for however long, every due
-//! visit is stored once.
+//! Faults around the database, while the real program runs: whatever breaks, for however long, every due visit is stored once.
 //!
-//! Each test has [`Rows`] of several paces, one of them a neighbour that nothing is done to; it makes its fault for a bounded
-//! time, proves that the fault really came, and ends with [`Rows::came_once`]. What each of them saw is printed.
-//! `chaos/wire.rs` breaks the connections, `chaos/server.rs` the servers, `chaos/limits.rs` what the server allows,
-//! `chaos/editors.rs` has people in the way, `chaos/edits.rs` editors without mercy. `chaos/clock.rs` sets clocks wrong,
-//! `chaos/realtime.rs` takes Realtime away, `chaos/agents.rs` the agents themselves, and `chaos/soak.rs` does all of it at
-//! once, for as long as one likes. `chaos/oracle.rs` tells from the database what was committed that should not have been.
+//! Each test has [`Rows`] of several rates, one of them a neighbour that nothing is done to. It makes its fault for a bounded
+//! time, verifies that the fault occurred, and ends with [`Rows::stored_exactly_once`], which prints figures.
+//! `chaos/wire.rs` breaks connections, `server.rs` servers, `limits.rs` exhausts what the server allows, `editors.rs` holds locks
+//! and changes tables, `edits.rs` edits without pause, `clock.rs` sets clocks wrong, `realtime.rs` stops Realtime, `agents.rs`
+//! kills agents, and `soak.rs` does all of it at once.
 
 mod agents;
 mod clock;
 mod editors;
 mod edits;
 mod limits;
-mod oracle;
 mod realtime;
 mod server;
 mod soak;
@@ -24,11 +21,12 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::harness::{Agent, Place, wait_until};
+use crate::oracle;
 
-/// A backlog drains at twice the pace, so after an outage as long as any here within this time, also on a busy machine.
+/// A limit for draining the backlog of any outage here, at twice the rate, on a busy machine.
 const DRAINS_WITHIN: Duration = Duration::from_secs(100);
 
-/// Rows of three paces.
+/// Distributions of three rates.
 struct Rows {
     fast: Uuid,
     slow: Uuid,
@@ -49,61 +47,37 @@ impl Rows {
     }
 
     /// Waits until each of them has some visits more.
-    async fn go_on(&self, place: &Place) {
+    async fn make_progress(&self, place: &Place) {
         let mut before = Vec::new();
         for row in self.all() {
             before.push((row, place.stored(row).await));
         }
         for (row, stored) in before {
-            wait_until("the rows go on", DRAINS_WITHIN, async || {
+            wait_until("every row makes progress", DRAINS_WITHIN, async || {
                 place.stored(row).await > stored + 2
             })
             .await;
         }
     }
 
-    /// Ends all rows a moment from now, and waits: every visit that was due until then is stored, once. Says what was seen.
-    async fn came_once(&self, place: &Place, agent: &Agent, what: &str) {
-        place
-            .edit(
-                "update visit_distribution
-                    set total_visits = visit_distribution_due(id, clock_timestamp() + interval '2 seconds')",
-            )
-            .await;
-        for row in self.all() {
-            let look = place.becomes_within(row, "completed", DRAINS_WITHIN).await;
-            assert_eq!(place.settles(row).await, look.total_visits, "{look:?}");
-        }
-        let gap = longest_gap(place, self.neighbour).await;
-        let warnings = agent
-            .log()
-            .lines()
-            .filter(|line| line.contains(" WARN "))
-            .count();
+    /// Ends all rows and expects every visit that was due, once. Prints figures of the fault.
+    async fn stored_exactly_once(&self, place: &Place, agent: &Agent, fault: &str) {
+        oracle::all_stored_exactly_once(place, oracle::ALL, DRAINS_WITHIN).await;
+        let gap = oracle::longest_gap(place, &oracle::visits_of(self.neighbour), "-infinity").await;
         println!(
-            "{what}: {gap:.1} s between two batches of the neighbour at the most, {} batches of unknown outcome, {} refused \
-             for their data, {warnings} warnings",
+            "{fault}: longest gap between two batches of the neighbour {gap:.1} s, {} batches of unknown outcome, {} refused for \
+             their data, {} warnings",
             count(agent, UNKNOWN).await,
             count(agent, r#"visit_pacer_batches_total{outcome="failed"}"#).await,
+            agent.warnings()
         );
     }
-}
-
-/// The longest time between two batches of a row, in seconds.
-async fn longest_gap(place: &Place, row: Uuid) -> f64 {
-    place
-        .ask(format!(
-            "select coalesce(max(extract(epoch from gap)), 0)::float8 from (
-               select created_at - lag(created_at) over (order by created_at) as gap
-                 from store_visits where distribution_id = '{row}') gaps"
-        ))
-        .await
 }
 
 /// Batches whose answer was lost.
 const UNKNOWN: &str = r#"visit_pacer_batches_total{outcome="unknown"}"#;
 
-/// A counter of the agent's; a whole number.
+/// The value of a counter of the agent.
 async fn count(agent: &Agent, metric: &str) -> u64 {
     let value = agent.metric(metric).await.expect("the metric");
     format!("{value:.0}").parse().expect("a whole number")

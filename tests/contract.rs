@@ -1,29 +1,29 @@
-//! What users see and every release keeps: one file a promise.
+//! What users see and every release keeps: one file for each promise.
 
 mod agents;
 mod attackers;
-mod bad_rows;
 mod both_transports;
 mod browser;
 mod cli;
 mod curve;
 mod dashboard;
+mod database_outage;
 mod doctor;
 mod edits;
 mod exactly_once;
 mod history;
 mod incremental_sync;
+mod invalid_rows;
 mod keys;
 mod large;
 mod log;
+mod low_impact;
 mod metrics;
 mod migrations;
-mod neighbour;
-mod pace;
 mod pause;
 mod poolers;
-mod postgres_away;
-mod realtime_away;
+mod rate;
+mod realtime_outage;
 mod sql_functions;
 mod stack;
 mod status;

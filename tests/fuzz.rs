@@ -1,7 +1,7 @@
-//! Every parser that outside input reaches, over a corpus and seeded mutations of it: a bounded run of the fuzz targets.
+//! A bounded run of the fuzz targets: every parser of outside input, over a corpus and seeded mutations of it.
 //!
-//! `fuzz/targets` has them, `fuzz/corpus` what they begin with (recorded from a real server, its tokens replaced); cargo-fuzz
-//! takes the same from there. What it finds goes into the corpus.
+//! `fuzz/targets` has the targets and `fuzz/corpus` the corpus (recorded from a real server, tokens replaced), which cargo-fuzz
+//! uses too. What it finds is added to the corpus.
 
 mod mutation;
 mod targets;
@@ -11,11 +11,11 @@ use std::path::Path;
 use self::mutation::Mutator;
 use crate::harness::long;
 
-/// How much more the long form tries.
+/// How many times more the long form tries.
 const LONG: usize = 50;
 
-/// Runs a target over its corpus, and over so many mutations of each input.
-fn holds(target: &str, run: fn(&[u8]), mutations: usize) {
+/// Runs a target over its corpus, and over that many mutations of each input.
+fn fuzz(target: &str, run: fn(&[u8]), mutations: usize) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fuzz/corpus")
         .join(target);
@@ -54,35 +54,35 @@ fn attempt(target: &str, run: fn(&[u8]), input: &[u8]) {
 
 #[test]
 fn frames_of_both_versions_are_read_or_refused_and_read_back_as_they_were() {
-    holds("frame", targets::frame::run, 500);
+    fuzz("frame", targets::frame::run, 500);
 }
 
 #[test]
-fn whatever_a_server_sends_the_session_keeps_its_word() {
-    holds("session", targets::session::run, 500);
+fn whatever_a_server_sends_the_session_keeps_its_invariants() {
+    fuzz("session", targets::session::run, 500);
 }
 
 #[test]
-fn an_event_names_its_row_or_says_why_not() {
-    holds("change", targets::change::run, 1_000);
+fn an_event_names_its_row_or_says_why_it_cannot() {
+    fuzz("change", targets::change::run, 1_000);
 }
 
 #[test]
-fn a_row_of_any_text_is_set_aside_or_has_a_curve_that_never_falls() {
-    holds("row", targets::row::run, 2_000);
+fn a_row_of_any_text_is_invalid_or_has_a_curve_that_never_decreases() {
+    fuzz("row", targets::row::run, 2_000);
 }
 
 #[test]
 fn a_message_of_logical_decoding_is_read_to_its_last_byte_or_refused() {
-    holds("pgoutput", targets::pgoutput::run, 2_000);
+    fuzz("pgoutput", targets::pgoutput::run, 2_000);
 }
 
 #[test]
-fn settings_are_taken_or_refused_and_show_no_secret() {
-    holds("settings", targets::settings::run, 1_000);
+fn settings_are_accepted_or_refused_and_show_no_secret() {
+    fuzz("settings", targets::settings::run, 1_000);
 }
 
 #[test]
-fn a_request_of_any_bytes_is_answered_or_closed_and_the_next_one_served() {
-    holds("http", targets::http::run, 50);
+fn a_request_of_any_bytes_is_answered_or_closed_and_the_next_one_answered() {
+    fuzz("http", targets::http::run, 50);
 }

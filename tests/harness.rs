@@ -1,25 +1,26 @@
-//! What every test of the contract stands on: a place of its own, with a database, a Realtime server, and agents that are the
-//! real program as a process.
+//! What the tests of the contract run on: each test has a [`Place`] with a database, a Realtime server, and agents that are
+//! the real program as a process.
 //!
-//! Owns the waiting (conditions with a generous bound, never a fixed time), what is asked of the database at a look, and the
-//! seats that keep timing-sensitive tests from starving each other. The server is `harness/server.rs`, the process
-//! `harness/agent.rs`, the second subscriber `harness/subscriber.rs`, the network that breaks `harness/proxy.rs`, the pooler in
-//! between `harness/pooler.rs`.
+//! Owns waiting: for conditions, with a generous limit, never for a fixed time. `harness/server.rs` has the PostgreSQL server,
+//! `agent.rs` the process, `fixture.rs` new rows, `observed.rs` the state of a distribution, `transaction.rs` sessions of
+//! other users, `subscriber.rs` a second Realtime client, `proxy.rs` a network with faults, `pooler.rs` a connection pooler.
 //!
-//! Invariant: a place that ends has shown every log of its agents to be free of panics, keys and passwords.
+//! Invariant: no log of an agent contains a panic, a key or a password.
 
 pub mod agent;
+pub mod fixture;
+pub mod observed;
 pub mod pooler;
 pub mod proxy;
 pub mod server;
 pub mod subscriber;
+pub mod transaction;
 
 use std::fmt::Display;
 use std::time::Duration;
 
-use futures_util::future::join_all;
-use sqlx::postgres::{PgDatabaseError, PgPoolOptions, PgRow};
-use sqlx::{AssertSqlSafe, Connection as _, FromRow, PgConnection, PgPool, Postgres, Row as _};
+use sqlx::postgres::{PgDatabaseError, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, Postgres};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -29,50 +30,53 @@ use visit_pacer::demo::stack;
 use visit_pacer::domain::secret::Secret;
 
 pub use self::agent::{Agent, Outcome};
+pub use self::fixture::NewDistribution;
 use self::pooler::Pooler;
 use self::proxy::Proxy;
 use self::server::Scratch;
 
-/// Places at once: more would starve each other of two cores.
-const SEATS: usize = 4;
-static SEAT: Semaphore = Semaphore::const_new(SEATS);
+/// Places at once: more would starve each other on two cores.
+static PLACES: Semaphore = Semaphore::const_new(4);
 
-/// How long anything may take that takes a moment on an idle machine.
+/// A limit for everything that takes a moment on an idle machine.
 pub const PATIENCE: Duration = Duration::from_secs(40);
-/// How often a condition is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How often a condition is checked.
+const CHECK_EVERY: Duration = Duration::from_millis(20);
 
-/// Whether the long forms of the tests were asked for.
+/// The environment of a process.
+pub type Variables = Vec<(String, String)>;
+
+/// Whether the long forms of the tests are requested.
 pub fn long() -> bool {
     std::env::vars().any(|(name, value)| name == "VISIT_PACER_TEST_LONG" && value == "1")
 }
 
-/// Waits until `look` finds something; fails after `limit`, saying what was waited for.
+/// Waits until `check` finds something. Fails after `limit`.
 pub async fn find<T>(
     what: impl Display,
     limit: Duration,
-    mut look: impl AsyncFnMut() -> Option<T>,
+    mut check: impl AsyncFnMut() -> Option<T>,
 ) -> T {
     let deadline = Instant::now() + limit;
     loop {
-        if let Some(found) = look().await {
+        if let Some(found) = check().await {
             return found;
         }
         assert!(Instant::now() < deadline, "waited {limit:?} for: {what}");
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(CHECK_EVERY).await;
     }
 }
 
-/// Waits until `look` is true.
-pub async fn wait_until(what: impl Display, limit: Duration, mut look: impl AsyncFnMut() -> bool) {
-    find(what, limit, async || look().await.then_some(())).await;
+/// Waits until `check` is true.
+pub async fn wait_until(what: impl Display, limit: Duration, mut check: impl AsyncFnMut() -> bool) {
+    find(what, limit, async || check().await.then_some(())).await;
 }
 
-/// An SQLSTATE, and the message with its hint, of what the database refused.
+/// The SQLSTATE of an error of the database, and its message with the hint.
 pub fn refusal(error: &sqlx::Error) -> (String, String) {
     let error = error
         .as_database_error()
-        .unwrap_or_else(|| panic!("refused by the database, not: {error}"));
+        .unwrap_or_else(|| panic!("expected an error of the database, found: {error}"));
     let hint = error
         .downcast_ref::<PgDatabaseError>()
         .hint()
@@ -83,50 +87,33 @@ pub fn refusal(error: &sqlx::Error) -> (String, String) {
     )
 }
 
-/// The port that a URL names.
+/// The port in a URL.
 pub fn port(url: &str) -> u16 {
     let url = url::Url::parse(url).expect("a URL");
     url.port().expect("a port")
 }
 
-/// One look at a row: a single statement, so all of it is of one snapshot.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Look {
-    /// The status view's.
-    pub status: String,
-    /// The status view's.
-    pub reason: Option<String>,
-    /// The status view's.
-    pub total_visits: i64,
-    /// The status view's.
-    pub due: Option<i64>,
-    /// The status view's.
-    pub distributed: i64,
-    /// What is stored in `store_visits`.
-    pub stored: i64,
-    /// What the user's own column says.
-    pub total_distributed: i64,
-    /// What was stored more than an echo interval ago (of two rows, with two seconds of grace).
-    pub stored_an_echo_ago: i64,
+/// The URL of a database for another role.
+pub fn url_as(url: &str, role: &str, password: &str) -> String {
+    let mut url = url::Url::parse(url).expect("a URL");
+    url.set_username(role).expect("a host");
+    url.set_password(Some(password)).expect("a host");
+    url.into()
 }
 
-impl FromRow<'_, PgRow> for Look {
-    fn from_row(row: &PgRow) -> sqlx::Result<Self> {
-        Ok(Self {
-            status: row.try_get("status")?,
-            reason: row.try_get("reason")?,
-            total_visits: row.try_get("total_visits")?,
-            due: row.try_get("due")?,
-            distributed: row.try_get("distributed")?,
-            stored: row.try_get("stored")?,
-            total_distributed: row.try_get("total_distributed")?,
-            stored_an_echo_ago: row.try_get("stored_an_echo_ago")?,
-        })
+/// An environment with some variables changed; an empty value removes one.
+pub fn changed(mut variables: Variables, changes: &[(&str, &str)]) -> Variables {
+    for (name, value) in changes {
+        variables.retain(|(known, _)| known != name);
+        if !value.is_empty() {
+            variables.push(((*name).to_owned(), (*value).to_owned()));
+        }
     }
+    variables
 }
 
-/// Connections for edits and looks, a Realtime server, a key that it accepts, and the secret behind that key.
-async fn reach(url: &str) -> (PgPool, RealtimeServer, Secret, Secret) {
+/// Connections for the test itself, a Realtime server, a key that it accepts, and the secret of that key.
+async fn services(url: &str) -> (PgPool, RealtimeServer, Secret, Secret) {
     let db = PgPoolOptions::new()
         .max_connections(4)
         .connect(url)
@@ -144,17 +131,17 @@ async fn reach(url: &str) -> (PgPool, RealtimeServer, Secret, Secret) {
     (db, realtime, key, secret)
 }
 
-/// A database with our schema, a Realtime server for it, and a partner to visit.
+/// A migrated database, a Realtime server for it, and a partner.
 pub struct Place {
-    /// For edits and looks, as the owner of everything.
+    /// Connections of the test, as the owner of everything.
     pub db: PgPool,
     /// Realtime.
     pub realtime: RealtimeServer,
-    /// The server, where it is this place's alone.
+    /// The PostgreSQL server, if no other test uses it.
     pub server: Option<PostgresServer>,
     /// The database, password included.
     pub url: String,
-    /// What agents and commands go through.
+    /// The pooler that agents and commands connect to.
     pub pooler: Option<Pooler>,
     /// A key that Realtime accepts.
     pub key: Secret,
@@ -162,49 +149,48 @@ pub struct Place {
     pub jwt_secret: Secret,
     /// A partner.
     pub partner: Uuid,
-    /// A folder of its own.
+    /// A folder of this test.
     pub folder: Scratch,
-    _seat: SemaphorePermit<'static>,
+    _permit: SemaphorePermit<'static>,
 }
 
 impl Place {
     /// On the server that all tests share.
     pub async fn new() -> Self {
-        let seat = SEAT.acquire().await.expect("never closed");
+        let permit = PLACES.acquire().await.expect("never closed");
         let url = server::shared().migrated().await;
-        Self::at(url, None, seat).await
+        Self::at(url, None, permit).await
     }
 
-    /// On the shared server, over a database that somebody else made; our schema is added to it.
+    /// With an existing database, to which the schema is added.
     pub async fn over(url: String) -> Self {
-        let seat = SEAT.acquire().await.expect("never closed");
+        let permit = PLACES.acquire().await.expect("never closed");
         let mut connection = PgConnection::connect(&url).await.expect("a connection");
         stack::prepare(&mut connection).await.expect("the schema");
-        connection.close().await.expect("a goodbye");
-        Self::at(url, None, seat).await
+        connection.close().await.expect("closed");
+        Self::at(url, None, permit).await
     }
 
-    /// On a server of its own, to be stopped and started.
+    /// On a server of its own, which the test may stop and start.
     pub async fn apart() -> Self {
-        let seat = SEAT.acquire().await.expect("never closed");
+        let permit = PLACES.acquire().await.expect("never closed");
         let folder = Scratch::new();
         let server = server::start(folder.path().join("postgres")).await;
         let url = server::prepared(&server, "place").await;
-        Self::at(url, Some((server, folder)), seat).await
+        Self::at(url, Some((server, folder)), permit).await
     }
 
     async fn at(
         url: String,
         own: Option<(PostgresServer, Scratch)>,
-        seat: SemaphorePermit<'static>,
+        permit: SemaphorePermit<'static>,
     ) -> Self {
-        let (db, realtime, key, jwt_secret) = reach(&url).await;
+        let (db, realtime, key, jwt_secret) = services(&url).await;
         let (server, folder) = own.map_or_else(
             || (None, Scratch::new()),
             |(server, folder)| (Some(server), folder),
         );
-        let partner = Uuid::from_u128(rand::random());
-        let place = Self {
+        let mut place = Self {
             db,
             realtime,
             server,
@@ -212,20 +198,18 @@ impl Place {
             pooler: None,
             key,
             jwt_secret,
-            partner,
+            partner: Uuid::nil(),
             folder,
-            _seat: seat,
+            _permit: permit,
         };
-        place
-            .edit(format!("insert into partners (id) values ('{partner}')"))
-            .await;
+        place.partner = place.new_partner().await;
         place
     }
 
-    /// From now on everybody reaches the database by way of the proxy: looks and edits, Realtime, and agents to come.
+    /// From now on everybody reaches the database through the proxy: the test, Realtime, and agents that start later.
     pub async fn by_way_of(&mut self, proxy: &Proxy) {
         self.url = proxy.url(&self.url);
-        (self.db, self.realtime, self.key, self.jwt_secret) = reach(&self.url).await;
+        (self.db, self.realtime, self.key, self.jwt_secret) = services(&self.url).await;
     }
 
     /// The port of its server.
@@ -239,30 +223,38 @@ impl Place {
         pooled.unwrap_or_else(|| self.url.clone())
     }
 
-    /// What an agent is told of this place.
-    pub fn environment(&self) -> Vec<(String, String)> {
-        [
-            ("DATABASE_URL", self.agents_url().as_str()),
-            ("SUPABASE_URL", &self.realtime.supabase_url()),
-            ("SUPABASE_SERVICE_ROLE_KEY", self.key.expose()),
-            ("VISIT_PACER_LISTEN", "127.0.0.1:0"),
-        ]
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect()
+    /// The environment of an agent.
+    pub fn environment(&self) -> Variables {
+        self.environment_with(&[])
+    }
+
+    /// The environment of an agent with some variables changed; an empty value removes one.
+    pub fn environment_with(&self, changes: &[(&str, &str)]) -> Variables {
+        let usual = changed(
+            Variables::new(),
+            &[
+                ("DATABASE_URL", &self.agents_url()),
+                ("SUPABASE_URL", &self.realtime.supabase_url()),
+                ("SUPABASE_SERVICE_ROLE_KEY", self.key.expose()),
+                ("VISIT_PACER_LISTEN", "127.0.0.1:0"),
+            ],
+        );
+        changed(usual, changes)
     }
 
     /// An agent that has started; see [`Agent::ready`].
     pub async fn start_agent(&self) -> Agent {
-        Agent::start(&self.folder, &["run"], &self.environment()).await
+        self.start_agent_with(&[]).await
     }
 
-    /// An agent that has started, and looks for the database at that URL.
+    /// An agent that has started, with some variables changed; an empty value removes one.
+    pub async fn start_agent_with(&self, changes: &[(&str, &str)]) -> Agent {
+        Agent::start(&self.folder, &["run"], &self.environment_with(changes)).await
+    }
+
+    /// An agent that has started, with the database at that URL.
     pub async fn start_agent_at(&self, url: &str) -> Agent {
-        let mut environment = self.environment();
-        environment.retain(|(name, _)| name != "DATABASE_URL");
-        environment.push(("DATABASE_URL".to_owned(), url.to_owned()));
-        Agent::start(&self.folder, &["run"], &environment).await
+        self.start_agent_with(&[("DATABASE_URL", url)]).await
     }
 
     /// An agent that is ready.
@@ -277,12 +269,12 @@ impl Place {
         agent::command(&self.folder, arguments, &self.environment()).await
     }
 
-    /// Runs SQL; fails with the database's words.
+    /// Runs SQL.
     pub async fn edit(&self, sql: impl Into<String>) {
-        self.try_edit(sql).await.expect("the edit is let through");
+        self.try_edit(sql).await.expect("the statement succeeds");
     }
 
-    /// Runs SQL.
+    /// Runs SQL that may fail.
     pub async fn try_edit(&self, sql: impl Into<String>) -> Result<(), sqlx::Error> {
         sqlx::raw_sql(AssertSqlSafe(sql.into()))
             .execute(&self.db)
@@ -290,7 +282,7 @@ impl Place {
             .map(|_| ())
     }
 
-    /// Asks for one value.
+    /// The one value that a query returns.
     pub async fn ask<T>(&self, sql: impl Into<String>) -> T
     where
         T: for<'r> sqlx::Decode<'r, Postgres> + sqlx::Type<Postgres> + Send + Unpin,
@@ -300,188 +292,5 @@ impl Place {
             .fetch_one(&self.db)
             .await
             .unwrap_or_else(|error| panic!("{error}: {sql}"))
-    }
-
-    /// Inserts a row that starts now: so many visits, at a pace such as `"33.33 a minute"`, in a window such as
-    /// `"interval '1 hour'"` or `"null"`.
-    pub async fn insert(&self, total: i64, pace: &str, window: &str) -> Uuid {
-        let (rate, unit) = pace.split_once(" a ").expect("a pace is `NUMBER a UNIT`");
-        self.ask(format!(
-            "insert into visit_distribution (partner_id, total_visits, time_period, visits_per_unit, start_time, end_time)
-             values ('{}', {total}, '{unit}', {rate}, now(), now() + {window}) returning id",
-            self.partner
-        ))
-        .await
-    }
-
-    /// Changes a row.
-    pub async fn set(&self, id: Uuid, assignments: &str) {
-        self.edit(format!(
-            "update visit_distribution set {assignments} where id = '{id}'"
-        ))
-        .await;
-    }
-
-    /// Looks at a row.
-    pub async fn look(&self, id: Uuid) -> Look {
-        sqlx::query_as(
-            "select s.status, s.reason, s.total_visits::bigint as total_visits, s.due, s.distributed,
-                    (select count(*) from store_visits v where v.distribution_id = s.id) as stored,
-                    d.total_distributed::bigint as total_distributed,
-                    (select count(*) from store_visits v where v.distribution_id = s.id
-                        and v.created_at < clock_timestamp() - interval '12 seconds') as stored_an_echo_ago
-               from visit_distribution_status s join visit_distribution d on d.id = s.id where s.id = $1",
-        )
-        .bind(id)
-        .fetch_one(&self.db)
-        .await
-        .expect("the row is there")
-    }
-
-    /// Visits stored for a row, also one that is gone.
-    pub async fn stored(&self, id: Uuid) -> i64 {
-        self.ask(format!(
-            "select count(*) from store_visits where distribution_id = '{id}'"
-        ))
-        .await
-    }
-
-    /// Waits until a row has at least so many visits; says how many it then has.
-    pub async fn has_stored(&self, id: Uuid, visits: i64) -> i64 {
-        find(format!("{visits} visits of {id}"), PATIENCE, async || {
-            let stored = self.stored(id).await;
-            (stored >= visits).then_some(stored)
-        })
-        .await
-    }
-
-    /// Waits until a row has that status.
-    pub async fn becomes(&self, id: Uuid, status: &str) -> Look {
-        self.becomes_within(id, status, PATIENCE).await
-    }
-
-    /// Waits so long until a row has that status.
-    pub async fn becomes_within(&self, id: Uuid, status: &str, limit: Duration) -> Look {
-        find(format!("{id} is {status}"), limit, async || {
-            let look = self.look(id).await;
-            (look.status == status).then_some(look)
-        })
-        .await
-    }
-
-    /// Lets the agents work for so many more seconds of DB time: until a live agent has been seen after that.
-    pub async fn agents_work_for(&self, seconds: u32) {
-        let until: String = self
-            .ask(format!(
-                "select (clock_timestamp() + interval '{seconds} seconds')::text"
-            ))
-            .await;
-        wait_until(
-            format!("{seconds} s of an agent's work"),
-            PATIENCE + Duration::from_secs(seconds.into()),
-            async || {
-                self.ask(format!(
-                    "select exists (select from visit_pacer_agents where last_heartbeat_at > '{until}')"
-                ))
-                .await
-            },
-        )
-        .await;
-    }
-
-    /// Notes from now on for which instant each batch is; [`Self::densest`] needs it.
-    pub async fn notes_fires(&self) {
-        self.edit(
-            "create table fires (distribution_id uuid, at timestamptz, visits bigint);
-             create function note_fire() returns trigger language plpgsql as $$ begin
-               insert into public.fires values (new.distribution_id, new.bucket_at, new.distributed - old.distributed);
-               return null;
-             end $$;
-             create trigger note_fire after update on visit_distribution_progress for each row
-               when (new.last_number > old.last_number) execute function note_fire()",
-        )
-        .await;
-    }
-
-    /// The most visits of a row within any span of that length, by the instants that its batches are for: a machine that is
-    /// slow to store one makes no difference.
-    pub async fn densest(&self, id: Uuid, span: &str) -> i64 {
-        self.ask(format!(
-            "select coalesce(max(n), 0)::bigint from (
-               select sum(visits) over (order by at range between current row and interval '{span}' following) as n
-                 from fires where distribution_id = '{id}') spans"
-        ))
-        .await
-    }
-
-    /// Waits until what is stored is what is due, and stays so; then checks the ledger.
-    pub async fn settles(&self, id: Uuid) -> i64 {
-        let look = find(format!("{id} has what is due"), PATIENCE, async || {
-            let look = self.look(id).await;
-            (Some(look.stored) == look.due).then_some(look)
-        })
-        .await;
-        assert_eq!(
-            look.distributed, look.stored,
-            "the counter agrees with what is stored: {look:?}"
-        );
-        self.ledger_is_sound(id).await;
-        look.stored
-    }
-
-    /// Ends a running row some two seconds from now, by its total; waits for that, and gives the total: every visit that
-    /// was due until then is stored, once.
-    pub async fn finishes(&self, id: Uuid) -> i64 {
-        self.set(
-            id,
-            &format!(
-                "total_visits = visit_distribution_due('{id}', clock_timestamp() + interval '2 seconds')"
-            ),
-        )
-        .await;
-        let look = self.becomes(id, "completed").await;
-        assert_eq!(self.settles(id).await, look.total_visits, "{look:?}");
-        look.total_visits
-    }
-
-    /// The same of several rows at once.
-    pub async fn finish(&self, rows: &[Uuid]) {
-        join_all(rows.iter().map(|row| self.finishes(*row))).await;
-    }
-
-    /// Numbers run from 1 without gap or duplicate; moments never fall, lie in the window and never in the future.
-    pub async fn ledger_is_sound(&self, id: Uuid) {
-        let wrong: Option<String> = self
-            .ask(format!(
-                "select case
-                   when count(*) <> coalesce(max(visit_number), 0) then format('%s visits, numbered up to %s', count(*), max(visit_number))
-                   when min(visit_number) < 1 then 'a number below 1'
-                   when count(*) <> count(distinct id) then 'an id twice'
-                   when bool_or(visited_at < before) then 'visited_at falls'
-                   when bool_or(visited_at > created_at) then 'a visit in the future'
-                 end from (select *, lag(visited_at) over (order by visit_number) as before
-                             from store_visits where distribution_id = '{id}') v"
-            ))
-            .await;
-        assert_eq!(wrong, None, "the visits of {id}");
-    }
-
-    /// Seconds, counted from the row's start, at whose end what is stored (by `visited_at`) is not what the curve says. Only
-    /// those that have passed, and not those just after an edit, or just after the window opened that an edit had moved, when
-    /// what was due before it is still draining.
-    pub async fn seconds_off_the_curve(&self, id: Uuid) -> Vec<String> {
-        sqlx::query_scalar(AssertSqlSafe(format!(
-            "select format('%s: %s instead of %s', at, counted, due)
-               from visit_distribution d
-               cross join lateral generate_series(case when d.anchor_at = d.start_time then d.start_time
-                   else greatest(d.anchor_at, d.start_time) + interval '2 seconds' end,
-                 least(coalesce(d.end_time, 'infinity'), clock_timestamp() - interval '3 seconds'), interval '1 second') at
-               cross join lateral (select visit_distribution_due(d.id, at) as due,
-                 (select count(*) from store_visits v where v.distribution_id = d.id and v.visited_at <= at) as counted) c
-              where d.id = '{id}' and counted <> due order by at"
-        )))
-        .fetch_all(&self.db)
-        .await
-        .expect("the row is there")
     }
 }

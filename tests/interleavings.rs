@@ -1,13 +1,12 @@
-//! The write protocol, taken apart: all interleavings of agents, editors and SQL functions at small size, with the real
-//! statements over real connections, also where a statement is held in the middle while another commits.
+//! The write protocol: all interleavings of a few agents, editors and SQL functions, with the real statements over real
+//! connections, also with a statement suspended in the middle while another commits.
 //!
-//! `actor` has the scripts, `explore` goes through the schedules, `oracle` judges them from the database alone, `scene` is
-//! the database. Each guard of the protocol is then taken out (`mutants`), and the same exploration must find that.
+//! `actor` has the scripts, `explore` runs the interleavings, `oracle::step` judges each step from the database alone, `scene` is
+//! the database. `mutants` removes each guard of the protocol; the same exploration must then find a violation.
 
 mod actor;
 mod explore;
 mod mutants;
-mod oracle;
 mod scene;
 
 use self::actor::Gate::{Advancing, Holding, Inserting, Locked, Locking, Stored};
@@ -16,7 +15,7 @@ use self::explore::{Report, explore};
 use self::scene::Scene;
 use crate::harness::long;
 
-/// Everything that an editor may do, each in a transaction of its own, or held open for a while.
+/// What an editor may do: each in one transaction, which may stay open for a while.
 const EDITS: [&[&str]; 12] = [
     &[PAUSE, "commit"],
     &[PAUSE, "rollback"],
@@ -54,14 +53,14 @@ const PAUSE: &str = "begin; update visit_distribution set is_active = false wher
 const RESUME: &str = "update visit_distribution set is_active = true where id = one()";
 const STOP: &str = "begin; update visit_pacer_control set paused = true";
 const DISTRIBUTE: &str = "select from distribute_visits()";
-const BY_HAND: &str = "select from distribute_visits_for_partner(partner(), 2)";
+const MANUAL: &str = "select from distribute_visits_for_partner(partner(), 2)";
 const SYNC: &str = "select from sync_distribution_counts()";
 const PURGE: &str = "select from purge_old_visits(interval '0')";
 const ADOPT: &str = "select from adopt_existing_visits(partner())";
 const ORGANIC: &str =
     "insert into store_visits (partner_id, visited_at) values (partner(), clock_timestamp())";
 
-/// The gates of a store, few or all.
+/// The gates of a store: a few, or all in the long form.
 fn gates(few: &[Gate]) -> Vec<Gate> {
     if long() {
         vec![Locking, Locked, Advancing, Inserting, Stored, Holding]
@@ -70,27 +69,27 @@ fn gates(few: &[Gate]) -> Vec<Gate> {
     }
 }
 
-/// Explores each of these sets; fails with the first schedule of each kind of violation.
+/// Explores each of these sets. Fails with the first interleaving of each kind of violation.
 async fn holds(name: &str, sets: Vec<Vec<Script>>) {
     let mut all = Report::default();
     let mut scene = Scene::new(None).await;
     for scripts in sets {
         let report = explore(&mut scene, &scripts, None).await;
-        all.schedules += report.schedules;
+        all.interleavings += report.interleavings;
         all.steps += report.steps;
         all.waits += report.waits;
         all.found.extend(report.found);
     }
     println!(
-        "{name}: {} schedules, {} steps, {} of them with somebody waiting",
-        all.schedules, all.steps, all.waits
+        "{name}: {} interleavings, {} steps, {} of them with a session waiting for a lock",
+        all.interleavings, all.steps, all.waits
     );
     let found: Vec<&str> = all.found.values().map(String::as_str).collect();
     assert!(found.is_empty(), "{name}: {}", found.join("\n"));
 }
 
 #[tokio::test]
-async fn an_edit_that_commits_anywhere_in_a_store_is_a_barrier_and_waits_for_no_agent_between_statements()
+async fn an_edit_that_commits_at_any_point_of_a_store_is_a_barrier_and_waits_for_no_agent_between_statements()
  {
     let held = gates(&[Locking, Locked, Inserting]);
     let sets = EDITS.map(|edit| vec![Script::agent("agent", &held), Script::editor(edit)]);
@@ -110,7 +109,7 @@ async fn two_agents_that_computed_the_same_batch_store_it_once() {
 }
 
 #[tokio::test]
-async fn two_agents_and_an_editor_hold_the_barrier_together() {
+async fn with_two_agents_an_edit_is_a_barrier_too() {
     let held = gates(&[Inserting]);
     let sets = [EDITS[0], EDITS[2], EDITS[9]].map(|edit| {
         vec![
@@ -123,7 +122,7 @@ async fn two_agents_and_an_editor_hold_the_barrier_together() {
 }
 
 #[tokio::test]
-async fn a_pause_that_is_lifted_lets_no_batch_through_from_before_it() {
+async fn after_a_pause_and_a_resume_no_batch_from_before_the_pause_is_stored() {
     let sets = vec![vec![
         Script::agent("agent", &gates(&[Locking, Inserting])).then(Step::WriteBack),
         Script::editor(&[PAUSE, "commit", RESUME]),
@@ -132,7 +131,7 @@ async fn a_pause_that_is_lifted_lets_no_batch_through_from_before_it() {
 }
 
 #[tokio::test]
-async fn distribute_visits_stores_beside_an_agent_and_an_editor_as_an_agent_does() {
+async fn distribute_visits_stores_beside_agents_and_editors_like_an_agent() {
     let held = gates(&[Inserting]);
     let function = Script::pacing(DISTRIBUTE, &gates(&[Locking, Inserting]));
     let sets = vec![
@@ -146,8 +145,8 @@ async fn distribute_visits_stores_beside_an_agent_and_an_editor_as_an_agent_does
 }
 
 #[tokio::test]
-async fn visits_by_hand_take_their_numbers_beside_an_agent() {
-    let function = Script::pacing(BY_HAND, &gates(&[Locking, Inserting])).sql_functions();
+async fn a_manual_distribution_numbers_its_visits_beside_an_agent() {
+    let function = Script::pacing(MANUAL, &gates(&[Locking, Inserting])).manual();
     let sets = vec![
         vec![
             function.clone(),
@@ -159,13 +158,13 @@ async fn visits_by_hand_take_their_numbers_beside_an_agent() {
 }
 
 #[tokio::test]
-async fn counting_purging_and_adopting_agree_with_an_agent_that_stores() {
+async fn sync_purge_and_adoption_agree_with_an_agent_that_stores() {
     let agent = Script::agent("agent", &gates(&[Inserting]));
     let storing = agent.clone().then(Step::Read).then(Step::Store);
-    let purger = Script::caretaker("purge", PURGE, &[Holding, Advancing]);
-    let adopter = Script::caretaker("adopt", ORGANIC, &[Holding, Advancing])
+    let purger = Script::maintenance("purge", PURGE, &[Holding, Advancing]);
+    let adopter = Script::maintenance("adopt", ORGANIC, &[Holding, Advancing])
         .then(Step::Sql(ADOPT))
-        .sql_functions();
+        .manual();
     let sets = vec![
         vec![storing.clone(), Script::pacing(SYNC, &[])],
         vec![storing, purger.clone()],

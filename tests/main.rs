@@ -19,6 +19,7 @@ mod fuzz;
 mod guide;
 mod harness;
 mod interleavings;
+mod oracle;
 mod peers;
 mod realtime_server;
 mod tidy;

@@ -1,9 +1,7 @@
-//! The demo's Realtime server before the official clients: `@supabase/supabase-js` from npm and
-//! `realtime` from `PyPI`.
+//! The demo's Realtime server with the official clients: `@supabase/supabase-js` from npm and `realtime` from `PyPI`.
 //!
-//! Owns their processes. Each runs with its default options, so whatever it needs of a server in
-//! order to say `SUBSCRIBED` and to deliver rows is what the stand-in must do. Needs `node` and
-//! `python3` with `venv`; the first time, the packages are installed.
+//! Owns their processes. They run with their default options, so what they need to report `SUBSCRIBED` and to deliver rows is what
+//! the server must do. Needs `node` and `python3` with `venv`; the first run installs the packages.
 
 mod edge;
 
@@ -32,16 +30,16 @@ use visit_pacer::{
 
 use crate::harness::server::database;
 
-/// Each thing that the client says comes within this time.
+/// A limit for each line of a client.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The client as a process; it ends with this value.
-struct PeerAgent {
+/// An official client as a process. It ends with this value.
+struct OfficialClient {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
-impl PeerAgent {
+impl OfficialClient {
     /// The client of this command, subscribed to the table.
     fn subscribe(command: &mut Command, url: &str, key: &str, table: &str) -> Self {
         let mut child = command
@@ -52,7 +50,7 @@ impl PeerAgent {
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .expect("the client's language runs");
+            .expect("node or python3 is installed");
         let stdout = child.stdout.take().expect("stdout is piped");
         Self {
             child,
@@ -64,11 +62,8 @@ impl PeerAgent {
     async fn next(&mut self, key: &str) -> Value {
         loop {
             let line = timeout(PATIENCE, self.lines.next_line()).await;
-            let line = line
-                .expect("the client says something in time")
-                .expect("stdout is read");
-            let said: Value =
-                serde_json::from_str(&line.expect("the client goes on")).expect("JSON");
+            let line = line.expect("a line in time").expect("stdout is read");
+            let said: Value = serde_json::from_str(&line.expect("the client runs")).expect("JSON");
             if let Some(value) = said.get(key) {
                 return value.clone();
             }
@@ -80,7 +75,7 @@ impl PeerAgent {
         let status = timeout(PATIENCE, self.child.wait())
             .await
             .expect("the client ends in time");
-        assert!(status.expect("the client was there").success());
+        assert!(status.expect("a status").success());
     }
 }
 
@@ -106,7 +101,7 @@ async fn python() -> Command {
     client
 }
 
-/// The programs of these packages of `PyPI`, in an environment of their own below `target`.
+/// The programs of these packages of `PyPI`, in a virtual environment below `target`.
 pub async fn python_environment(name: &str, requirements: &Path) -> PathBuf {
     let environment = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let mut create = Command::new("python3");
@@ -115,36 +110,31 @@ pub async fn python_environment(name: &str, requirements: &Path) -> PathBuf {
     install
         .args(["-m", "pip", "install", "--quiet", "--no-deps", "-r"])
         .arg(requirements);
-    let sequence = environment.join("installed.txt");
-    installed(requirements, &sequence, &mut [create, install]).await;
+    let stamp = environment.join("installed.txt");
+    installed(requirements, &stamp, &mut [create, install]).await;
     environment.join("bin")
 }
 
-/// Fetches the packages of npm that the folder's lock file names.
+/// Installs the packages of npm in the lock file of the folder.
 pub async fn install(directory: &Path) {
     let mut install = Command::new("npm");
     install
         .args(["ci", "--no-audit", "--no-fund", "--loglevel=error"])
         .current_dir(directory);
-    let sequence = directory.join("node_modules/.installed-lock.json");
-    installed(
-        &directory.join("package-lock.json"),
-        &sequence,
-        &mut [install],
-    )
-    .await;
+    let stamp = directory.join("node_modules/.installed-lock.json");
+    installed(&directory.join("package-lock.json"), &stamp, &mut [install]).await;
 }
 
-/// Runs the commands unless the stamp says that this very list is installed; one process at a time.
-async fn installed(list: &Path, sequence: &Path, commands: &mut [Command]) {
+/// Runs the commands unless the stamp file has this list. One process at a time.
+async fn installed(list: &Path, stamp: &Path, commands: &mut [Command]) {
     let lock = File::create(list.with_file_name(".install.lock"))
         .await
         .expect("a lock file");
     let lock = lock.into_std().await;
     let lock = spawn_blocking(move || lock.lock().map(|()| lock));
-    let _lock = lock.await.expect("no panic").expect("the lock is had");
-    let wanted = tokio::fs::read(list).await.expect("the list is there");
-    let there = tokio::fs::read(sequence).await;
+    let _lock = lock.await.expect("no panic").expect("a lock");
+    let wanted = tokio::fs::read(list).await.expect("the list");
+    let there = tokio::fs::read(stamp).await;
     if there.is_ok_and(|installed| installed == wanted) {
         return;
     }
@@ -153,9 +143,7 @@ async fn installed(list: &Path, sequence: &Path, commands: &mut [Command]) {
         let status = status.expect("it runs; install Node 20 or later with npm, and python3-venv");
         assert!(status.success(), "{command:?} failed");
     }
-    tokio::fs::write(sequence, &wanted)
-        .await
-        .expect("the stamp is written");
+    tokio::fs::write(stamp, &wanted).await.expect("written");
 }
 
 #[tokio::test]
@@ -184,7 +172,7 @@ async fn the_official_clients_receive_the_same_events_for_the_same_edits() {
 
     let mut peers = Vec::new();
     for mut client in [javascript().await, python().await] {
-        let mut peer = PeerAgent::subscribe(&mut client, &url, &key, "peer_rows");
+        let mut peer = OfficialClient::subscribe(&mut client, &url, &key, "peer_rows");
         assert_eq!(peer.next("status").await, json!("SUBSCRIBED"));
         let system = peer.next("system").await;
         assert_eq!(system["message"], json!("Subscribed to PostgreSQL"));

@@ -1,14 +1,12 @@
-//! The demo's Realtime server as a client sees it: sockets, joins, rows, faults.
-//!
-//! Owns no code of the client: that is `bench.rs`. What is expected here was seen at the real
-//! server; the frames' exact text is tested beside the code.
+//! The demo's Realtime server as a client sees it: sockets, joins, rows, faults. What is expected was observed on a real server. The
+//! client is in `bench.rs`; the exact text of the frames is tested beside the code.
 
 mod bench;
 mod broadcast;
 
 use std::time::Duration;
 
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
 use tokio::time::{Instant, timeout};
@@ -26,6 +24,7 @@ use visit_pacer::{
 
 use self::bench::{Bench, Client, NEVER, PATIENCE, options, secret, service_key};
 use crate::harness::server::database;
+use crate::harness::{find, wait_until};
 
 /// Status and body of a refused connect.
 async fn refusal(url: &str) -> (u16, String) {
@@ -38,7 +37,7 @@ async fn refusal(url: &str) -> (u16, String) {
             )
         }
         Err(error) => panic!("expected an HTTP refusal of {url}, found {error}"),
-        Ok(_) => panic!("expected an HTTP refusal of {url}, was let in"),
+        Ok(_) => panic!("expected an HTTP refusal of {url}, found a socket"),
     }
 }
 
@@ -78,7 +77,7 @@ async fn connects_are_refused_in_the_real_servers_words() {
 }
 
 #[tokio::test]
-async fn both_paths_header_keys_and_opaque_keys_are_let_in() {
+async fn both_paths_header_keys_and_opaque_keys_are_accepted() {
     let mut options = options("postgres://127.0.0.1:1/none");
     options.extra_keys = vec![Secret::new("sb_secret_of_this_test")];
     let mut server = RealtimeServer::start(options).await.expect("a start");
@@ -91,14 +90,16 @@ async fn both_paths_header_keys_and_opaque_keys_are_let_in() {
         for key in [service_key(), "sb_secret_of_this_test".to_owned()] {
             connect_async(format!("{base}{path}?apikey={key}"))
                 .await
-                .expect("let in by the query");
+                .expect("accepted in the query");
             let mut request = format!("{base}{path}")
                 .into_client_request()
                 .expect("a request");
             request
                 .headers_mut()
                 .insert("x-api-key", key.parse().expect("a header"));
-            connect_async(request).await.expect("let in by the header");
+            connect_async(request)
+                .await
+                .expect("accepted in the header");
         }
     }
     server.stop().await;
@@ -138,28 +139,18 @@ async fn one_large_transaction_arrives_whole() {
 }
 
 #[tokio::test]
-async fn an_edit_arrives_within_fifty_milliseconds() {
+async fn each_edit_arrives_without_waiting_for_the_next_one() {
     let mut bench = Bench::start().await;
     let mut client = bench.subscribed().await;
-    let mut delays = Vec::new();
     for id in 0..20 {
-        let committed = {
-            bench.sql(&format!("insert into rows values ({id})")).await;
-            Instant::now()
-        };
-        client.change().await;
-        delays.push(committed.elapsed());
+        bench.sql(&format!("insert into rows values ({id})")).await;
+        assert_eq!(client.changed_ids(1).await, [id]);
     }
-    delays.sort_unstable();
-    assert!(
-        delays[10] < Duration::from_millis(50),
-        "the median of {delays:?}"
-    );
     bench.server.stop().await;
 }
 
 #[tokio::test]
-async fn a_subscription_to_what_is_not_published_fails_as_a_whole() {
+async fn a_subscription_to_a_table_that_is_not_published_fails_as_a_whole() {
     let mut bench = Bench::start().await;
     let good = json!({"event": "*", "schema": "public", "table": "rows"});
     for bad in [
@@ -189,7 +180,7 @@ async fn a_subscription_to_what_is_not_published_fails_as_a_whole() {
 }
 
 #[tokio::test]
-async fn a_role_that_does_not_exist_is_told_after_the_join() {
+async fn a_role_that_does_not_exist_is_reported_after_the_join() {
     let mut bench = Bench::start().await;
     let key = jwt::mint(&secret(), "nosuchrole", NEVER);
     let mut client = Client::connect_with(&bench.server, &key).await;
@@ -206,7 +197,7 @@ async fn a_role_that_does_not_exist_is_told_after_the_join() {
 }
 
 #[tokio::test]
-async fn each_binding_that_matched_is_named_and_others_are_not() {
+async fn each_binding_that_matches_is_named_and_others_are_not() {
     let mut bench = Bench::start().await;
     let mut client = bench.connect().await;
     let bindings = json!([
@@ -239,27 +230,25 @@ async fn each_binding_that_matched_is_named_and_others_are_not() {
     assert_eq!(
         deleted["data"]["old_record"],
         json!({ "id": 2 }),
-        "TRUNCATE itself is not told"
+        "a TRUNCATE is not sent"
     );
     bench.server.stop().await;
 }
 
 #[tokio::test]
-async fn whoever_is_subscribed_does_not_see_that_postgres_was_lost() {
+async fn a_subscriber_does_not_notice_a_lost_connection_to_postgres() {
     let mut bench = Bench::start().await;
     let mut client = bench.subscribed().await;
     bench.cut_postgres().await;
-    // What is committed before the new slot is lost, so rows are written until one arrives.
+    // What is committed before the new slot exists is lost, so rows are written until one arrives.
     let mut id = 0;
-    let first = loop {
+    let first = find("a row", PATIENCE, async || {
         id += 1;
         bench.sql(&format!("insert into rows values ({id})")).await;
-        let patience = Duration::from_millis(100);
-        if let Ok(message) = timeout(patience, client.socket.next()).await {
-            break message.expect("the socket is open").expect("a frame");
-        }
-        assert!(id < 100, "no row arrives");
-    };
+        client.socket.next().now_or_never()
+    })
+    .await;
+    let first = first.expect("the socket is open").expect("a frame");
     assert!(
         first.to_text().expect("text").contains("postgres_changes"),
         "{first}"
@@ -268,7 +257,7 @@ async fn whoever_is_subscribed_does_not_see_that_postgres_was_lost() {
 }
 
 #[tokio::test]
-async fn whoever_joins_while_postgres_is_away_is_told() {
+async fn a_join_while_postgres_is_unavailable_is_answered_with_an_error() {
     let mut server = RealtimeServer::start(options("postgres://127.0.0.1:1/none"))
         .await
         .expect("a start");
@@ -288,7 +277,7 @@ async fn whoever_joins_while_postgres_is_away_is_told() {
 }
 
 #[tokio::test]
-async fn a_publication_that_comes_later_is_waited_for() {
+async fn a_publication_that_is_created_later_is_noticed() {
     let database_url = database().await;
     let mut server = RealtimeServer::start(options(&database_url))
         .await
@@ -309,24 +298,21 @@ async fn a_publication_that_comes_later_is_waited_for() {
         .execute(&mut postgres)
         .await
         .expect("the statements run");
-    let deadline = Instant::now() + PATIENCE;
-    loop {
+    wait_until("the publication is noticed", PATIENCE, async || {
         client
             .send(&json!([null, "l", "realtime:t", "phx_leave", {}]))
             .await;
         client.event("phx_reply").await;
         client.event("phx_close").await;
         client.join(&json!([{"table": "rows"}])).await;
-        if client.event("system").await["status"] == "ok" {
-            break;
-        }
-        assert!(Instant::now() < deadline, "the publication is never seen");
-    }
+        client.event("system").await["status"] == "ok"
+    })
+    .await;
     server.stop().await;
 }
 
 #[tokio::test]
-async fn a_change_of_the_published_tables_is_told_to_subscribers() {
+async fn subscribers_are_notified_when_the_published_tables_change() {
     let mut bench = Bench::start_with(|options| {
         options.limits.publication_check = Duration::from_millis(50);
     })
@@ -352,7 +338,7 @@ async fn a_stop_closes_with_1012_and_the_port_serves_again_after_a_start() {
     assert_eq!(bench.server.faults().subscribers(), 0);
     connect_async(bench.server.url())
         .await
-        .expect_err("nobody listens");
+        .expect_err("no listener");
     bench.server.start_again().await.expect("the port is free");
     let mut client = bench.subscribed().await;
     bench.sql("insert into rows values (1)").await;
@@ -369,7 +355,7 @@ async fn a_kill_breaks_connections_without_a_close_frame() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_dropped_lets_go_of_its_clients_and_its_slot() {
+async fn a_dropped_server_closes_its_clients_and_drops_its_slot() {
     let bench = Bench::start().await;
     let mut client = bench.subscribed().await;
     let Bench {
@@ -378,19 +364,15 @@ async fn a_server_that_is_dropped_lets_go_of_its_clients_and_its_slot() {
     } = bench;
     drop(server);
     assert_eq!(client.close_code().await, None);
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let slots: i64 = sqlx::query_scalar(
-            "select count(*) from pg_replication_slots where database = current_database()",
+    wait_until("the slot is dropped", PATIENCE, async || {
+        sqlx::query_scalar(
+            "select count(*) = 0 from pg_replication_slots where database = current_database()",
         )
         .fetch_one(&mut postgres)
         .await
-        .expect("a count");
-        if slots == 0 {
-            break;
-        }
-        assert!(Instant::now() < deadline, "the slot stays");
-    }
+        .expect("an answer")
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -422,7 +404,7 @@ async fn connections_can_be_dropped_either_way_and_connects_refused() {
 }
 
 #[tokio::test]
-async fn a_deaf_channel_answers_heartbeats_and_a_rejoin_hears_again() {
+async fn a_deaf_channel_answers_heartbeats_and_receives_events_after_a_rejoin() {
     let mut bench = Bench::start().await;
     let mut client = bench.subscribed().await;
     let mut counts = bench.server.faults().watch();
@@ -444,7 +426,7 @@ async fn a_deaf_channel_answers_heartbeats_and_a_rejoin_hears_again() {
 }
 
 #[tokio::test]
-async fn events_can_be_lost_doubled_delayed_and_reordered() {
+async fn events_can_be_lost_duplicated_delayed_and_reordered() {
     let mut bench = Bench::start().await;
     let faults = bench.server.faults().clone();
     let mut client = bench.subscribed().await;
@@ -477,26 +459,19 @@ async fn events_can_be_lost_doubled_delayed_and_reordered() {
 }
 
 #[tokio::test]
-async fn an_idle_client_is_closed_with_1000_and_a_ping_counts_as_life() {
+async fn an_idle_client_is_closed_with_1000_and_one_that_sends_pings_is_not() {
     let mut bench = Bench::start_with(|options| {
-        options.limits.idle_timeout = Duration::from_secs(1);
+        options.limits.idle_timeout = Duration::from_secs(5);
     })
     .await;
-    let started = Instant::now();
     let mut idle = bench.connect().await;
     let mut pinging = bench.connect().await;
-    while started.elapsed() < Duration::from_millis(1_500) {
-        pinging
-            .socket
-            .send(Message::Ping("".into()))
-            .await
-            .expect("the ping is sent");
-        assert!(matches!(
-            pinging.message().await,
-            Some(Ok(Message::Pong(_)))
-        ));
-    }
-    assert_eq!(idle.close_code().await, Some(1000));
+    let closed = find("the idle client is closed", PATIENCE, async || {
+        pinging.ping().await;
+        idle.close_code().now_or_never()
+    })
+    .await;
+    assert_eq!(closed, Some(1000));
     pinging.heartbeat().await;
     bench.server.stop().await;
 }
@@ -516,7 +491,7 @@ async fn a_frame_beyond_five_megabytes_is_answered_with_1009() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_is_dropped_and_others_are_not_held_up() {
+async fn a_client_that_does_not_read_is_dropped_and_others_are_not_delayed() {
     let mut bench = Bench::start_with(|options| {
         options.limits.send_timeout = Duration::from_millis(500);
     })
@@ -544,14 +519,14 @@ async fn a_client_that_does_not_read_is_dropped_and_others_are_not_held_up() {
 }
 
 #[tokio::test]
-async fn a_token_that_expires_closes_the_channel_and_leaves_the_socket() {
+async fn an_expired_token_closes_the_channel_and_not_the_socket() {
     let mut bench = Bench::start().await;
     let mut client = bench.connect().await;
     let now: i64 = sqlx::query_scalar("select extract(epoch from clock_timestamp())::bigint")
         .fetch_one(&mut bench.postgres)
         .await
         .expect("the time");
-    let token = jwt::mint(&secret(), "service_role", now + 2);
+    let token = jwt::mint(&secret(), "service_role", now + 5);
     let config = json!({ "postgres_changes": [{"table": "rows"}] });
     let join = json!({ "config": config, "access_token": token });
     client
@@ -561,7 +536,8 @@ async fn a_token_that_expires_closes_the_channel_and_leaves_the_socket() {
     assert_eq!(client.event("system").await["status"], "ok");
     let expired = client.event("system").await;
     assert_eq!(expired["extension"], "system");
-    assert_eq!(expired["message"], "Token has expired 0 seconds ago");
+    let message = expired["message"].as_str().expect("a message");
+    assert!(message.starts_with("Token has expired "), "{message}");
     client.event("phx_close").await;
     client.heartbeat().await;
     client.subscribe(&json!({"table": "rows"})).await;

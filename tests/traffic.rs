@@ -1,8 +1,8 @@
-//! Conformance by recorded traffic: what a real server (Realtime v2.129.8) once said to its clients.
+//! Conformance with recorded traffic of a real server (Realtime v2.129.8).
 //!
-//! `recordings/` has it, `scenarios.rs` what is expected of it; `client.rs` puts our session in the
-//! place of the recorded client, `server.rs` the demo's server in that of the real one; `flood.rs` has
-//! more traffic than was recorded. Each test prints its report: run it with `--nocapture`.
+//! `recordings/` has the traffic and `scenarios.rs` what is expected of each recording. `client.rs` replaces the recorded client by
+//! the product's session, `server.rs` the recorded server by that of the demo. `flood.rs` has more traffic than was recorded. Each
+//! test prints its report: run it with `--nocapture`.
 
 mod alike;
 mod client;
@@ -15,22 +15,22 @@ use futures_util::{StreamExt, stream};
 
 use self::{
     recording::Recording,
-    scenarios::{SCENARIOS, Scenario, Server},
+    scenarios::{Coverage, SCENARIOS, Scenario},
 };
 
-/// Scenarios before the demo's server at once.
+/// Scenarios with the demo's server at once.
 const AT_ONCE: usize = 4;
 
 #[test]
-fn every_recording_has_its_line_in_the_table() {
+fn every_recording_is_in_the_table() {
     let listed: Vec<&str> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
     assert_eq!(Recording::names(), listed);
 }
 
 #[test]
-fn our_session_makes_of_each_recording_what_was_seen() {
+fn the_session_reports_what_is_expected_of_each_recording() {
     let mut wrong = Vec::new();
-    println!("scenario · channels · what our session tells");
+    println!("scenario · channels · what the session reports");
     for scenario in SCENARIOS {
         let recording = Recording::read(scenario.name);
         let told = client::grouped(client::replay(&recording, scenario.as_one));
@@ -57,8 +57,8 @@ fn difference(scenario: &Scenario, told: &[(String, String)]) -> Option<String> 
 }
 
 #[tokio::test]
-async fn the_demos_server_says_what_the_real_one_said() {
-    let verdicts = stream::iter(SCENARIOS).map(hold).buffered(AT_ONCE);
+async fn the_demos_server_sends_what_the_real_one_sent() {
+    let verdicts = stream::iter(SCENARIOS).map(compare).buffered(AT_ONCE);
     let verdicts: Vec<Result<String, String>> = verdicts.collect().await;
     println!("scenario · the demo's server");
     for verdict in &verdicts {
@@ -71,12 +71,12 @@ async fn the_demos_server_says_what_the_real_one_said() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-async fn hold(scenario: &Scenario) -> Result<String, String> {
+async fn compare(scenario: &Scenario) -> Result<String, String> {
     let name = scenario.name;
-    let but = match scenario.server {
-        Server::Held => &[],
-        Server::HeldBut(but) => but,
-        Server::Not(reason) => return Ok(format!("{name}: not held: {reason}")),
+    let but = match scenario.coverage {
+        Coverage::All => &[],
+        Coverage::AllBut(but) => but,
+        Coverage::Nothing(reason) => return Ok(format!("{name}: not compared: {reason}")),
     };
     let connections: Vec<&str> = but.iter().map(|&(connection, _)| connection).collect();
     let alike = server::replay(&Recording::read(name), &connections).await?;

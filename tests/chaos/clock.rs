@@ -1,6 +1,6 @@
-//! Clocks that are wrong and step, of the agent's host and of the database, by libfaketime: pace is that of DB time.
+//! Wrong and stepping clocks of the agent's host and of the database, by libfaketime: the rate is that of DB time.
 //!
-//! Monotonic clocks stay right in all of it, as they do on a machine whose time somebody sets.
+//! Monotonic clocks are not changed, as on a machine whose time is set.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -13,19 +13,18 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 use visit_pacer::demo::server::StopMode;
 
-use crate::chaos::DRAINS_WITHIN;
 use crate::harness::server::{self, Scratch};
 use crate::harness::{Agent, PATIENCE, Place, long, wait_until};
 
-/// Starts `"$@"`, and ends it when our end of the pipe has gone, however that came about.
-const LEASH: &str = r#"
+/// Starts `"$@"` and ends it when this process closes its end of the pipe, however it ends.
+const SUPERVISOR: &str = r#"
 "$@" </dev/null & server=$!
 while read -r _; do :; done
 kill -QUIT "$server"
 wait "$server"
 "#;
 
-/// A clock that lies by what its file says, to the processes that are told of it.
+/// A clock whose error is read from a file, for processes with its environment.
 struct WrongClock {
     preload: PathBuf,
     file: PathBuf,
@@ -49,42 +48,42 @@ impl WrongClock {
         clock
     }
 
-    /// From now on it is wrong by so many seconds.
+    /// Makes it wrong by that many seconds.
     fn is_off_by(&self, seconds: i64) {
-        // Whoever reads it at the same moment must see the one or the other.
+        // A concurrent reader must see either value.
         let fresh = self.file.with_extension("new");
         std::fs::write(&fresh, format!("{seconds:+}")).expect("written");
-        std::fs::rename(&fresh, &self.file).expect("in its place");
+        std::fs::rename(&fresh, &self.file).expect("renamed");
     }
 
-    fn environment(&self) -> [(String, String); 4] {
+    fn environment(&self) -> [(&'static str, String); 4] {
         [
             ("LD_PRELOAD", self.preload.as_path()),
             ("FAKETIME_TIMESTAMP_FILE", &self.file),
             ("FAKETIME_NO_CACHE", Path::new("1")),
             ("FAKETIME_DONT_FAKE_MONOTONIC", Path::new("1")),
         ]
-        .map(|(name, value)| (name.to_owned(), value.display().to_string()))
+        .map(|(name, value)| (name, value.display().to_string()))
     }
 }
 
-/// By how many seconds an agent's host is ahead of the database, as its newest log line with these words shows.
+/// How many seconds the agent's host is ahead of the database, by its newest log line with these words.
 async fn ahead_by(place: &Place, agent: &Agent, words: &str) -> i64 {
     let log = agent.log();
     let line = log
         .lines()
         .rfind(|line| line.contains(words))
-        .expect("it has said so");
-    let sequence = line.split_whitespace().next().expect("a time stamp");
+        .expect("the line");
+    let timestamp = line.split_whitespace().next().expect("a time stamp");
     place
         .ask(format!(
-            "select extract(epoch from '{sequence}'::timestamptz - clock_timestamp())::bigint"
+            "select extract(epoch from '{timestamp}'::timestamptz - clock_timestamp())::bigint"
         ))
         .await
 }
 
-/// Has an agent write a line by pausing everything for a moment.
-async fn hears_of_a_pause(place: &Place, agent: &Agent, times: usize) {
+/// Pauses all distributions for a moment, so that the agent writes a line for each.
+async fn pause_for_a_moment(place: &Place, agent: &Agent, times: usize) {
     for (paused, words) in [
         ("true", "everything is paused"),
         ("false", "lets visits through again"),
@@ -92,7 +91,7 @@ async fn hears_of_a_pause(place: &Place, agent: &Agent, times: usize) {
         place
             .edit(format!("update visit_pacer_control set paused = {paused}"))
             .await;
-        wait_until("the agent has heard", PATIENCE, async || {
+        wait_until("the agent logs it", PATIENCE, async || {
             agent.log().matches(words).count() >= times
         })
         .await;
@@ -100,17 +99,19 @@ async fn hears_of_a_pause(place: &Place, agent: &Agent, times: usize) {
 }
 
 #[tokio::test]
-async fn a_host_whose_clock_is_wrong_by_an_hour_and_steps_keeps_the_pace_of_db_time() {
+async fn a_host_whose_clock_is_wrong_by_an_hour_and_steps_keeps_the_rate_of_db_time() {
     let place = Place::new().await;
     let clock = WrongClock::new(&place.folder, "clock");
     clock.is_off_by(3_600);
-    let mut environment = place.environment();
-    environment.extend(clock.environment());
     let rows = [
         place.insert(1_000_000, "60 a second", "null").await,
         place.insert(1_000_000, "150 a minute", "null").await,
     ];
-    let agent = Agent::start(&place.folder, &["run"], &environment).await;
+    let variables = clock.environment();
+    let variables = variables
+        .each_ref()
+        .map(|(name, value)| (*name, value.as_str()));
+    let agent = place.start_agent_with(&variables).await;
     agent.ready().await;
 
     let steps = [
@@ -120,7 +121,7 @@ async fn a_host_whose_clock_is_wrong_by_an_hour_and_steps_keeps_the_pace_of_db_t
     ];
     for (step, (seconds, what)) in steps.into_iter().enumerate() {
         clock.is_off_by(seconds);
-        hears_of_a_pause(&place, &agent, step + 1).await;
+        pause_for_a_moment(&place, &agent, step + 1).await;
         let ahead = ahead_by(&place, &agent, "lets visits through again").await;
         assert!(
             (ahead - seconds).abs() < 60,
@@ -129,31 +130,23 @@ async fn a_host_whose_clock_is_wrong_by_an_hour_and_steps_keeps_the_pace_of_db_t
         let before = place.stored(rows[0]).await;
         place.agents_work_for(if long() { 30 } else { 4 }).await;
         place.has_stored(rows[0], before + 180).await;
-        println!("host's clock {what}: {ahead} s, pace kept");
+        println!("host's clock {what}: {ahead} s, rate kept");
     }
     for row in rows {
-        wait_until(
-            "what the pauses left is stored",
-            DRAINS_WITHIN,
-            async || {
-                let look = place.look(row).await;
-                look.due.is_some_and(|due| due - look.distributed < 70)
-            },
-        )
-        .await;
+        place.catches_up(row, 69).await;
         assert_eq!(place.seconds_off_the_curve(row).await, [""; 0]);
         place.finishes(row).await;
     }
 }
 
-/// A PostgreSQL server that sees a [`WrongClock`]; it ends with this value, or with this process.
+/// A PostgreSQL server with a [`WrongClock`]. It ends with this value or with this process.
 struct WrongServer {
     shell: Child,
     url: String,
 }
 
 impl WrongServer {
-    /// In `folder`, with a cluster that was made as for any test.
+    /// In `folder`, with a cluster made as for any test.
     async fn start(folder: &Scratch, clock: &WrongClock) -> Self {
         let mut right = server::start(folder.path().join("postgres")).await;
         let url = right.url("postgres");
@@ -162,7 +155,7 @@ impl WrongServer {
         let owner = std::fs::metadata(&cluster).expect("the cluster");
         let mut command = Command::new("sh");
         command
-            .args(["-c", LEASH, "wrong-server"])
+            .args(["-c", SUPERVISOR, "wrong-server"])
             .arg(right.binaries().join("postgres"))
             .arg("-D")
             .arg(&cluster);
@@ -189,7 +182,7 @@ impl WrongServer {
             .process_group(0)
             .spawn()
             .expect("sh starts");
-        wait_until("the server lets us in", PATIENCE, async || {
+        wait_until("the server accepts connections", PATIENCE, async || {
             PgConnection::connect(&url).await.is_ok()
         })
         .await;
@@ -204,12 +197,13 @@ impl Drop for WrongServer {
     }
 }
 
-/// The visits a second that a row of this pace may have while it catches up, and its bucket.
-const PACE: i64 = 2;
+/// The rate of a row a second, by how much faster it catches up, and its bucket.
+const RATE: i64 = 2;
 const CATCH_UP: i64 = 2;
-const BUCKET: i64 = CATCH_UP * PACE + 1;
+const BUCKET: i64 = CATCH_UP * RATE + 1;
 
-/// Looks at a row for a while; within any span that was looked at, no more was stored than its bucket lets through.
+/// Watches a row for a while: between any two checks no more was stored than its bucket allows. Returns the visits stored. A delay
+/// of this test only makes the spans longer.
 async fn never_bursts(place: &Place, row: Uuid, span: Duration) -> i64 {
     let began = Instant::now();
     let mut seen = vec![(Instant::now(), place.stored(row).await)];
@@ -217,9 +211,9 @@ async fn never_bursts(place: &Place, row: Uuid, span: Duration) -> i64 {
         sleep(Duration::from_millis(200)).await;
         let (asked, stored) = (Instant::now(), place.stored(row).await);
         for (then, before) in &seen {
-            // Until this answer; whole seconds, rounded up, and what a late batch brings of the time before.
+            // Whole seconds, rounded up. The second bucket is that of a batch which was late.
             let seconds = i64::try_from(then.elapsed().as_secs()).expect("seconds") + 2;
-            let most = CATCH_UP * PACE * seconds + 2 * BUCKET;
+            let most = CATCH_UP * RATE * seconds + 2 * BUCKET;
             assert!(
                 stored - before <= most,
                 "{} visits within {seconds} s",
@@ -232,14 +226,14 @@ async fn never_bursts(place: &Place, row: Uuid, span: Duration) -> i64 {
 }
 
 #[tokio::test]
-async fn when_the_databases_own_clock_steps_the_pace_follows_without_a_burst_and_nothing_is_in_the_future()
+async fn when_the_clock_of_the_database_steps_the_rate_follows_without_a_burst_and_no_visit_is_in_the_future()
  {
     let folder = Scratch::new();
     let clock = WrongClock::new(&folder, "clock");
     let server = WrongServer::start(&folder, &clock).await;
     let place = Place::over(server.url.clone()).await;
     let row = place
-        .insert(1_000_000, &format!("{PACE} a second"), "null")
+        .insert(1_000_000, &format!("{RATE} a second"), "null")
         .await;
     let agent = place.agent().await;
     place.has_stored(row, 10).await;
@@ -249,15 +243,15 @@ async fn when_the_databases_own_clock_steps_the_pace_follows_without_a_burst_and
     place.agents_work_for(2).await;
     let before = place.stored(row).await;
     let beside = place
-        .insert(1_000_000, &format!("{PACE} a second"), "null")
+        .insert(1_000_000, &format!("{RATE} a second"), "null")
         .await;
     place.has_stored(beside, 15).await;
     assert_eq!(
         place.stored(row).await,
         before,
-        "its curve has not come to where it was"
+        "its curve has not reached what is stored"
     );
-    println!("ten minutes back: the old row waits for its curve, a new one is paced");
+    println!("ten minutes back: the old row waits for its curve, a new one is stored on schedule");
 
     clock.is_off_by(0);
     place.has_stored(row, before + 15).await;
@@ -270,19 +264,14 @@ async fn when_the_databases_own_clock_steps_the_pace_follows_without_a_burst_and
         Duration::from_secs(if long() { 60 } else { 12 }),
     )
     .await;
-    assert!(visits > PACE, "{visits} visits: it stands still");
-    println!("ten minutes forward: {visits} visits while {PACE} a second catch up");
+    assert!(visits > RATE, "{visits} visits: it makes no progress");
+    println!("ten minutes forward: {visits} visits while {RATE} a second catch up");
 
     place
         .edit("update visit_distribution set catch_up = 60")
         .await;
     for row in [row, beside] {
-        wait_until("the ten minutes are stored", DRAINS_WITHIN, async || {
-            let look = place.look(row).await;
-            look.due
-                .is_some_and(|due| due - look.distributed < 2 * PACE)
-        })
-        .await;
+        place.catches_up(row, 2 * RATE - 1).await;
         place.finishes(row).await;
     }
     drop(agent);

@@ -1,38 +1,28 @@
-//! People in the way: locks in every order, and tables that change under the agent's feet.
+//! Editors who hold locks in every order, and tables that change while the agent runs.
 
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use crate::chaos::{DRAINS_WITHIN, Rows};
+use crate::harness::transaction::run;
 use crate::harness::{Place, long, wait_until};
+use crate::oracle;
 
 /// Longer than the agent's own `lock_timeout` of 2 s.
 const HOLDS_A_TABLE: Duration = Duration::from_secs(3);
 
-/// Whether a statement of an agent waits for a lock.
+/// Whether a statement of the agent waits for a lock.
 const WAITS: &str = "select exists (select from pg_stat_activity
   where application_name = 'visit-pacer' and datname = current_database() and wait_event_type = 'Lock')";
 
-async fn run(connection: &mut PgConnection, sql: impl Into<String>) {
-    let sql = sql.into();
-    sqlx::raw_sql(AssertSqlSafe(sql.clone()))
-        .execute(connection)
-        .await
-        .unwrap_or_else(|error| panic!("{error}: {sql}"));
-}
-
 #[tokio::test]
-async fn a_table_that_an_editor_locks_altogether_is_waited_for_and_caught_up_with() {
+async fn a_table_that_is_locked_exclusively_only_delays_visits() {
     let place = Place::new().await;
     let rows = Rows::of(&place).await;
     let agent = place.agent().await;
-    rows.go_on(&place).await;
-    let mut editor = PgConnection::connect(&place.url)
-        .await
-        .expect("a connection");
+    rows.make_progress(&place).await;
     for table in [
         "visit_distribution",
         "store_visits",
@@ -40,26 +30,23 @@ async fn a_table_that_an_editor_locks_altogether_is_waited_for_and_caught_up_wit
         "partners",
         "visit_pacer_agents",
     ] {
-        run(
-            &mut editor,
-            format!("begin; lock table {table} in access exclusive mode"),
-        )
-        .await;
+        let editor = place
+            .hold(&format!("lock table {table} in access exclusive mode"))
+            .await;
         let what = format!("a statement of the agent waits for {table}");
         wait_until(what, DRAINS_WITHIN, async || place.ask(WAITS).await).await;
         sleep(HOLDS_A_TABLE).await;
-        run(&mut editor, "commit").await;
-        rows.go_on(&place).await;
+        editor.commit().await;
+        rows.make_progress(&place).await;
     }
-    rows.came_once(&place, &agent, "tables locked").await;
+    rows.stored_exactly_once(&place, &agent, "tables locked")
+        .await;
 }
 
-/// An editor who works on these rows from the last to the first, against the order in which the agent takes them: in each of
-/// its transactions, a lock on every row and its partner, with some time between. Says how long its longest wait was.
-async fn works_backwards(place: &Place, rows: &[(Uuid, Uuid)], until: Instant) -> Duration {
-    let mut editor = PgConnection::connect(&place.url)
-        .await
-        .expect("a connection");
+/// An editor whose transactions lock these rows and their partners from the last to the first, against the order of the agent,
+/// with some time between. Returns its longest wait.
+async fn edit_in_reverse(place: &Place, rows: &[(Uuid, Uuid)], until: Instant) -> Duration {
+    let mut editor = place.connect().await;
     let mut longest = Duration::ZERO;
     while Instant::now() < until {
         run(&mut editor, "begin").await;
@@ -83,16 +70,13 @@ async fn works_backwards(place: &Place, rows: &[(Uuid, Uuid)], until: Instant) -
 }
 
 #[tokio::test]
-async fn editors_who_lock_in_the_reverse_order_never_meet_a_deadlock_and_the_others_keep_pace() {
+async fn editors_who_lock_in_reverse_order_cause_no_deadlock_and_other_rows_keep_their_rate() {
     let place = Place::new().await;
     let neighbour = place.insert(1_000_000, "10 a second", "null").await;
     let mut held = Vec::new();
     for _ in 0..8 {
         let row = place.insert(1_000_000, "20 a second", "null").await;
-        let partner = Uuid::from_u128(rand::random());
-        place
-            .edit(format!("insert into partners (id) values ('{partner}')"))
-            .await;
+        let partner = place.new_partner().await;
         place.set(row, &format!("partner_id = '{partner}'")).await;
         held.push((row, partner));
     }
@@ -101,40 +85,31 @@ async fn editors_who_lock_in_the_reverse_order_never_meet_a_deadlock_and_the_oth
     for (row, _) in &held {
         place.has_stored(*row, 1).await;
     }
-    let began: String = place.ask("select clock_timestamp()::text").await;
+    let began = oracle::now(&place).await;
     let until = Instant::now() + Duration::from_secs(if long() { 60 } else { 8 });
-    let longest = works_backwards(&place, &held, until).await;
-    let gap: f64 = place
-        .ask(format!(
-            "select extract(epoch from max(gap))::float8 from (
-               select created_at - lag(created_at) over (order by created_at) as gap, created_at
-                 from store_visits where distribution_id = '{neighbour}') gaps where created_at > '{began}'"
-        ))
-        .await;
+    let longest = edit_in_reverse(&place, &held, until).await;
+    let gap = oracle::longest_gap(&place, &oracle::visits_of(neighbour), &began).await;
     println!(
-        "rows locked in reverse: the editor waited {longest:?} at the most, the neighbour {gap:.1} s"
+        "rows locked in reverse: longest wait of the editor {longest:?}, longest gap of the neighbour {gap:.1} s"
     );
-    for (row, _) in &held {
-        place.finishes(*row).await;
-    }
-    place.finishes(neighbour).await;
+    oracle::all_stored_exactly_once(&place, oracle::ALL, DRAINS_WITHIN).await;
     let refused = agent
         .metric("visit_pacer_distributions_skipped_total")
         .await
         .expect("the metric");
-    assert!(refused > 0.0, "no batch ever met a row that was held");
-    // The server counts deadlocks, whoever is made to give way; sessions tell of theirs within a second.
+    assert!(refused > 0.0, "no batch met a locked row");
+    // The server counts deadlocks, whichever session it cancels. Sessions report theirs within a second.
     let counted = "select deadlocks from pg_stat_database where datname = current_database()";
     assert_eq!(place.ask::<i64>(counted).await, 0, "deadlocks");
     assert!(!agent.log().contains("deadlock"), "{}", agent.log());
 }
 
 #[tokio::test]
-async fn tables_that_change_while_it_runs_do_not_keep_it_from_its_rows() {
+async fn ddl_while_the_agent_runs_does_not_stop_it() {
     let place = Place::new().await;
     let rows = Rows::of(&place).await;
     let agent = place.agent().await;
-    rows.go_on(&place).await;
+    rows.make_progress(&place).await;
     for ddl in [
         "alter table visit_distribution add column note text default 'a note'",
         "alter table visit_distribution alter column note type varchar(50)",
@@ -151,18 +126,18 @@ async fn tables_that_change_while_it_runs_do_not_keep_it_from_its_rows() {
         "reindex table store_visits",
     ] {
         place.edit(ddl).await;
-        let before = place.stored(rows.neighbour).await;
-        place.has_stored(rows.neighbour, before + 5).await;
+        place.stores_more(rows.neighbour, 5).await;
     }
-    rows.came_once(&place, &agent, "tables changed").await;
+    rows.stored_exactly_once(&place, &agent, "tables changed")
+        .await;
 }
 
 #[tokio::test]
-async fn a_column_that_is_renamed_away_is_named_and_all_goes_on_once_it_is_back() {
+async fn a_renamed_column_is_reported_and_the_agent_continues_once_it_is_back() {
     let place = Place::new().await;
     let rows = Rows::of(&place).await;
     let agent = place.agent().await;
-    rows.go_on(&place).await;
+    rows.make_progress(&place).await;
     for (table, column) in [
         ("store_visits", "page_path"),
         ("visit_distribution", "visits_per_unit"),
@@ -172,7 +147,7 @@ async fn a_column_that_is_renamed_away_is_named_and_all_goes_on_once_it_is_back(
                 "alter table {table} rename column {column} to other"
             ))
             .await;
-        wait_until("the log names it", DRAINS_WITHIN, async || {
+        wait_until("the log names the column", DRAINS_WITHIN, async || {
             agent.log().contains(column)
         })
         .await;
@@ -182,18 +157,19 @@ async fn a_column_that_is_renamed_away_is_named_and_all_goes_on_once_it_is_back(
                 "alter table {table} rename column other to {column}"
             ))
             .await;
-        rows.go_on(&place).await;
+        rows.make_progress(&place).await;
     }
     agent.ready().await;
-    rows.came_once(&place, &agent, "a column renamed").await;
+    rows.stored_exactly_once(&place, &agent, "a column renamed")
+        .await;
 }
 
 #[tokio::test]
-async fn a_table_that_is_no_longer_published_is_followed_by_reading_it_until_it_is_again() {
+async fn a_table_that_is_not_published_is_followed_by_reading_it() {
     let place = Place::new().await;
     let rows = Rows::of(&place).await;
     let agent = place.agent().await;
-    rows.go_on(&place).await;
+    rows.make_progress(&place).await;
     place
         .edit("alter publication supabase_realtime drop table visit_distribution")
         .await;
@@ -204,7 +180,7 @@ async fn a_table_that_is_no_longer_published_is_followed_by_reading_it_until_it_
     place
         .edit("alter publication supabase_realtime add table visit_distribution")
         .await;
-    rows.go_on(&place).await;
-    rows.came_once(&place, &agent, "not published for a while")
+    rows.make_progress(&place).await;
+    rows.stored_exactly_once(&place, &agent, "not published for a while")
         .await;
 }

@@ -1,4 +1,4 @@
-//! What the server allows runs out: connections, time, the right to write, the disk.
+//! What the server allows is exhausted: connections, statement time, write access, disk space.
 
 use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::PathBuf;
@@ -8,35 +8,27 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::chaos::{DRAINS_WITHIN, Rows};
-use crate::harness::{Agent, Place, long, server, wait_until};
+use crate::harness::{Place, long, server, url_as, wait_until};
 
-/// How long each limit holds.
+/// How long each limit lasts.
 fn spell() -> Duration {
     Duration::from_secs(if long() { 60 } else { 6 })
 }
 
-/// Log lines of one spell of trouble: each of the three lanes may tell of its end and its beginning a few times.
-const LINES_A_SPELL: usize = 12;
+/// Warnings of one outage: each of the three workers may report its beginning and its end a few times.
+const WARNINGS_MAX: usize = 12;
 
 /// Ends the sessions of a database's agents.
 const END_SESSIONS: &str = "select count(pg_terminate_backend(pid)) from pg_stat_activity
   where datname = current_database() and application_name = 'visit-pacer'";
 
-fn warnings(agent: &Agent) -> usize {
-    agent
-        .log()
-        .lines()
-        .filter(|line| line.contains(" WARN "))
-        .count()
-}
-
 #[tokio::test]
-async fn statements_that_are_cancelled_by_their_time_limit_are_tried_again() {
+async fn statements_that_exceed_their_time_limit_are_retried() {
     let place = Place::new().await;
     let rows = Rows::of(&place).await;
     let agent = place.agent().await;
-    rows.go_on(&place).await;
-    // What a statement_timeout does, without its wait: the same SQLSTATE, at the same place in the program.
+    rows.make_progress(&place).await;
+    // As a statement_timeout, without the wait: the same SQLSTATE, handled by the same code.
     place
         .edit(
             "create table cancels (at timestamptz);
@@ -54,12 +46,13 @@ async fn statements_that_are_cancelled_by_their_time_limit_are_tried_again() {
         .await;
     sleep(spell()).await;
     place.edit("drop trigger cancel on store_visits").await;
-    rows.go_on(&place).await;
-    rows.came_once(&place, &agent, "statements cancelled").await;
+    rows.make_progress(&place).await;
+    rows.stored_exactly_once(&place, &agent, "statements cancelled")
+        .await;
 }
 
 #[tokio::test]
-async fn when_no_connection_is_left_it_waits_and_goes_on_with_those_it_gets() {
+async fn without_a_free_connection_the_agent_waits_and_continues_with_those_it_gets() {
     let place = Place::new().await;
     let role = format!("limited_{:016x}", rand::random::<u64>());
     place
@@ -69,13 +62,11 @@ async fn when_no_connection_is_left_it_waits_and_goes_on_with_those_it_gets() {
              grant execute on all functions in schema public to {role};"
         ))
         .await;
-    let mut url = url::Url::parse(&place.url).expect("a URL");
-    url.set_username(&role).expect("a host");
-    url.set_password(Some("a limited role")).expect("a host");
+    let url = url_as(&place.url, &role, "a limited role");
     let rows = Rows::of(&place).await;
-    let agent = place.start_agent_at(url.as_str()).await;
+    let agent = place.start_agent_at(&url).await;
     agent.ready().await;
-    rows.go_on(&place).await;
+    rows.make_progress(&place).await;
 
     for limit in [0, 1, 2] {
         place
@@ -83,7 +74,7 @@ async fn when_no_connection_is_left_it_waits_and_goes_on_with_those_it_gets() {
             .await;
         place.edit(END_SESSIONS).await;
         if limit == 0 {
-            let mut second = place.start_agent_at(url.as_str()).await;
+            let mut second = place.start_agent_at(&url).await;
             second.unready("too many connections").await;
             second.terminate().await;
         }
@@ -92,19 +83,20 @@ async fn when_no_connection_is_left_it_waits_and_goes_on_with_those_it_gets() {
     place
         .edit(format!("alter role {role} connection limit -1"))
         .await;
-    rows.go_on(&place).await;
+    rows.make_progress(&place).await;
     agent.ready().await;
-    rows.came_once(&place, &agent, "no connection left").await;
+    rows.stored_exactly_once(&place, &agent, "no connection left")
+        .await;
 }
 
 #[tokio::test]
-async fn a_database_that_turns_read_only_is_named_as_such_and_written_to_once_it_may_be() {
+async fn a_database_that_becomes_read_only_is_reported_and_written_to_once_it_is_writable() {
     let place = Place::new().await;
     let rows = Rows::of(&place).await;
     let agent = place.agent().await;
-    rows.go_on(&place).await;
+    rows.make_progress(&place).await;
     let name = place.url.rsplit('/').next().expect("a database");
-    let before = warnings(&agent);
+    let before = agent.warnings();
     let elsewhere = sqlx::PgPool::connect(&server::shared().url("postgres"))
         .await
         .expect("a connection");
@@ -113,29 +105,34 @@ async fn a_database_that_turns_read_only_is_named_as_such_and_written_to_once_it
         sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
             .execute(&elsewhere)
             .await
-            .expect("the owner of the server decides");
+            .expect("the setting is changed");
     };
     set("on").await;
     place.ask::<i64>(END_SESSIONS).await;
     agent.says("read-only").await;
     sleep(spell()).await;
     set("off").await;
-    rows.go_on(&place).await;
+    rows.make_progress(&place).await;
     agent.ready().await;
-    let told = warnings(&agent) - before;
-    assert!(told <= LINES_A_SPELL, "{told} warnings:\n{}", agent.log());
-    rows.came_once(&place, &agent, "database read-only").await;
+    let warnings = agent.warnings() - before;
+    assert!(
+        warnings <= WARNINGS_MAX,
+        "{warnings} warnings:\n{}",
+        agent.log()
+    );
+    rows.stored_exactly_once(&place, &agent, "database read-only")
+        .await;
 }
 
-/// A small disk for one table: a tablespace on a file system of its own, unmounted at the end; where mounting is not allowed,
-/// a trigger that fails as the disk would.
+/// A small disk for one table: a tablespace on a file system of its own, unmounted at the end. Where mounting is not allowed, a
+/// trigger that fails like a full disk.
 enum Disk {
     Small(PathBuf),
-    Pretended,
+    Simulated,
 }
 
 impl Disk {
-    async fn below(place: &Place) -> Self {
+    async fn of(place: &Place) -> Self {
         let path = place.folder.path().join("disk");
         std::fs::create_dir(&path).expect("an empty folder");
         let mounted = Command::new("mount")
@@ -151,14 +148,14 @@ impl Disk {
                      end $$",
                 )
                 .await;
-            return Self::Pretended;
+            return Self::Simulated;
         }
         let disk = Self::Small(path.clone());
         let space = path.join("space");
         std::fs::create_dir(&space).expect("an empty folder");
         let server = place.server.as_ref().expect("a server of its own");
         let owner = std::fs::metadata(server.data_dir().join("cluster")).expect("the cluster");
-        chown(&space, Some(owner.uid()), Some(owner.gid())).expect("handed over");
+        chown(&space, Some(owner.uid()), Some(owner.gid())).expect("its new owner");
         place
             .edit(format!(
                 "create tablespace small location '{}'",
@@ -173,7 +170,7 @@ impl Disk {
 
     async fn fill(&self, place: &Place) {
         match self {
-            Self::Pretended => {
+            Self::Simulated => {
                 place
                     .edit("create trigger disk_full before insert on store_visits for each row execute function disk_full()")
                     .await;
@@ -199,7 +196,7 @@ impl Disk {
 
     async fn free(&self, place: &Place) {
         match self {
-            Self::Pretended => place.edit("drop trigger disk_full on store_visits").await,
+            Self::Simulated => place.edit("drop trigger disk_full on store_visits").await,
             Self::Small(path) => {
                 let bigger = Command::new("mount")
                     .args(["-o", "remount,size=64m"])
@@ -207,7 +204,7 @@ impl Disk {
                     .status();
                 assert!(
                     bigger.is_ok_and(|status| status.success()),
-                    "the disk grows"
+                    "the disk can grow"
                 );
             }
         }
@@ -217,30 +214,34 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         if let Self::Small(path) = self {
-            // What cannot be unmounted is a small leak in the temporary directory.
+            // If this fails, a small mount stays in the temporary directory.
             Command::new("umount").arg("-l").arg(path).status().ok();
         }
     }
 }
 
 #[tokio::test]
-async fn a_full_disk_is_told_once_and_nothing_is_lost_when_there_is_room_again() {
+async fn a_full_disk_is_reported_once_and_no_visit_is_lost_when_there_is_space_again() {
     let place = Place::apart().await;
-    let disk = Disk::below(&place).await;
+    let disk = Disk::of(&place).await;
     let rows = Rows::of(&place).await;
     let agent = place.agent().await;
-    rows.go_on(&place).await;
-    let before = warnings(&agent);
+    rows.make_progress(&place).await;
+    let before = agent.warnings();
     disk.fill(&place).await;
     agent.says("No space left on device").await;
     sleep(spell()).await;
     disk.free(&place).await;
-    rows.go_on(&place).await;
-    let told = warnings(&agent) - before;
-    assert!(told <= LINES_A_SPELL, "{told} warnings:\n{}", agent.log());
+    rows.make_progress(&place).await;
+    let warnings = agent.warnings() - before;
+    assert!(
+        warnings <= WARNINGS_MAX,
+        "{warnings} warnings:\n{}",
+        agent.log()
+    );
     let kind = match &disk {
         Disk::Small(_) => "a full disk",
-        Disk::Pretended => "a disk that pretends to be full (mounting is not allowed here)",
+        Disk::Simulated => "a simulated full disk (mounting is not allowed here)",
     };
-    rows.came_once(&place, &agent, kind).await;
+    rows.stored_exactly_once(&place, &agent, kind).await;
 }

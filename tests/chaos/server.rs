@@ -1,4 +1,4 @@
-//! The server itself goes: it crashes and comes back, fails over to a standby, or does not let commits end.
+//! The database server crashes, fails over to a standby, or does not complete commits.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use crate::harness::proxy::Proxy;
 use crate::harness::{Agent, PATIENCE, Place, long, server, wait_until};
 
 #[tokio::test]
-async fn a_server_that_crashes_again_and_again_loses_and_doubles_nothing() {
+async fn a_server_that_crashes_repeatedly_loses_and_duplicates_no_visit() {
     let mut place = Place::apart().await;
     let rows = Rows::of(&place).await;
     let agent = place.agent().await;
     for _ in 0..if long() { 30 } else { 4 } {
-        rows.go_on(&place).await;
+        rows.make_progress(&place).await;
         tokio::time::sleep(Duration::from_millis(rand::random_range(0..900))).await;
         let mode = [StopMode::Immediate, StopMode::Kill][rand::random_range(0..2)];
         let server = place.server.as_mut().expect("a server of its own");
@@ -23,17 +23,18 @@ async fn a_server_that_crashes_again_and_again_loses_and_doubles_nothing() {
         tokio::time::sleep(Duration::from_millis(rand::random_range(0..1_500))).await;
         server.start_again().await.expect("it starts");
     }
-    rows.go_on(&place).await;
-    rows.came_once(&place, &agent, "server crashed").await;
+    rows.make_progress(&place).await;
+    rows.stored_exactly_once(&place, &agent, "server crashed")
+        .await;
 }
 
-/// A primary that everybody reaches by way of a proxy, and a standby that streams from it.
+/// A primary that everybody reaches through a proxy, and a standby that streams from it.
 struct Pair {
     place: Place,
     proxy: Proxy,
     primary: PostgresServer,
     standby: PostgresServer,
-    /// For looks at the standby.
+    /// Connections to the standby.
     copy: PgPool,
     rows: Rows,
     agent: Agent,
@@ -48,10 +49,10 @@ impl Pair {
         let standby = server::standby(&primary, place.folder.path().join("standby")).await;
         let copy = PgPool::connect(&standby.url(database(&place)))
             .await
-            .expect("the standby lets readers in");
+            .expect("the standby accepts connections");
         let rows = Rows::of(&place).await;
         let agent = place.agent().await;
-        rows.go_on(&place).await;
+        rows.make_progress(&place).await;
         Self {
             place,
             proxy,
@@ -63,8 +64,8 @@ impl Pair {
         }
     }
 
-    /// Waits until the standby has what the primary has committed before the call.
-    async fn catches_up(&self) {
+    /// Waits until the standby has what the primary had committed before the call.
+    async fn replicate(&self) {
         let at: String = self.place.ask("select pg_current_wal_lsn()::text").await;
         wait_until("the standby has caught up", PATIENCE, async || {
             self.at_standby(format!("select pg_last_wal_replay_lsn() >= '{at}'"))
@@ -83,8 +84,8 @@ impl Pair {
             .expect("the standby answers")
     }
 
-    /// `kill -9` of the primary; the standby becomes one, and the proxy leads there.
-    async fn fails_over(&mut self) {
+    /// Kills the primary with SIGKILL, promotes the standby, and points the proxy to it.
+    async fn fail_over(&mut self) {
         self.primary
             .stop(StopMode::Kill)
             .await
@@ -101,36 +102,36 @@ fn database(place: &Place) -> &str {
 }
 
 #[tokio::test]
-async fn after_a_fail_over_that_lost_the_newest_visits_they_are_stored_again_with_their_numbers() {
+async fn visits_that_a_fail_over_lost_are_stored_again_with_their_numbers() {
     let mut pair = Pair::start(5).await;
-    pair.catches_up().await;
+    pair.replicate().await;
     for sql in [
         "alter system set primary_conninfo = ''",
         "select pg_reload_conf()",
     ] {
         sqlx::raw_sql(sql).execute(&pair.copy).await.expect(sql);
     }
-    wait_until("nothing is streamed any more", PATIENCE, async || {
+    wait_until("replication has stopped", PATIENCE, async || {
         pair.at_standby("select count(*) = 0 from pg_stat_wal_receiver")
             .await
     })
     .await;
-    pair.rows.go_on(&pair.place).await;
+    pair.rows.make_progress(&pair.place).await;
     let number = format!(
         "select last_number from visit_distribution_progress where distribution_id = '{}'",
         pair.rows.fast
     );
     let before: i64 = pair.place.ask(number.clone()).await;
 
-    pair.fails_over().await;
+    pair.fail_over().await;
     let after: i64 = pair.at_standby(number).await;
     assert!(
         after < before,
         "{after} visits of {before}: nothing was lost"
     );
-    pair.rows.go_on(&pair.place).await;
+    pair.rows.make_progress(&pair.place).await;
     pair.rows
-        .came_once(
+        .stored_exactly_once(
             &pair.place,
             &pair.agent,
             &format!("failed over, {} visits lost", before - after),
@@ -139,51 +140,49 @@ async fn after_a_fail_over_that_lost_the_newest_visits_they_are_stored_again_wit
 }
 
 #[tokio::test]
-async fn an_agent_at_a_standby_says_that_it_cannot_write_and_goes_on_once_that_is_promoted() {
+async fn an_agent_connected_to_a_standby_reports_it_and_works_after_the_promotion() {
     let mut pair = Pair::start(6).await;
-    pair.catches_up().await;
+    pair.replicate().await;
     let url = pair.standby.url(database(&pair.place));
     let waiting = pair.place.start_agent_at(&url).await;
     waiting.says("read-only").await;
     waiting.unready("").await;
 
     pair.agent.kill();
-    pair.fails_over().await;
+    pair.fail_over().await;
     waiting.ready().await;
-    pair.rows.go_on(&pair.place).await;
+    pair.rows.make_progress(&pair.place).await;
     pair.rows
-        .came_once(&pair.place, &waiting, "waited at a standby")
+        .stored_exactly_once(&pair.place, &waiting, "waited at a standby")
         .await;
 }
 
 #[tokio::test]
-async fn commits_that_hang_for_want_of_a_standby_are_waited_for_and_counted_once() {
+async fn commits_that_wait_for_a_missing_standby_are_counted_once() {
     let place = Place::apart().await;
     let rows = Rows::of(&place).await;
     let agent = place.agent().await;
-    rows.go_on(&place).await;
+    rows.make_progress(&place).await;
     let hanging = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'";
     place
         .edit("alter system set synchronous_standby_names = 'nobody'")
         .await;
     place.edit("select pg_reload_conf()").await;
-    wait_until(
-        "a batch's answer does not come",
-        DRAINS_WITHIN,
-        async || count(&agent, UNKNOWN).await > 0,
-    )
+    wait_until("the answer to a batch is lost", DRAINS_WITHIN, async || {
+        count(&agent, UNKNOWN).await > 0
+    })
     .await;
     let most: i64 = place.ask(hanging).await;
     assert!(
         (1..=8).contains(&most),
-        "{most} connections hang in their commit"
+        "{most} connections wait in their commit"
     );
 
     place
         .edit("alter system reset synchronous_standby_names")
         .await;
     place.edit("select pg_reload_conf()").await;
-    rows.go_on(&place).await;
-    rows.came_once(&place, &agent, &format!("commits hung, {most} at once"))
+    rows.make_progress(&place).await;
+    rows.stored_exactly_once(&place, &agent, &format!("commits hung, {most} at once"))
         .await;
 }

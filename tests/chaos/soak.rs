@@ -1,12 +1,11 @@
-//! The soak: every fault at once, for as long as one likes, and every promise looked at each minute.
+//! The soak test: every fault at once, for as long as you like, and every promise checked each minute.
 //!
 //! `VISIT_PACER_SOAK_MINUTES=30 cargo test --locked --test contract soak -- --nocapture`; without the variable a short form
-//! runs. `VISIT_PACER_SOAK_SEED` is what the dice begin with; it is printed.
+//! runs. `VISIT_PACER_SOAK_SEED` seeds its randomness; it is printed.
 //!
-//! A fault holds [`Soak::storm`] to read for as long as it lasts, and heals what it broke; the [`judge`] holds it to write, so
-//! that it looks when nothing is broken. Three agents work, each behind a proxy of its own; the last of them is never killed,
-//! so that its memory, its files and its log can be followed. Postgres, the connections to it, Realtime, the agents, the locks
-//! and the rows are each somebody's to break, all at once.
+//! Each kind of fault is a task: PostgreSQL, the connections, Realtime, the agents, locks, and edits. A fault holds [`Soak::storm`]
+//! for reading while it lasts and repairs what it broke; [`judge`] holds it for writing, so it checks while nothing is broken. Three
+//! agents work, each behind a proxy. The last one is never killed, so its memory, files and log can be followed.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -23,34 +22,35 @@ use visit_pacer::demo::server::{PostgresServer, StopMode};
 use visit_pacer::demo::stack;
 use visit_pacer::domain::secret::Secret;
 
+use crate::chaos::DRAINS_WITHIN;
 use crate::chaos::agents::Crew;
 use crate::chaos::edits::Edited;
 use crate::chaos::realtime::DROP_SLOT;
-use crate::chaos::{DRAINS_WITHIN, oracle};
-use crate::harness::proxy::{Line, Proxy, Transport};
+use crate::harness::proxy::{Direction, Line, Proxy};
 use crate::harness::{Agent, Place, wait_until};
+use crate::oracle::{self, barrier};
 
-/// Agents; all but the last are struck.
+/// Agents; all but the last are killed.
 const AGENTS: u64 = 3;
 /// Rows that are edited.
 const EDITED: usize = 20;
 /// Editors at once.
 const EDITORS: u64 = 3;
-/// Lines of one kind that an agent may write in a minute, at the default level, whatever happens to it.
+/// Warnings of one kind that an agent may log in a minute.
 const LINES_A_MINUTE: u32 = 40;
-/// Realtime is live again, after the longest of an agent's waits.
+/// Realtime is live again, after the longest back-off.
 const READY_WITHIN: Duration = Duration::from_secs(100);
-/// Memory is held flat from this length on: before it, an agent is still filling what it keeps.
+/// From this length on memory must not grow; before, buffers are still filled.
 const FLAT_FROM: Duration = Duration::from_mins(5);
-/// How much more than in the first third of the time an agent may have in the last, and something for the allocator.
+/// How much more memory than in the first third of the time an agent may have in the last, and some for the allocator.
 const GROWTH_MAX: f64 = 1.2;
 const SLACK_KIB: f64 = 8_192.0;
-/// Files that an agent may have open: three connections, sockets, its log, the runtime's own; and many of them just closing.
+/// Files that an agent may have open: connections, sockets, its log, those of the runtime, and many that are closing.
 const FILES_MAX: usize = 100;
-/// A statement of somebody's who is in the way is given up after this time.
+/// Limit of a statement that holds locks.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(20);
 
-/// How long all of it lasts, and how long a storm does between two looks.
+/// How long all of it lasts, and how long faults occur between two checks.
 fn lengths() -> (Duration, Duration) {
     match setting("VISIT_PACER_SOAK_MINUTES") {
         Some(minutes) => (Duration::from_mins(minutes), Duration::from_secs(55)),
@@ -67,7 +67,7 @@ fn setting(wanted: &str) -> Option<u64> {
     )
 }
 
-/// What everybody shares who breaks something.
+/// What the tasks share.
 struct Soak {
     storm: RwLock<()>,
     seed: u64,
@@ -98,8 +98,8 @@ fn millis(dice: &mut Pcg32, from: u64, to: u64) -> Duration {
     Duration::from_millis(dice.random_range(from..to))
 }
 
-/// Agents are killed, stopped, and told to stop.
-async fn strikes(soak: &Soak, crew: &RwLock<Crew<'_>>) {
+/// Kills, freezes and terminates agents.
+async fn strike(soak: &Soak, crew: &RwLock<Crew<'_>>) {
     let mut dice = soak.dice(1);
     loop {
         sleep(millis(&mut dice, 2_000, 8_000)).await;
@@ -108,8 +108,8 @@ async fn strikes(soak: &Soak, crew: &RwLock<Crew<'_>>) {
     }
 }
 
-/// The connections of one agent break.
-async fn breaks_connections(soak: &Soak, proxy: &Proxy, whose: u64) {
+/// Breaks the connections of one agent.
+async fn break_connections(soak: &Soak, proxy: &Proxy, whose: u64) {
     let mut dice = soak.dice(10 + whose);
     loop {
         sleep(millis(&mut dice, 1_000, 9_000)).await;
@@ -141,8 +141,8 @@ async fn breaks_connections(soak: &Soak, proxy: &Proxy, whose: u64) {
                 proxy.admit(true);
                 continue;
             }
-            4 => Line::HalfOpen(Transport::ToClient),
-            5 => Line::HalfOpen(Transport::ToServer),
+            4 => Line::HalfOpen(Direction::ToClient),
+            5 => Line::HalfOpen(Direction::ToServer),
             6 => Line::Slow(6_000),
             _ => Line::Late(Duration::from_millis(200)),
         };
@@ -153,8 +153,8 @@ async fn breaks_connections(soak: &Soak, proxy: &Proxy, whose: u64) {
     }
 }
 
-/// Postgres crashes and comes back.
-async fn crashes(soak: &Soak, server: &mut PostgresServer, every: (u64, u64)) {
+/// Crashes and restarts PostgreSQL.
+async fn crash(soak: &Soak, server: &mut PostgresServer, every: (u64, u64)) {
     let mut dice = soak.dice(2);
     loop {
         sleep(millis(&mut dice, every.0, every.1)).await;
@@ -167,8 +167,8 @@ async fn crashes(soak: &Soak, server: &mut PostgresServer, every: (u64, u64)) {
     }
 }
 
-/// Realtime dies, is deaf, loses and doubles events.
-async fn takes_realtime_away(soak: &Soak, realtime: &mut RealtimeServer, url: &str) {
+/// Kills Realtime, makes it deaf, loses and duplicates events.
+async fn break_realtime(soak: &Soak, realtime: &mut RealtimeServer, url: &str) {
     let mut dice = soak.dice(3);
     loop {
         sleep(millis(&mut dice, 2_000, 9_000)).await;
@@ -194,23 +194,23 @@ async fn takes_realtime_away(soak: &Soak, realtime: &mut RealtimeServer, url: &s
             }
             3 => {
                 soak.count("Realtime's slot dropped");
-                says(url, DROP_SLOT, Duration::ZERO, "").await;
+                run_session(url, DROP_SLOT, Duration::ZERO, "").await;
                 continue;
             }
             4 => EventFault::Drop,
             5 => EventFault::Duplicate,
             _ => EventFault::Reorder,
         };
-        soak.count("events lost, doubled or out of order");
+        soak.count("events lost, duplicated or out of order");
         realtime.faults().set_events(fault);
         sleep(spell).await;
         realtime.faults().set_events(EventFault::None);
     }
 }
 
-/// Somebody connects, says this, stays for a while, says that, and goes. The database may be away.
-async fn says(url: &str, first: &str, stays: Duration, then: &str) {
-    let said = async {
+/// Connects, runs one statement, waits, and runs another. The database may be unavailable.
+async fn run_session(url: &str, first: &str, stays: Duration, then: &str) {
+    let session = async {
         let mut connection = PgConnection::connect(url).await?;
         sqlx::raw_sql(AssertSqlSafe(first.to_owned()))
             .execute(&mut connection)
@@ -221,12 +221,12 @@ async fn says(url: &str, first: &str, stays: Duration, then: &str) {
             .await?;
         connection.close().await
     };
-    // Whether it worked is not the point: nothing may depend on it.
-    let _heard = matches!(timeout(STATEMENT_LIMIT, said).await, Ok(Ok(())));
+    // It may fail; nothing depends on it.
+    let _succeeded = matches!(timeout(STATEMENT_LIMIT, session).await, Ok(Ok(())));
 }
 
-/// Locks are held, and the SQL functions are called.
-async fn is_in_the_way(soak: &Soak, url: &str, edited: &Edited) {
+/// Holds locks and calls the SQL functions.
+async fn hold_locks(soak: &Soak, url: &str, edited: &Edited) {
     let mut dice = soak.dice(4);
     loop {
         sleep(millis(&mut dice, 300, 2_500)).await;
@@ -264,7 +264,7 @@ async fn is_in_the_way(soak: &Soak, url: &str, edited: &Edited) {
                 ),
             ),
             _ => (
-                "status looked at",
+                "status read",
                 "select count(*) from visit_distribution_status".to_owned(),
             ),
         };
@@ -274,12 +274,12 @@ async fn is_in_the_way(soak: &Soak, url: &str, edited: &Edited) {
         } else {
             (Duration::ZERO, "")
         };
-        says(url, &sql, stays, then).await;
+        run_session(url, &sql, stays, then).await;
     }
 }
 
-/// An editor at random work, some ten edits a second; one who loses the database connects again.
-async fn edits(soak: &Soak, url: &str, edited: &Edited, whose: u64) {
+/// Edits some ten times a second, and reconnects when the connection is lost.
+async fn edit(soak: &Soak, url: &str, edited: &Edited, whose: u64) {
     let mut dice = soak.dice(20 + whose);
     loop {
         let Ok(Ok(mut connection)) = timeout(STATEMENT_LIMIT, PgConnection::connect(url)).await
@@ -298,7 +298,7 @@ async fn edits(soak: &Soak, url: &str, edited: &Edited, whose: u64) {
     }
 }
 
-/// What a process has: memory in KiB, and open files.
+/// The memory of a process in KiB, and its open files.
 fn held_by(agent: &Agent) -> (u32, usize) {
     let folder = format!("/proc/{}", agent.pid());
     let status = std::fs::read_to_string(format!("{folder}/status")).unwrap_or_default();
@@ -311,19 +311,19 @@ fn held_by(agent: &Agent) -> (u32, usize) {
     (resident, files)
 }
 
-/// Warnings and errors of a log by their words: how often in all, and in one minute at the most.
+/// Warnings and errors of a log by message: how many in total, and in one minute at most.
 fn warnings(log: &str) -> BTreeMap<String, (u32, u32)> {
     let mut by_minute = BTreeMap::<(String, String), u32>::new();
     for line in log.lines() {
         let mut words = line.split_whitespace();
-        let (Some(sequence), Some("WARN" | "ERROR")) = (words.next(), words.next()) else {
+        let (Some(timestamp), Some("WARN" | "ERROR")) = (words.next(), words.next()) else {
             continue;
         };
         let said: Vec<String> = words
             .take_while(|word| !word.contains('='))
             .map(|word| word.replace(|letter: char| letter.is_ascii_digit(), "#"))
             .collect();
-        let minute = sequence.chars().take("2026-01-01T00:00".len()).collect();
+        let minute = timestamp.chars().take("2026-01-01T00:00".len()).collect();
         *by_minute.entry((said.join(" "), minute)).or_default() += 1;
     }
     let mut warnings = BTreeMap::<String, (u32, u32)>::new();
@@ -335,19 +335,19 @@ fn warnings(log: &str) -> BTreeMap<String, (u32, u32)> {
     warnings
 }
 
-/// What the judge goes by.
+/// What is judged.
 struct Judged<'a> {
     place: &'a Place,
     crew: &'a RwLock<Crew<'a>>,
     edited: &'a Edited,
     neighbours: [Uuid; 2],
-    /// Memory of the agent that is never killed, in KiB, second by second.
+    /// Memory of the agent that is never killed, in KiB, of each second.
     memory: Vec<u32>,
 }
 
 impl Judged<'_> {
-    /// Lets it storm for a while, with an eye on the memory of the agent that is never killed.
-    async fn watches_for(&mut self, storm: Duration, pid: nix::unistd::Pid) {
+    /// Lets the faults occur for a while, and records the memory of the agent that is never killed.
+    async fn watch_for(&mut self, storm: Duration, pid: nix::unistd::Pid) {
         let until = Instant::now() + storm;
         while Instant::now() < until {
             sleep(Duration::from_secs(1)).await;
@@ -359,20 +359,14 @@ impl Judged<'_> {
         }
     }
 
-    /// All promises, with nothing broken; what was stored since a moment is looked at for what its row allowed. Says in a
-    /// line how it stands.
-    async fn looks(&self, soak: &Soak, since: &str) -> String {
+    /// Checks all promises, of the visits stored since a moment. Returns a line of figures.
+    async fn check(&self, soak: &Soak, since: &str) -> String {
         let place = self.place;
-        oracle::calms(place, &self.edited.condition()).await;
+        self.edited.calm_down(place).await;
         oracle::all_are_on_their_curves(place, DRAINS_WITHIN).await;
-        oracle::promises_hold(place, since).await;
+        barrier::promises_hold(place, since).await;
         let [gap, visits] = [
-            oracle::longest_gap(
-                place,
-                &format!("distribution_id = '{}'", self.neighbours[0]),
-                since,
-            )
-            .await,
+            oracle::longest_gap(place, &oracle::visits_of(self.neighbours[0]), since).await,
             place.ask("select count(*)::float8 from store_visits").await,
         ];
         let held: Vec<String> = self
@@ -396,14 +390,17 @@ impl Judged<'_> {
         )
     }
 
-    /// The figures at the end, of the agent that was never killed.
-    async fn concludes(&self, length: Duration) {
+    /// Checks and prints the figures of the agent that was never killed.
+    async fn conclude(&self, length: Duration) {
         let crew = self.crew.read().await;
         let steady = crew.agents().last().expect("the last one");
-        println!("warnings of the agent that was never killed: in all, in a minute at the most");
+        println!("warnings of the agent that was never killed: in total, in a minute at most");
         for (said, (all, most)) in warnings(&steady.log()) {
             println!("{all:6} {most:4}  {said}");
-            assert!(most <= LINES_A_MINUTE, "{most} lines in a minute: {said}");
+            assert!(
+                most <= LINES_A_MINUTE,
+                "{most} warnings in a minute: {said}"
+            );
         }
         let third = self.memory.len() / 3;
         let most = |part: &[u32]| f64::from(part.iter().copied().max().unwrap_or(0));
@@ -412,7 +409,7 @@ impl Judged<'_> {
             most(&self.memory[self.memory.len() - third..]),
         );
         println!(
-            "its memory: {:.1} MiB at the most in the first third, {:.1} in the last",
+            "its memory: at most {:.1} MiB in the first third, {:.1} in the last",
             first / 1024.0,
             last / 1024.0
         );
@@ -425,7 +422,7 @@ impl Judged<'_> {
     }
 }
 
-/// Looks after each storm; ends when the time is over, with all rows ended and every visit there.
+/// Checks after each storm. In the end, ends all rows and expects every visit.
 async fn judge(soak: &Soak, mut judged: Judged<'_>) {
     let place = judged.place;
     let (length, storm) = lengths();
@@ -440,37 +437,37 @@ async fn judge(soak: &Soak, mut judged: Judged<'_>) {
     let began = Instant::now();
     let mut since = "-infinity".to_owned();
     while began.elapsed() < length {
-        judged.watches_for(storm, pid).await;
+        judged.watch_for(storm, pid).await;
         let _calm = soak.storm.write().await;
-        // What was under way at this look was created before it, and is looked at by the next.
+        // What is in progress at this check has an earlier created_at, and is checked by the next.
         let next: String = place
             .ask("select (clock_timestamp() - interval '1 minute')::text")
             .await;
-        let seen = judged.looks(soak, &since).await;
-        println!("{:4} s: {seen}", began.elapsed().as_secs());
+        let figures = judged.check(soak, &since).await;
+        println!("{:4} s: {figures}", began.elapsed().as_secs());
         since = next;
     }
     let _calm = soak.storm.write().await;
-    // The storm had a moment more since the last look: its faults are to pass, and its edits to slow nobody down.
-    judged.looks(soak, &since).await;
+    // Faults and edits since the last check must not affect what follows.
+    judged.check(soak, &since).await;
     for row in judged.neighbours {
         wait_until("a neighbour is on its curve", DRAINS_WITHIN, async || {
             place.seconds_off_the_curve(row).await.is_empty()
         })
         .await;
     }
-    oracle::all_come_once(place, DRAINS_WITHIN).await;
-    oracle::promises_hold(place, &since).await;
+    oracle::all_stored_exactly_once(place, oracle::ALL, DRAINS_WITHIN).await;
+    barrier::promises_hold(place, &since).await;
     for agent in judged.crew.read().await.agents() {
         wait_until("the agent is ready again", READY_WITHIN, async || {
             agent.get("/readyz").await.0 == 200
         })
         .await;
     }
-    judged.concludes(length).await;
+    judged.conclude(length).await;
 }
 
-/// A Realtime server that is somebody's to kill, beside that of the place; and a key for it.
+/// A Realtime server that may be killed, beside that of the place, and a key for it.
 async fn realtime(place: &Place) -> (RealtimeServer, Secret) {
     let secret = Secret::new(format!("{:064x}", rand::random::<u128>()));
     let key = stack::service_key(&secret);
@@ -479,10 +476,10 @@ async fn realtime(place: &Place) -> (RealtimeServer, Secret) {
 }
 
 #[tokio::test]
-async fn soak_every_fault_at_once_and_every_visit_that_was_due_is_stored_once() {
+async fn soak_with_every_fault_at_once_every_due_visit_is_stored_once() {
     let mut place = Place::apart().await;
     let mut server = place.server.take().expect("a server of its own");
-    oracle::notes_edits(&place).await;
+    barrier::record_edits(&place).await;
     let seed = setting("VISIT_PACER_SOAK_SEED").unwrap_or_else(rand::random);
     println!("VISIT_PACER_SOAK_SEED={seed}");
     let soak = Soak {
@@ -497,21 +494,18 @@ async fn soak_every_fault_at_once_and_every_visit_that_was_due_is_stored_once() 
     let edited = Edited::new(&place, EDITED).await;
 
     let (mut realtime, key) = realtime(&place).await;
-    let told = [
-        ("SUPABASE_URL", realtime.supabase_url()),
-        ("SUPABASE_SERVICE_ROLE_KEY", key.expose().to_owned()),
-    ];
     let (mut proxies, mut environments) = (Vec::new(), Vec::new());
     for agent in 0_u64..AGENTS {
         let proxy = Proxy::to(place.port(), seed.wrapping_add(agent)).await;
-        let mut environment: BTreeMap<String, String> = place.environment().into_iter().collect();
-        environment.insert("DATABASE_URL".to_owned(), proxy.url(&place.url));
-        environment.extend(told.clone().map(|(name, value)| (name.to_owned(), value)));
-        environments.push(environment.into_iter().collect());
+        environments.push(place.environment_with(&[
+            ("DATABASE_URL", &proxy.url(&place.url)),
+            ("SUPABASE_URL", &realtime.supabase_url()),
+            ("SUPABASE_SERVICE_ROLE_KEY", key.expose()),
+        ]));
         proxies.push(proxy);
     }
     let crew = RwLock::new(Crew::start(&place.folder, environments).await);
-    wait_until("the rows are paced", DRAINS_WITHIN, async || {
+    wait_until("visits are stored", DRAINS_WITHIN, async || {
         place.stored(neighbours[0]).await > 40
     })
     .await;
@@ -525,17 +519,17 @@ async fn soak_every_fault_at_once_and_every_visit_that_was_due_is_stored_once() 
     let url = place.url.as_str();
     let storm = async {
         tokio::join!(
-            strikes(&soak, &crew),
+            strike(&soak, &crew),
             futures_util::future::join_all(
                 (0_u64..)
                     .zip(&proxies)
-                    .map(|(whose, proxy)| breaks_connections(&soak, proxy, whose))
+                    .map(|(whose, proxy)| break_connections(&soak, proxy, whose))
             ),
-            crashes(&soak, &mut server, crashes_every),
-            takes_realtime_away(&soak, &mut realtime, url),
-            is_in_the_way(&soak, url, &edited),
+            crash(&soak, &mut server, crashes_every),
+            break_realtime(&soak, &mut realtime, url),
+            hold_locks(&soak, url, &edited),
             futures_util::future::join_all(
-                (0..EDITORS).map(|whose| edits(&soak, url, &edited, whose))
+                (0..EDITORS).map(|whose| edit(&soak, url, &edited, whose))
             ),
         )
     };
@@ -548,6 +542,6 @@ async fn soak_every_fault_at_once_and_every_visit_that_was_due_is_stored_once() 
     };
     tokio::select! {
         () = judge(&soak, judged) => {}
-        _ = storm => unreachable!("it storms for ever"),
+        _ = storm => unreachable!("the faults never end"),
     }
 }

@@ -1,19 +1,19 @@
-//! The connections to the database break, in each way that a network has.
+//! The connections to the database break, in every way a network has.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::chaos::{DRAINS_WITHIN, Rows, UNKNOWN, count};
 use crate::harness::pooler::{Via, directly_and_pooled};
-use crate::harness::proxy::{Line, Proxy, Transport};
+use crate::harness::proxy::{Direction, Line, Proxy};
 use crate::harness::{Agent, Place, long, port, wait_until};
 
-/// How long a fault lasts that has no end of its own.
+/// How long a fault lasts that does not end by itself.
 fn spell() -> Duration {
     Duration::from_secs(if long() { 60 } else { 8 })
 }
 
-/// A place, its rows, and an agent that reaches the database by way of a proxy.
+/// A place, its rows, and an agent that reaches the database through a proxy.
 async fn start(via: Via, seed: u64) -> (Place, Rows, Proxy, Agent) {
     let place = via.place().await;
     let way_in = place.agents_url();
@@ -21,7 +21,7 @@ async fn start(via: Via, seed: u64) -> (Place, Rows, Proxy, Agent) {
     let rows = Rows::of(&place).await;
     let agent = place.start_agent_at(&proxy.url(&way_in)).await;
     agent.ready().await;
-    rows.go_on(&place).await;
+    rows.make_progress(&place).await;
     (place, rows, proxy, agent)
 }
 
@@ -32,23 +32,20 @@ async fn reaches(what: &str, counter: &AtomicU64, times: u64) {
     .await;
 }
 
-directly_and_pooled!(
-    connections_that_are_cut_in_the_middle_of_statements_and_answers_lose_and_double_nothing
-);
-async fn connections_that_are_cut_in_the_middle_of_statements_and_answers_lose_and_double_nothing(
-    via: Via,
-) {
+directly_and_pooled!(connections_cut_within_statements_and_answers_lose_and_duplicate_no_visit);
+async fn connections_cut_within_statements_and_answers_lose_and_duplicate_no_visit(via: Via) {
     let (place, rows, proxy, agent) = start(via, 1).await;
     let (cuts, unknown) = if long() { (200, 30) } else { (8, 2) };
     proxy.cut_within(Some(6_000));
     reaches("cuts", &proxy.happened().cuts, cuts).await;
-    wait_until("cuts have met batches", DRAINS_WITHIN, async || {
+    wait_until("cuts hit batches", DRAINS_WITHIN, async || {
         count(&agent, UNKNOWN).await >= unknown
     })
     .await;
     proxy.cut_within(None);
-    rows.go_on(&place).await;
-    rows.came_once(&place, &agent, "connections cut").await;
+    rows.make_progress(&place).await;
+    rows.stored_exactly_once(&place, &agent, "connections cut")
+        .await;
 }
 
 directly_and_pooled!(
@@ -59,41 +56,39 @@ async fn a_batch_whose_answer_is_lost_after_its_commit_is_read_back_and_not_stor
     for round in 1..=if long() { 40 } else { 5 } {
         proxy.lose_answers(1);
         reaches("lost answers", &proxy.happened().answers_lost, round).await;
-        rows.go_on(&place).await;
+        rows.make_progress(&place).await;
         assert!(count(&agent, UNKNOWN).await >= round);
     }
-    rows.came_once(&place, &agent, "answers lost after commit")
+    rows.stored_exactly_once(&place, &agent, "answers lost after commit")
         .await;
 }
 
-/// One way swallows everything until a batch is given up for it.
-async fn half_open(transport: Transport, seed: u64, what: &str) {
+/// One direction swallows everything until the agent gives a batch up.
+async fn half_open(direction: Direction, seed: u64, what: &str) {
     let (place, rows, proxy, agent) = start(Via::Direct, seed).await;
-    proxy.line(Line::HalfOpen(transport));
-    wait_until(
-        "a batch's answer does not come",
-        DRAINS_WITHIN,
-        async || count(&agent, UNKNOWN).await > 0,
-    )
+    proxy.line(Line::HalfOpen(direction));
+    wait_until("the answer to a batch is lost", DRAINS_WITHIN, async || {
+        count(&agent, UNKNOWN).await > 0
+    })
     .await;
     proxy.line(Line::Passes);
     assert!(proxy.happened().swallowed.load(Ordering::Relaxed) > 0);
-    rows.go_on(&place).await;
-    rows.came_once(&place, &agent, what).await;
+    rows.make_progress(&place).await;
+    rows.stored_exactly_once(&place, &agent, what).await;
 }
 
 #[tokio::test]
-async fn a_connection_whose_answers_vanish_is_given_up_and_its_batch_read_back() {
-    half_open(Transport::ToClient, 3, "answers vanish").await;
+async fn a_connection_whose_answers_vanish_is_abandoned_and_its_batch_read_back() {
+    half_open(Direction::ToClient, 3, "answers vanish").await;
 }
 
 #[tokio::test]
-async fn a_connection_whose_statements_vanish_is_given_up_and_its_batch_stored_by_another() {
-    half_open(Transport::ToServer, 7, "statements vanish").await;
+async fn a_connection_whose_statements_vanish_is_abandoned_and_its_batch_stored_over_another() {
+    half_open(Direction::ToServer, 7, "statements vanish").await;
 }
 
 #[tokio::test]
-async fn a_slow_line_a_late_one_and_none_at_all_only_delay_what_is_due() {
+async fn slow_late_dead_and_refused_connections_only_delay_visits() {
     let (place, rows, proxy, agent) = start(Via::Direct, 4).await;
     for line in [
         Line::Slow(6_000),
@@ -103,13 +98,13 @@ async fn a_slow_line_a_late_one_and_none_at_all_only_delay_what_is_due() {
         proxy.line(line);
         tokio::time::sleep(spell()).await;
         proxy.line(Line::Passes);
-        rows.go_on(&place).await;
+        rows.make_progress(&place).await;
     }
     proxy.admit(false);
     proxy.cut();
     reaches("refused connects", &proxy.happened().refused, 3).await;
     proxy.admit(true);
-    rows.go_on(&place).await;
-    rows.came_once(&place, &agent, "slow, late, dead, refused")
+    rows.make_progress(&place).await;
+    rows.stored_exactly_once(&place, &agent, "slow, late, dead, refused")
         .await;
 }

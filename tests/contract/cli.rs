@@ -1,4 +1,4 @@
-//! The command line: what is wrong is told in one clear line, with its exit code, without a panic and without a key.
+//! The command line: an error is one clear line with an exit code, without a panic and without a secret.
 
 use std::fs::File;
 use std::process::Stdio;
@@ -8,18 +8,14 @@ use tokio::process::Command;
 use visit_pacer::postgres::migrations::MIGRATIONS;
 
 use crate::harness::pooler::{Via, directly_and_pooled};
-use crate::harness::{Agent, Outcome, PATIENCE, Place, agent, server, wait_until};
+use crate::harness::{Agent, Outcome, PATIENCE, Place, agent, changed, server, url_as, wait_until};
 
 const USAGE: Option<i32> = Some(2);
 const CONFIG: Option<i32> = Some(78);
 
-/// `visit-pacer run` with one setting changed, to its end.
+/// `visit-pacer run` with one variable changed, to its end.
 async fn run_with(place: &Place, name: &str, value: &str) -> Outcome {
-    let mut environment = place.environment();
-    environment.retain(|(known, _)| known != name);
-    if !value.is_empty() {
-        environment.push((name.to_owned(), value.to_owned()));
-    }
+    let environment = place.environment_with(&[(name, value)]);
     agent::command(&place.folder, &["run"], &environment).await
 }
 
@@ -41,7 +37,7 @@ fn says_in_one_line(outcome: &Outcome, code: Option<i32>, words: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_setting_that_is_missing_malformed_or_said_twice_is_refused_with_78() {
+async fn a_setting_that_is_missing_malformed_or_given_twice_is_refused_with_78() {
     let place = Place::new().await;
     let names = ["SUPABASE_DB_URL", "DATABASE_URL"];
     says_in_one_line(&run_with(&place, "DATABASE_URL", "").await, CONFIG, &names);
@@ -79,12 +75,10 @@ async fn a_setting_that_is_missing_malformed_or_said_twice_is_refused_with_78() 
 #[tokio::test]
 async fn a_mistyped_parameter_of_the_database_url_is_not_repeated_at_any_level() {
     let place = Place::new().await;
-    let mut environment = place.environment();
-    environment.retain(|(name, _)| name != "DATABASE_URL");
     let (server, _) = place.url.rsplit_once('/').expect("a database");
     let url = format!("{server}/nowhere?passwrd=hunter2");
-    environment.push(("DATABASE_URL".to_owned(), url));
-    environment.push(("VISIT_PACER_LOG".to_owned(), "trace".to_owned()));
+    let environment =
+        place.environment_with(&[("DATABASE_URL", &url), ("VISIT_PACER_LOG", "trace")]);
     let outcome = agent::command(&place.folder, &["run"], &environment).await;
     assert_eq!(outcome.code, CONFIG, "{outcome:?}");
     assert!(!outcome.said.contains("hunter2"), "{outcome:?}");
@@ -93,11 +87,10 @@ async fn a_mistyped_parameter_of_the_database_url_is_not_repeated_at_any_level()
 directly_and_pooled!(a_login_or_database_that_is_refused_at_the_first_connect_ends_with_78);
 async fn a_login_or_database_that_is_refused_at_the_first_connect_ends_with_78(via: Via) {
     let place = via.place().await;
-    let mut wrong = url::Url::parse(&place.agents_url()).expect("a URL");
-    wrong
-        .set_password(Some("not-the-password"))
-        .expect("a host");
-    let refused = run_with(&place, "DATABASE_URL", wrong.as_str()).await;
+    let url = place.agents_url();
+    let user = url::Url::parse(&url).expect("a URL").username().to_owned();
+    let wrong = url_as(&url, &user, "not-the-password");
+    let refused = run_with(&place, "DATABASE_URL", &wrong).await;
     says_in_one_line(&refused, CONFIG, &["login refused", "password"]);
     assert!(!refused.said.contains("not-the-password"));
     let mut elsewhere = url::Url::parse(&place.agents_url()).expect("a URL");
@@ -107,7 +100,7 @@ async fn a_login_or_database_that_is_refused_at_the_first_connect_ends_with_78(v
 }
 
 #[tokio::test]
-async fn a_schema_that_is_missing_or_old_ends_with_78_and_names_the_command_that_mends_it() {
+async fn a_missing_or_old_schema_ends_with_78_and_the_error_names_the_command_that_fixes_it() {
     let place = Place::new().await;
     let empty = server::database().await;
     let missing = run_with(&place, "DATABASE_URL", &empty).await;
@@ -125,17 +118,17 @@ async fn a_schema_that_is_missing_or_old_ends_with_78_and_names_the_command_that
             "visit-pacer migrate",
         ],
     );
-    let mended = place.command(&["migrate"]).await;
+    let migrated = place.command(&["migrate"]).await;
     assert!(
-        mended.code == Some(0) && mended.said.contains("applied"),
-        "{mended:?}"
+        migrated.code == Some(0) && migrated.said.contains("applied"),
+        "{migrated:?}"
     );
     let mut agent = place.agent().await;
     assert!(agent.terminate().await.success());
 }
 
 #[tokio::test]
-async fn what_cannot_be_parsed_is_usage_and_ends_with_2() {
+async fn arguments_that_cannot_be_parsed_end_with_2() {
     let place = Place::new().await;
     for arguments in [
         &["frobnicate"][..],
@@ -160,7 +153,7 @@ async fn what_cannot_be_parsed_is_usage_and_ends_with_2() {
 }
 
 #[tokio::test]
-async fn sigterm_finishes_what_is_in_hand_says_goodbye_and_exits_0() {
+async fn sigterm_finishes_the_present_work_deletes_the_agents_row_and_exits_0() {
     let place = Place::new().await;
     let row = place.insert(1_000_000, "500 a second", "null").await;
     let mut agent = place.agent().await;
@@ -171,7 +164,7 @@ async fn sigterm_finishes_what_is_in_hand_says_goodbye_and_exits_0() {
             .ask::<i64>("select count(*) from visit_pacer_agents")
             .await,
         0,
-        "its row is gone"
+        "its row is deleted"
     );
     wait_until("its channel is closed", PATIENCE, async || {
         place.realtime.faults().subscribers() == 0
@@ -208,7 +201,7 @@ async fn sigterm_finishes_what_is_in_hand_says_goodbye_and_exits_0() {
 }
 
 #[tokio::test]
-async fn the_address_in_use_is_named() {
+async fn an_address_in_use_is_named() {
     let place = Place::new().await;
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0")
         .await
@@ -221,12 +214,10 @@ async fn the_address_in_use_is_named() {
 #[tokio::test]
 async fn a_flag_goes_before_the_environment_and_the_environment_before_the_env_file() {
     let place = Place::new().await;
-    let listen = |text: &str| vec![("VISIT_PACER_LISTEN".to_owned(), text.to_owned())];
+    let listen = |text: &str| changed(Vec::new(), &[("VISIT_PACER_LISTEN", text)]);
     let lines: Vec<String> = place
-        .environment()
+        .environment_with(&[("VISIT_PACER_LISTEN", "'of the file'")])
         .into_iter()
-        .filter(|(name, _)| name != "VISIT_PACER_LISTEN")
-        .chain(listen("'of the file'"))
         .map(|(name, value)| format!("{name}={value}"))
         .collect();
     std::fs::write(place.folder.path().join(".env"), lines.join("\n")).expect("a file");
@@ -247,7 +238,7 @@ async fn a_flag_goes_before_the_environment_and_the_environment_before_the_env_f
 }
 
 #[tokio::test]
-async fn status_shows_rows_and_agents_and_sync_says_what_it_found() {
+async fn status_shows_distributions_and_agents_and_sync_reports_what_it_found() {
     let place = Place::new().await;
     let row = place.insert(30, "30 a second", "null").await;
     let _agent = place.agent().await;
@@ -279,7 +270,7 @@ async fn status_shows_rows_and_agents_and_sync_says_what_it_found() {
     assert_eq!(
         place.stored(row).await,
         20,
-        "nothing is stored again unless somebody asks for it"
+        "nothing is stored again without --lower"
     );
     let lowered = place.command(&["sync", "--lower"]).await;
     assert!(lowered.said.contains("stored again"), "{lowered:?}");
@@ -298,7 +289,7 @@ async fn status_shows_rows_and_agents_and_sync_says_what_it_found() {
 }
 
 #[tokio::test]
-async fn migrate_print_is_sql_that_a_database_takes_and_changes_nothing_itself() {
+async fn migrate_print_prints_sql_that_runs_and_changes_nothing_itself() {
     let place = Place::new().await;
     let empty = server::database().await;
     let printed = agent::command(&place.folder, &["migrate", "--print"], &[]).await;
@@ -314,7 +305,7 @@ async fn migrate_print_is_sql_that_a_database_takes_and_changes_nothing_itself()
 }
 
 #[tokio::test]
-async fn a_monitor_reads_one_line_and_the_exit_code_of_its_convention() {
+async fn status_check_prints_one_line_and_ends_with_the_exit_codes_of_monitoring_plugins() {
     let place = Place::new().await;
     let row = place.insert(30, "30 a second", "null").await;
     let without = place.command(&["status", "--check"]).await;
@@ -340,7 +331,7 @@ async fn a_monitor_reads_one_line_and_the_exit_code_of_its_convention() {
 }
 
 #[tokio::test]
-async fn shells_take_their_completions_and_every_subcommand_has_a_manual_page() {
+async fn completions_are_valid_and_every_subcommand_has_a_manual_page() {
     let place = Place::new().await;
     let script = place.command(&["completions", "bash"]).await;
     assert_eq!(script.code, Some(0), "{script:?}");

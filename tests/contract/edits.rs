@@ -1,21 +1,19 @@
-//! Table edits drive behaviour: after each kind of edit the curve is the contract's, to the visit.
-
-use uuid::Uuid;
+//! Table edits drive behaviour: after each kind of edit the visits are exactly those of the new curve.
 
 use crate::harness::pooler::{Via, directly_and_pooled};
 use crate::harness::{PATIENCE, Place, wait_until};
 
 directly_and_pooled!(
-    each_edit_of_the_pace_takes_effect_and_the_seconds_after_it_follow_the_new_curve
+    each_edit_of_the_rate_takes_effect_and_the_seconds_after_it_follow_the_new_curve
 );
-async fn each_edit_of_the_pace_takes_effect_and_the_seconds_after_it_follow_the_new_curve(
+async fn each_edit_of_the_rate_takes_effect_and_the_seconds_after_it_follow_the_new_curve(
     via: Via,
 ) {
     let place = via.place().await;
     let _agent = place.agent().await;
     let mut rows = Vec::new();
-    for pace in ["20 a second", "60 a second", "40 a minute", "1200 a minute"] {
-        rows.push(place.insert(1_000_000, pace, "interval '1 hour'").await);
+    for rate in ["20 a second", "60 a second", "40 a minute", "1200 a minute"] {
+        rows.push(place.insert(1_000_000, rate, "interval '1 hour'").await);
     }
     for row in &rows {
         place.has_stored(*row, 1).await;
@@ -44,11 +42,9 @@ async fn each_edit_of_the_pace_takes_effect_and_the_seconds_after_it_follow_the_
 }
 
 directly_and_pooled!(
-    a_total_that_is_lowered_below_what_is_distributed_stops_the_row_and_raised_again_it_goes_on
+    a_total_below_what_is_distributed_stops_the_row_and_a_raised_total_continues_it
 );
-async fn a_total_that_is_lowered_below_what_is_distributed_stops_the_row_and_raised_again_it_goes_on(
-    via: Via,
-) {
+async fn a_total_below_what_is_distributed_stops_the_row_and_a_raised_total_continues_it(via: Via) {
     let place = via.place().await;
     let _agent = place.agent().await;
     let row = place.insert(100_000, "100 a second", "null").await;
@@ -56,12 +52,11 @@ async fn a_total_that_is_lowered_below_what_is_distributed_stops_the_row_and_rai
     place.has_stored(row, 150).await;
     place.set(row, "total_visits = 50").await;
     let lowered_at = place.stored(row).await;
-    let seen = place.stored(beside).await;
-    place.has_stored(beside, seen + 40).await;
+    place.stores_more(beside, 40).await;
     assert_eq!(
         place.stored(row).await,
         lowered_at,
-        "visits beyond a total that was lowered"
+        "visits beyond a lowered total"
     );
     assert_eq!(place.look(row).await.status, "completed");
 
@@ -70,8 +65,8 @@ async fn a_total_that_is_lowered_below_what_is_distributed_stops_the_row_and_rai
     place.finish(&[row, beside]).await;
 }
 
-directly_and_pooled!(a_window_that_is_moved_away_stops_the_row_until_it_opens_again);
-async fn a_window_that_is_moved_away_stops_the_row_until_it_opens_again(via: Via) {
+directly_and_pooled!(a_window_that_is_moved_to_the_future_stops_the_row_until_it_opens);
+async fn a_window_that_is_moved_to_the_future_stops_the_row_until_it_opens(via: Via) {
     let place = via.place().await;
     let _agent = place.agent().await;
     let row = place
@@ -98,9 +93,9 @@ async fn a_window_that_is_moved_away_stops_the_row_until_it_opens_again(via: Via
 }
 
 directly_and_pooled!(
-    a_deleted_row_stops_at_once_keeps_its_visits_and_inserted_again_it_goes_on_counting
+    a_deleted_row_stops_at_once_keeps_its_visits_and_continues_its_numbers_when_it_is_inserted_again
 );
-async fn a_deleted_row_stops_at_once_keeps_its_visits_and_inserted_again_it_goes_on_counting(
+async fn a_deleted_row_stops_at_once_keeps_its_visits_and_continues_its_numbers_when_it_is_inserted_again(
     via: Via,
 ) {
     let place = via.place().await;
@@ -112,37 +107,28 @@ async fn a_deleted_row_stops_at_once_keeps_its_visits_and_inserted_again_it_goes
         .edit(format!("delete from visit_distribution where id = '{row}'"))
         .await;
     let deleted_at = place.stored(row).await;
-    let seen = place.stored(beside).await;
-    place.has_stored(beside, seen + 40).await;
+    place.stores_more(beside, 40).await;
     assert_eq!(
         place.stored(row).await,
         deleted_at,
-        "visits of a row that is gone"
+        "visits of a deleted row"
     );
 
+    let again = place.row().with("id", format!("'{row}'"));
     place
-        .edit(format!(
-            "insert into visit_distribution (id, partner_id, total_visits, time_period, visits_per_unit)
-             values ('{row}', '{}', 100000, 'second', 400)",
-            place.partner
-        ))
+        .insert_rows(&again.total(100_000).rate("400 a second"))
         .await;
     place.has_stored(row, deleted_at + 100).await;
     place.finish(&[row, beside]).await;
 }
 
-directly_and_pooled!(a_row_whose_partner_changed_goes_on_for_the_new_one);
-async fn a_row_whose_partner_changed_goes_on_for_the_new_one(via: Via) {
+directly_and_pooled!(a_row_whose_partner_changed_continues_for_the_new_one);
+async fn a_row_whose_partner_changed_continues_for_the_new_one(via: Via) {
     let place = via.place().await;
     let _agent = place.agent().await;
     let row = place.insert(100_000, "100 a second", "null").await;
     place.has_stored(row, 100).await;
-    let other = Uuid::from_u128(rand::random());
-    place
-        .edit(format!(
-            "insert into partners (id, name) values ('{other}', 'another')"
-        ))
-        .await;
+    let other = place.new_partner().await;
     place.set(row, &format!("partner_id = '{other}'")).await;
     let changed_at = place.stored(row).await;
     place.has_stored(row, changed_at + 100).await;
@@ -159,8 +145,8 @@ async fn a_row_whose_partner_changed_goes_on_for_the_new_one(via: Via) {
     );
 }
 
-directly_and_pooled!(a_truncate_stops_everything_and_touches_no_visit);
-async fn a_truncate_stops_everything_and_touches_no_visit(via: Via) {
+directly_and_pooled!(a_truncate_stops_all_rows_and_changes_no_visit);
+async fn a_truncate_stops_all_rows_and_changes_no_visit(via: Via) {
     let place = via.place().await;
     let agent = place.agent().await;
     let rows = [
@@ -171,12 +157,9 @@ async fn a_truncate_stops_everything_and_touches_no_visit(via: Via) {
         place.has_stored(row, 5).await;
     }
     place.edit("truncate visit_distribution").await;
-    let left: i64 = place.ask("select count(*) from store_visits").await;
+    let left = place.all_stored().await;
     place.agents_work_for(3).await;
-    assert_eq!(
-        place.ask::<i64>("select count(*) from store_visits").await,
-        left
-    );
+    assert_eq!(place.all_stored().await, left);
     for row in rows {
         place.ledger_is_sound(row).await;
     }
@@ -201,18 +184,14 @@ async fn edits_of_other_columns_change_nothing() {
         .await;
     for _ in 0..10 {
         place.set(row, "updated_at = clock_timestamp(), config_version = 3, anchor_units = 0, total_distributed = 7").await;
-        let seen = place.stored(row).await;
-        place.has_stored(row, seen + 1).await;
+        place.stores_more(row, 1).await;
     }
     let now: i64 = place
         .ask(format!(
             "select config_version from visit_distribution where id = '{row}'"
         ))
         .await;
-    assert_eq!(
-        now, version,
-        "what our trigger writes is written by it alone"
-    );
+    assert_eq!(now, version, "only the trigger writes these columns");
     assert_eq!(place.seconds_off_the_curve(row).await, [""; 0]);
     place.finishes(row).await;
 }

@@ -1,9 +1,9 @@
-//! What was asked for is kept as history, each edit with its curve; and the report that draws it.
+//! The history of edits, each with its curve, and the report that draws it.
 
 use crate::harness::Place;
 
 #[tokio::test]
-async fn each_edit_of_the_pace_is_kept_with_who_made_it_a_write_back_is_none_and_it_goes_with_the_row()
+async fn each_edit_of_the_rate_is_kept_with_its_editor_write_backs_are_not_and_the_history_is_deleted_with_the_row()
  {
     let place = Place::new().await;
     let _agent = place.agent().await;
@@ -35,7 +35,7 @@ async fn each_edit_of_the_pace_is_kept_with_who_made_it_a_write_back_is_none_and
 }
 
 #[tokio::test]
-async fn no_more_than_some_two_hundred_edits_of_a_row_are_kept() {
+async fn about_two_hundred_edits_of_a_row_are_kept() {
     let place = Place::new().await;
     let row = place.insert(1_000_000, "20 a second", "null").await;
     for turn in 0..400 {
@@ -50,7 +50,7 @@ async fn no_more_than_some_two_hundred_edits_of_a_row_are_kept() {
 }
 
 #[tokio::test]
-async fn a_report_counts_what_fell_due_and_what_is_stored_and_marks_the_edits() {
+async fn a_report_counts_due_and_stored_visits_and_marks_the_edits() {
     let place = Place::new().await;
     let _agent = place.agent().await;
     let row = place.insert(300, "50 a second", "null").await;

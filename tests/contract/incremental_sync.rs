@@ -1,5 +1,5 @@
-//! What has changed is read without reading every row, and nothing is missed: not what commits late, not what subtransactions
-//! wrote, not what no trigger saw, not a counter that was lowered.
+//! Incremental sync reads what has changed without reading every row, and misses nothing: late commits, subtransactions, rows
+//! inserted without the trigger, lowered counters.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,22 +12,22 @@ use visit_pacer::domain::agent::{ReadRequest, XidWatermark};
 use visit_pacer::postgres::connection::Connection;
 use visit_pacer::postgres::rows;
 
-use crate::harness::{server, wait_until};
+use crate::harness::transaction::run;
+use crate::harness::{NewDistribution, PATIENCE, server, wait_until};
 
 const ROWS: i64 = 400;
 const EDITORS: u64 = 12;
 const EDITS_EACH: u64 = 40;
-const LOOKS_MAX: usize = 10_000;
-const A_WHILE: Duration = Duration::from_secs(60);
+const SYNCS_MAX: usize = 10_000;
 
-/// What a reader knows of each row: its version, and its counter.
+/// The version and counter of each row.
 type Known = BTreeMap<Uuid, (Option<i64>, i64)>;
 
 struct Reader {
     connection: Connection,
     watermark: XidWatermark,
     known: Known,
-    looked_at: usize,
+    rows_read: usize,
 }
 
 impl Reader {
@@ -36,30 +36,30 @@ impl Reader {
             connection: connect(url).await.into(),
             watermark: XidWatermark::default(),
             known: Known::new(),
-            looked_at: 0,
+            rows_read: 0,
         };
-        reader.look(ReadRequest::All).await;
+        reader.read(ReadRequest::All).await;
         reader
     }
 
-    async fn go_on(&mut self) {
-        self.look(ReadRequest::Since(self.watermark)).await;
+    async fn sync(&mut self) {
+        self.read(ReadRequest::Since(self.watermark)).await;
     }
 
-    /// What has not changed is not read again, once the transactions of the other tests on this server that were open at
-    /// the edit have ended.
-    async fn comes_to_rest(&mut self) {
-        wait_until("nothing is read again", A_WHILE, async || {
-            self.go_on().await;
-            self.looked_at == 0
+    /// Waits until unchanged rows are not read again: transactions of other tests on this server that were open at the edit must
+    /// end first.
+    async fn settles(&mut self) {
+        wait_until("no row is read again", PATIENCE, async || {
+            self.sync().await;
+            self.rows_read == 0
         })
         .await;
     }
 
-    async fn look(&mut self, what: ReadRequest) {
+    async fn read(&mut self, what: ReadRequest) {
         let watermark = rows::watermark(&mut self.connection)
             .await
-            .expect("a horizon");
+            .expect("a watermark");
         let since = std::mem::replace(&mut self.watermark, watermark);
         let read = match what {
             ReadRequest::All => rows::every(&mut self.connection).await,
@@ -68,14 +68,14 @@ impl Reader {
             }
         };
         let read = read.expect("rows");
-        let gone = rows::gone(&mut self.connection, since)
+        let deleted = rows::gone(&mut self.connection, since)
             .await
-            .expect("what is gone");
-        self.looked_at = read.rows.len();
-        if gone.contains(&None) {
+            .expect("the deleted ids");
+        self.rows_read = read.rows.len();
+        if deleted.contains(&None) {
             self.known.clear();
         }
-        self.known.retain(|id, _| !gone.contains(&Some(*id)));
+        self.known.retain(|id, _| !deleted.contains(&Some(*id)));
         for row in read.rows {
             let counter = row.progress.map_or(-1, |progress| progress.distributed);
             self.known
@@ -88,28 +88,27 @@ async fn connect(url: &str) -> PgConnection {
     PgConnection::connect(url).await.expect("a connection")
 }
 
-async fn run(connection: &mut PgConnection, sql: String) {
-    sqlx::raw_sql(AssertSqlSafe(sql))
-        .execute(connection)
-        .await
-        .expect("it runs");
+/// Rows whose visits are rare.
+fn rows_of(partner: Uuid, count: i64) -> NewDistribution {
+    NewDistribution::of(partner)
+        .total(1_000)
+        .rate("100 a day")
+        .times(count)
 }
 
-async fn with_rows() -> String {
+/// A database with [`ROWS`] rows of one partner.
+async fn with_rows() -> (String, Uuid) {
     let url = server::shared().migrated().await;
-    run(
-        &mut connect(&url).await,
-        format!(
-            "insert into partners (id) values (gen_random_uuid());
-             insert into visit_distribution (partner_id, total_visits, time_period, visits_per_unit, start_time)
-             select (select id from partners), 1000, 'day', 100, now() from generate_series(1, {ROWS})"
-        ),
-    )
-    .await;
-    url
+    let mut connection = connect(&url).await;
+    let partner = Uuid::from_u128(rand::random());
+    let sql = format!("insert into partners (id) values ('{partner}')");
+    run(&mut connection, sql).await;
+    rows_of(partner, ROWS).insert(&mut connection).await;
+    (url, partner)
 }
 
-async fn truth(url: &str) -> Known {
+/// What is committed.
+async fn committed(url: &str) -> Known {
     sqlx::query(
         "select v.id, v.config_version, coalesce(p.distributed, -1) as distributed from visit_distribution v
            left join visit_distribution_progress p on p.distribution_id = v.id",
@@ -122,7 +121,7 @@ async fn truth(url: &str) -> Known {
     .collect()
 }
 
-/// One editor: each transaction edits a row, some through a savepoint, stays open for a while, and sometimes is rolled back.
+/// An editor: each transaction edits a row, some in a savepoint, stays open for a while, and sometimes is rolled back.
 async fn edits(url: String, editor: u64) {
     let mut connection = connect(&url).await;
     for turn in 0..EDITS_EACH {
@@ -153,22 +152,22 @@ async fn edits(url: String, editor: u64) {
 }
 
 #[tokio::test]
-async fn edits_that_commit_late_are_never_missed_by_who_reads_only_what_has_changed() {
-    let url = with_rows().await;
+async fn edits_that_commit_late_are_never_missed() {
+    let (url, _) = with_rows().await;
     let mut reader = Reader::new(&url).await;
     let mut editors: JoinSet<()> = (0..EDITORS)
         .map(|editor| edits(url.clone(), editor))
         .collect();
     let done = AtomicBool::new(false);
-    let (looks, ()) = tokio::join!(
+    let (syncs, ()) = tokio::join!(
         async {
-            let mut looks = 0;
-            while !done.load(Ordering::Relaxed) && looks < LOOKS_MAX {
-                reader.go_on().await;
-                looks += 1;
+            let mut syncs = 0;
+            while !done.load(Ordering::Relaxed) && syncs < SYNCS_MAX {
+                reader.sync().await;
+                syncs += 1;
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
-            looks
+            syncs
         },
         async {
             while let Some(ended) = editors.join_next().await {
@@ -177,14 +176,14 @@ async fn edits_that_commit_late_are_never_missed_by_who_reads_only_what_has_chan
             done.store(true, Ordering::Relaxed);
         }
     );
-    reader.go_on().await;
-    assert_eq!(reader.known, truth(&url).await);
-    println!("{} transactions, {looks} looks", EDITORS * EDITS_EACH);
+    reader.sync().await;
+    assert_eq!(reader.known, committed(&url).await);
+    println!("{} transactions, {syncs} syncs", EDITORS * EDITS_EACH);
 }
 
 #[tokio::test]
-async fn an_edit_that_was_open_at_the_last_look_is_seen_at_the_next_after_its_commit() {
-    let url = with_rows().await;
+async fn an_edit_that_was_open_at_the_last_sync_is_found_by_the_first_after_its_commit() {
+    let (url, _) = with_rows().await;
     let mut editor = connect(&url).await;
     run(
         &mut editor,
@@ -198,74 +197,69 @@ async fn an_edit_that_was_open_at_the_last_look_is_seen_at_the_next_after_its_co
         "insert into partners (id) values (gen_random_uuid())".to_owned(),
     )
     .await;
-    reader.go_on().await;
+    reader.sync().await;
     run(&mut editor, "commit".to_owned()).await;
-    reader.go_on().await;
-    assert_eq!(reader.known, truth(&url).await);
-    reader.comes_to_rest().await;
+    reader.sync().await;
+    assert_eq!(reader.known, committed(&url).await);
+    reader.settles().await;
 }
 
 #[tokio::test]
-async fn a_row_that_no_trigger_saw_and_a_counter_that_was_lowered_are_seen() {
-    let url = with_rows().await;
+async fn a_row_inserted_without_the_trigger_and_a_lowered_counter_are_found() {
+    let (url, partner) = with_rows().await;
     let mut reader = Reader::new(&url).await;
     let mut editor = connect(&url).await;
+    let unseen = rows_of(partner, 1).sql();
     run(
         &mut editor,
-        "alter table visit_distribution disable trigger all;
-         insert into visit_distribution (partner_id, total_visits, time_period, visits_per_unit, start_time)
-         select id, 10, 'day', 1, now() from partners limit 1;
-         alter table visit_distribution enable trigger all;
-         update visit_distribution_progress set distributed = 5, last_number = 5
-          where distribution_id in (select id from visit_distribution order by id limit 3)"
-            .to_owned(),
+        format!(
+            "alter table visit_distribution disable trigger all; {unseen};
+             alter table visit_distribution enable trigger all;
+             update visit_distribution_progress set distributed = 5, last_number = 5
+              where distribution_id in (select id from visit_distribution order by id limit 3)"
+        ),
     )
     .await;
-    reader.look(ReadRequest::All).await;
+    reader.read(ReadRequest::All).await;
     run(
         &mut editor,
         "select sync_distribution_counts(lower => true)".to_owned(),
     )
     .await;
-    reader.go_on().await;
-    assert_eq!(reader.known, truth(&url).await);
+    reader.sync().await;
+    assert_eq!(reader.known, committed(&url).await);
     assert!(reader.known.values().all(|(_, counter)| *counter <= 0));
 }
 
 #[tokio::test]
-async fn a_row_that_is_deleted_and_a_table_that_is_truncated_are_seen() {
-    let url = with_rows().await;
+async fn a_deleted_row_and_a_truncated_table_are_found() {
+    let (url, _) = with_rows().await;
     let mut reader = Reader::new(&url).await;
     let mut editor = connect(&url).await;
     run(&mut editor, "begin; delete from visit_distribution where id in (select id from visit_distribution limit 7)".to_owned()).await;
-    reader.go_on().await;
+    reader.sync().await;
     assert_eq!(reader.known.len(), 400);
     run(&mut editor, "commit".to_owned()).await;
-    reader.go_on().await;
-    assert_eq!(reader.known, truth(&url).await);
+    reader.sync().await;
+    assert_eq!(reader.known, committed(&url).await);
     assert_eq!(reader.known.len(), 393);
     run(
         &mut editor,
         "truncate visit_distribution cascade".to_owned(),
     )
     .await;
-    reader.go_on().await;
+    reader.sync().await;
     assert!(reader.known.is_empty());
 }
 
 #[tokio::test]
-async fn a_sync_in_which_nothing_has_changed_reads_no_row_by_a_scan_of_the_table() {
-    let url = with_rows().await;
+async fn a_sync_without_changes_does_not_scan_the_table() {
+    let (url, partner) = with_rows().await;
     let mut connection = connect(&url).await;
-    run(
-        &mut connection,
-        "insert into visit_distribution (partner_id, total_visits, time_period, visits_per_unit, start_time)
-         select (select id from partners), 1000, 'day', 100, now() from generate_series(1, 20000); analyze"
-            .to_owned(),
-    )
-    .await;
+    rows_of(partner, 20_000).insert(&mut connection).await;
+    run(&mut connection, "analyze").await;
     let mut reader = Reader::new(&url).await;
-    reader.comes_to_rest().await;
+    reader.settles().await;
     let since = rows::SINCE
         .replace("$1", &format!("'{}'", reader.watermark.0))
         .replace("$2", "5000");

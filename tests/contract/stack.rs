@@ -1,4 +1,4 @@
-//! The demo's stack as a process: what it tells of itself, what it leaves behind, what it keeps.
+//! The stack of the demo as a process: its settings file, the data that it keeps, and that no process is left.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
@@ -13,10 +13,10 @@ use uuid::Uuid;
 use crate::harness::server::Scratch;
 use crate::harness::{Agent, PATIENCE, find, wait_until};
 
-/// The demo brings a Postgres up and down in this time.
+/// Starting or stopping the demo with its PostgreSQL.
 const DEMO_WITHIN: Duration = Duration::from_secs(60);
 
-/// The file that is written when all is ready, as the settings that it holds.
+/// The settings in the file that is written when the demo is ready.
 async fn settings(demo: &mut Agent, path: &Path) -> BTreeMap<String, String> {
     find("the demo is ready", DEMO_WITHIN, async || {
         demo.still_runs();
@@ -36,7 +36,7 @@ fn processes_in(folder: &Path) -> usize {
     processes_of(folder, "").len()
 }
 
-/// … those of them that have a word in their arguments, by number.
+/// … those with this word in their arguments, by process number.
 fn processes_of(folder: &Path, word: &str) -> Vec<i32> {
     let text = folder.to_string_lossy().into_owned();
     let mut found = Vec::new();
@@ -76,12 +76,12 @@ fn demo(folder: &Scratch, more: &[&str]) -> Agent {
 
 #[tokio::test]
 #[cfg(target_os = "linux")]
-async fn the_stack_alone_tells_its_settings_in_a_private_file_and_ctrl_c_leaves_no_process() {
+async fn the_stack_alone_writes_its_settings_to_a_private_file_and_ctrl_c_leaves_no_process() {
     let folder = Scratch::new();
     let file = folder.path().join("demo.env");
     let mut stack = demo(&folder, &["--empty", "--stack-only"]);
-    let told = settings(&mut stack, &file).await;
-    let names: Vec<&str> = told.keys().map(String::as_str).collect();
+    let written = settings(&mut stack, &file).await;
+    let names: Vec<&str> = written.keys().map(String::as_str).collect();
     let expected = [
         "DATABASE_URL",
         "REALTIME_URL",
@@ -91,15 +91,16 @@ async fn the_stack_alone_tells_its_settings_in_a_private_file_and_ctrl_c_leaves_
     ];
     assert_eq!(names, expected);
     assert!(
-        told["REALTIME_URL"].starts_with("ws://127.0.0.1:") && !told["REALTIME_URL"].contains('?')
+        written["REALTIME_URL"].starts_with("ws://127.0.0.1:")
+            && !written["REALTIME_URL"].contains('?')
     );
-    assert!(told["SUPABASE_URL"].starts_with("http://127.0.0.1:"));
+    assert!(written["SUPABASE_URL"].starts_with("http://127.0.0.1:"));
     let mode = std::fs::metadata(&file)
         .expect("the file")
         .permissions()
         .mode();
     assert_eq!(mode & 0o777, 0o600, "it holds keys");
-    let mut connection = PgConnection::connect(&told["DATABASE_URL"])
+    let mut connection = PgConnection::connect(&written["DATABASE_URL"])
         .await
         .expect("a connection");
     let rows: i64 = sqlx::query_scalar("select (select count(*) from visit_distribution) + (select count(*) from visit_pacer_agents)")
@@ -112,7 +113,7 @@ async fn the_stack_alone_tells_its_settings_in_a_private_file_and_ctrl_c_leaves_
     stack.signal(Signal::SIGINT);
     assert!(
         stack.ends_within(DEMO_WITHIN).await.success(),
-        "Ctrl-C is a good end:\n{}",
+        "Ctrl-C is a success:\n{}",
         stack.log()
     );
     wait_until("no process is left", PATIENCE, async || {
@@ -123,7 +124,7 @@ async fn the_stack_alone_tells_its_settings_in_a_private_file_and_ctrl_c_leaves_
 
 #[tokio::test]
 #[cfg(target_os = "linux")]
-async fn data_and_key_are_kept_and_what_kill_nine_left_is_taken_over() {
+async fn data_and_key_are_kept_after_kill_nine() {
     let folder = Scratch::new();
     let file = folder.path().join("demo.env");
     let mut stack = demo(&folder, &["--empty", "--stack-only"]);
@@ -173,13 +174,13 @@ async fn data_and_key_are_kept_and_what_kill_nine_left_is_taken_over() {
     settings(&mut stack, &file).await;
     assert!(
         stack.ends_within(DEMO_WITHIN).await.success(),
-        "the end of --for is a good end:\n{}",
+        "the end of --for is a success:\n{}",
         stack.log()
     );
 }
 
 #[tokio::test]
-async fn the_demo_runs_the_guides_two_examples_by_itself() {
+async fn the_demo_runs_the_two_examples_of_the_guide() {
     let folder = Scratch::new();
     let file = folder.path().join("demo.env");
     let mut demo = demo(&folder, &[]);
@@ -187,14 +188,14 @@ async fn the_demo_runs_the_guides_two_examples_by_itself() {
     let mut connection = PgConnection::connect(&settings["DATABASE_URL"])
         .await
         .expect("a connection");
-    let paces: Vec<String> = sqlx::query_scalar(
+    let rates: Vec<String> = sqlx::query_scalar(
         "select format('%s a %s', trim_scale(visits_per_unit), time_period) from visit_distribution order by total_visits desc",
     )
     .fetch_all(&mut connection)
     .await
     .expect("rows");
-    assert_eq!(paces, ["6250 a hour", "33.33 a minute"]);
-    wait_until("both are visited", PATIENCE, async || {
+    assert_eq!(rates, ["6250 a hour", "33.33 a minute"]);
+    wait_until("both have visits", PATIENCE, async || {
         let visited: i64 =
             sqlx::query_scalar("select count(distinct distribution_id) from store_visits")
                 .fetch_one(&mut connection)
@@ -214,7 +215,7 @@ async fn the_demo_runs_the_guides_two_examples_by_itself() {
 
 #[tokio::test]
 #[cfg(target_os = "linux")]
-async fn a_server_that_not_even_its_watchdog_stopped_is_stopped_by_the_next_demo() {
+async fn a_server_without_its_watchdog_is_stopped_by_the_next_demo() {
     let folder = Scratch::new();
     let file = folder.path().join("demo.env");
     let mut stack = demo(&folder, &["--empty", "--stack-only"]);
@@ -226,7 +227,10 @@ async fn a_server_that_not_even_its_watchdog_stopped_is_stopped_by_the_next_demo
     }
     stack.kill();
     let left = processes_of(folder.path(), "postgres");
-    assert!(!left.is_empty(), "with nobody to watch, the server stays");
+    assert!(
+        !left.is_empty(),
+        "without a watchdog the server keeps running"
+    );
 
     std::fs::remove_file(&file).expect("the file");
     let mut stack = demo(&folder, &["--empty", "--stack-only"]);
@@ -234,7 +238,7 @@ async fn a_server_that_not_even_its_watchdog_stopped_is_stopped_by_the_next_demo
     let now = processes_of(folder.path(), "postgres");
     assert!(
         left.iter().all(|old| !now.contains(old)),
-        "the old one is gone"
+        "the old one is stopped"
     );
     stack.signal(Signal::SIGTERM);
     assert!(

@@ -1,20 +1,18 @@
-//! What an operator is told: in each trouble metrics, log, `visit-pacer status`, `/readyz` and the
-//! dashboard say the same, each in its way.
+//! What an operator sees: in each fault metrics, log, `visit-pacer status`, `/readyz` and the dashboard say the same.
 
 use std::time::Duration;
 
 use serde_json::Value;
-use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 use visit_pacer::demo::server::StopMode;
 
-use crate::contract::bad_rows::smuggle;
+use crate::contract::invalid_rows::insert_unchecked;
 use crate::harness::{Agent, PATIENCE, Place, find, wait_until};
 
-/// A summary in the log comes after a minute; and a margin.
+/// A summary in the log every minute, and a margin.
 const SUMMED_UP_WITHIN: Duration = Duration::from_secs(100);
 
-/// Back-off: two waits of 30 s, a join that is not answered between them, and a margin.
+/// Two back-offs of 30 s, a join without an answer between them, and a margin.
 const LIVE_AGAIN_WITHIN: Duration = Duration::from_secs(150);
 
 /// Waits until a metric has this value.
@@ -33,7 +31,7 @@ async fn exceeds(agent: &Agent, metric: &str, value: f64) {
     .await;
 }
 
-/// Waits until `visit-pacer status` says this; gives all that it says.
+/// Waits until the output of `visit-pacer status` contains this; returns it.
 async fn status_says(place: &Place, words: &str) -> String {
     find(format!("status says: {words}"), PATIENCE, async || {
         let said = place.command(&["status"]).await.said;
@@ -80,7 +78,7 @@ fn warned(agent: &Agent, words: &str) -> bool {
 }
 
 #[tokio::test]
-async fn of_a_realtime_that_is_gone() {
+async fn every_interface_says_that_realtime_is_down() {
     let mut place = Place::new().await;
     let row = place.insert(1_000_000, "20 a second", "null").await;
     let agent = place.agent().await;
@@ -117,9 +115,11 @@ async fn of_a_realtime_that_is_gone() {
         .start_again()
         .await
         .expect("its port is free");
-    wait_until("the way is live again", LIVE_AGAIN_WITHIN, async || {
-        agent.metric(transport).await == Some(1.0)
-    })
+    wait_until(
+        "the transport is live again",
+        LIVE_AGAIN_WITHIN,
+        async || agent.metric(transport).await == Some(1.0),
+    )
     .await;
     agent.ready().await;
     reads(&agent, "visit_pacer_ready", 1.0).await;
@@ -127,10 +127,10 @@ async fn of_a_realtime_that_is_gone() {
 }
 
 #[tokio::test]
-async fn of_a_database_that_is_dead() {
+async fn every_interface_says_that_the_database_is_unavailable() {
     let mut place = Place::apart().await;
     let row = place.insert(1_000_000, "20 a second", "null").await;
-    // A batch that the server dies with is asked after, and not sent again: another row comes to be due.
+    // The outcome of a batch in progress is read back, and the batch not sent again. So another row becomes due later.
     let later = place.insert(1_000_000, "20 a second", "null").await;
     place
         .set(later, "start_time = now() + interval '5 seconds'")
@@ -184,10 +184,10 @@ async fn of_a_database_that_is_dead() {
 }
 
 #[tokio::test]
-async fn of_one_bad_row() {
+async fn every_interface_says_why_a_row_is_invalid() {
     let place = Place::new().await;
     let good = place.insert(1_000_000, "20 a second", "null").await;
-    let bad = smuggle(&place, "100, 'fortnight', 1").await;
+    let invalid = insert_unchecked(&place, "100", "fortnight", "1").await;
     let agent = place.agent().await;
     place.has_stored(good, 20).await;
 
@@ -199,7 +199,7 @@ async fn of_one_bad_row() {
     .await;
     reads(&agent, r#"visit_pacer_distributions{status="active"}"#, 1.0).await;
     agent.says("Distribution quarantined").await;
-    assert!(warned(&agent, &bad.to_string()), "{}", agent.log());
+    assert!(warned(&agent, &invalid.to_string()), "{}", agent.log());
     assert!(
         warned(&agent, "time_period is 'fortnight'"),
         "{}",
@@ -207,14 +207,14 @@ async fn of_one_bad_row() {
     );
     let status = status_says(&place, "invalid").await;
     assert!(status.contains("time_period is 'fortnight'"), "{status}");
-    dashboard_shows_distribution(&agent, bad, "invalid", "time_period is 'fortnight'").await;
+    dashboard_shows_distribution(&agent, invalid, "invalid", "time_period is 'fortnight'").await;
     dashboard_shows(&agent, "/events", "Distribution quarantined").await;
-    assert_eq!(agent.get("/readyz").await.0, 200, "the others go on");
+    assert_eq!(agent.get("/readyz").await.0, 200, "the others continue");
     place.finishes(good).await;
 }
 
 #[tokio::test]
-async fn of_a_row_that_is_paused() {
+async fn every_interface_says_that_a_row_is_paused() {
     let place = Place::new().await;
     let row = place.insert(1_000_000, "20 a second", "null").await;
     let agent = place.agent().await;
@@ -226,11 +226,7 @@ async fn of_a_row_that_is_paused() {
     reads(&agent, "visit_pacer_paused", 0.0).await;
     status_says(&place, "paused").await;
     dashboard_shows_distribution(&agent, row, "paused", "is_active is false").await;
-    assert_eq!(
-        agent.get("/readyz").await.0,
-        200,
-        "it is as somebody wished"
-    );
+    assert_eq!(agent.get("/readyz").await.0, 200, "a pause is no fault");
     assert!(!warned(&agent, ""), "{}", agent.log());
 
     place
@@ -248,22 +244,18 @@ async fn of_a_row_that_is_paused() {
 }
 
 #[tokio::test]
-async fn of_a_row_that_an_editors_lock_keeps_behind() {
+async fn every_interface_says_that_a_locked_row_is_behind() {
     let place = Place::new().await;
     let row = place.insert(1_000_000, "20 a second", "null").await;
     let beside = place.insert(1_000_000, "20 a second", "null").await;
     place.set(row, "catch_up = 50").await;
     let agent = place.agent().await;
     place.has_stored(row, 20).await;
-    let mut editor = PgConnection::connect(&place.url)
-        .await
-        .expect("a connection");
-    let mut open = editor.begin().await.expect("a transaction");
-    sqlx::query("select from visit_distribution where id = $1 for update")
-        .bind(row)
-        .execute(&mut *open)
-        .await
-        .expect("the editor's lock");
+    let editor = place
+        .hold(&format!(
+            "select from visit_distribution where id = '{row}' for update"
+        ))
+        .await;
 
     reads(&agent, r#"visit_pacer_distributions{status="behind"}"#, 1.0).await;
     reads(
@@ -288,16 +280,16 @@ async fn of_a_row_that_an_editors_lock_keeps_behind() {
     )
     .await;
     dashboard_shows_distribution(&agent, beside, "active", "").await;
-    assert_eq!(agent.get("/readyz").await.0, 200, "the others go on");
+    assert_eq!(agent.get("/readyz").await.0, 200, "the others continue");
     let words = "1: another session locks the row or its partner, end that transaction";
     find(
-        "the log sums up what keeps it",
+        "the summary in the log says why",
         SUMMED_UP_WITHIN,
         async || agent.log().contains(words).then_some(()),
     )
     .await;
 
-    open.rollback().await.expect("the editor lets go");
+    editor.rollback().await;
     reads(&agent, r#"visit_pacer_distributions{status="behind"}"#, 0.0).await;
     reads(
         &agent,

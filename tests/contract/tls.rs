@@ -1,4 +1,4 @@
-//! TLS to the database: who answers is checked, and what does not convince is told with what to do.
+//! TLS to the database: the certificate is verified, and an error says what to do.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -89,8 +89,7 @@ async fn connect(url: &str) -> Result<visit_pacer::postgres::connection::Connect
 }
 
 #[tokio::test]
-async fn only_the_right_authority_and_the_right_host_are_let_through_and_the_text_says_what_to_do()
-{
+async fn only_the_right_authority_and_host_are_accepted_and_the_error_says_what_to_do() {
     let folder = Scratch::new();
     let (ours, theirs) = (
         authority(folder.path(), "ours"),
@@ -130,7 +129,7 @@ async fn only_the_right_authority_and_the_right_host_are_let_through_and_the_tex
 }
 
 #[tokio::test]
-async fn a_server_without_tls_is_refused_where_tls_was_asked_for() {
+async fn a_server_without_tls_is_refused_if_tls_is_required() {
     let mut url = url::Url::parse(&crate::harness::server::database().await).expect("a URL");
     url.query_pairs_mut()
         .clear()

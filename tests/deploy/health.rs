@@ -1,4 +1,4 @@
-//! `visit-pacer health`, as a container's health check runs it.
+//! `visit-pacer health`, as the health check of a container runs it.
 
 use nix::sys::signal::Signal;
 
@@ -13,18 +13,14 @@ async fn health(place: &Place, agent: &Agent, more: &[&str]) -> Outcome {
 }
 
 #[tokio::test]
-async fn a_health_check_tells_a_loop_that_turns_from_an_agent_that_is_ready() {
+async fn a_health_check_distinguishes_a_running_loop_from_a_ready_agent() {
     let place = Place::new().await;
     let proxy = Proxy::to(place.port(), 2).await;
     proxy.admit(false);
     let mut agent = place.start_agent_at(&proxy.url(&place.url)).await;
 
     let alive = health(&place, &agent, &[]).await;
-    assert_eq!(
-        alive.code,
-        Some(0),
-        "no database is no ill health: {alive:?}"
-    );
+    assert_eq!(alive.code, Some(0), "healthy without a database: {alive:?}");
     let unready = health(&place, &agent, &["--ready"]).await;
     assert_eq!(unready.code, Some(1), "{unready:?}");
     assert!(

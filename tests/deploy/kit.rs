@@ -1,4 +1,4 @@
-//! The files for Docker, Fly.io and Kubernetes, before hadolint, the schemas of Compose and Kubernetes, and each other.
+//! The files for Docker, Fly.io and Kubernetes: checked by hadolint and the schemas of Compose and Kubernetes, and against each other.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ const MANIFESTS: &[&str] = &[
 /// Where the agent listens in a container.
 const PORT: i64 = 8787;
 
-/// One of the tools, run in the repository's root; fails where it finds fault, and gives what it said.
+/// Runs a tool in the root of the repository. Returns its output; fails if it finds an error.
 async fn tool(name: &str, arguments: &[&str]) -> String {
     let list = root().join("tests/deploy/requirements.txt");
     let tools = python_environment("deploy-tools", &list).await;
@@ -50,12 +50,12 @@ async fn manifest(name: &str) -> Value {
 }
 
 #[tokio::test]
-async fn hadolint_finds_no_fault_in_the_dockerfile() {
+async fn hadolint_finds_no_error_in_the_dockerfile() {
     tool("hadolint", &["deploy/docker/Dockerfile"]).await;
 }
 
 #[tokio::test]
-async fn the_compose_file_keeps_to_its_specification_and_gives_the_container_nothing_to_write_to() {
+async fn the_compose_file_is_valid_and_the_container_cannot_write() {
     let path = "deploy/docker/compose.yaml";
     tool(
         "check-jsonschema",
@@ -69,12 +69,12 @@ async fn the_compose_file_keeps_to_its_specification_and_gives_the_container_not
     assert_eq!(
         service["ports"],
         serde_json::json!([format!("127.0.0.1:{PORT}:{PORT}")]),
-        "this machine alone reaches it"
+        "only this machine reaches it"
     );
 }
 
 #[tokio::test]
-async fn the_manifests_keep_to_the_schemas_of_kubernetes_and_to_each_other() {
+async fn the_manifests_are_valid_and_agree_with_each_other() {
     let paths: Vec<String> = MANIFESTS
         .iter()
         .map(|name| format!("deploy/kubernetes/{name}"))
@@ -99,7 +99,7 @@ async fn the_manifests_keep_to_the_schemas_of_kubernetes_and_to_each_other() {
         &service["spec"]["selector"],
         &policy["spec"]["podSelector"]["matchLabels"],
     ] {
-        assert_eq!(selector, labels, "everything is about the same pods");
+        assert_eq!(selector, labels, "all select the same pods");
     }
     assert_eq!(
         monitor["spec"]["selector"]["matchLabels"],
@@ -127,7 +127,7 @@ async fn the_manifests_keep_to_the_schemas_of_kubernetes_and_to_each_other() {
 }
 
 #[tokio::test]
-async fn the_pods_are_what_the_restricted_profile_of_pod_security_admits() {
+async fn the_pods_satisfy_the_restricted_pod_security_standard() {
     let namespace = manifest("namespace.yaml").await;
     let enforced = &namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"];
     assert_eq!(enforced, "restricted");
@@ -152,7 +152,7 @@ async fn the_pods_are_what_the_restricted_profile_of_pod_security_admits() {
         .flat_map(|volume| volume.as_object().expect("a volume").keys())
         .filter(|key| *key != "name")
         .collect();
-    assert_eq!(kinds, ["secret"], "nothing to write to");
+    assert_eq!(kinds, ["secret"], "no writable volume");
 }
 
 #[tokio::test]
@@ -174,7 +174,7 @@ async fn on_fly_one_machine_is_always_on_and_no_port_is_public() {
 }
 
 #[test]
-fn the_image_is_built_from_every_file_that_the_program_includes() {
+fn the_build_context_has_every_file_that_the_program_includes() {
     let ignore = text("deploy/docker/Dockerfile.dockerignore");
     let admitted: Vec<PathBuf> = ignore
         .lines()
@@ -194,15 +194,12 @@ fn the_image_is_built_from_every_file_that_the_program_includes() {
                     .map(|(path, _)| (from, path))
             })
         {
-            let path = folder.join(path).canonicalize().expect("the file is there");
+            let path = folder.join(path).canonicalize().expect("an existing file");
             let known = admitted.iter().any(|admitted| path.starts_with(admitted));
             assert!(known, "{} is not in the image's context", path.display());
             included += 1;
         }
     }
-    assert!(
-        included > 3,
-        "the files that the program includes are found"
-    );
+    assert!(included > 3, "the program includes files");
     assert!(admitted.contains(&root().join("migrations")));
 }

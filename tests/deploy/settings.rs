@@ -1,4 +1,4 @@
-//! What the kit's files tell the program: settings that it knows, with which it runs as they mean it to.
+//! The settings in the files of `deploy/`: the program knows them and runs with them.
 
 use std::collections::BTreeSet;
 use std::fs::Permissions;
@@ -10,16 +10,16 @@ use super::kit::parsed;
 use crate::harness::{Agent, Place};
 use crate::tidy::text;
 
-/// The secrets that each way of running it gives, as files.
+/// The secrets that each deployment mounts as files.
 const SECRETS: [&str; 3] = [
     "SUPABASE_DB_URL",
     "SUPABASE_SECRET_KEY",
     "VISIT_PACER_TOKEN",
 ];
-/// What names the folder of these files.
+/// The variable that names the folder of these files.
 const FOLDER: &str = "CREDENTIALS_DIRECTORY";
 
-/// The environment of the pods, but for what is the place's own.
+/// The environment of the pods.
 async fn pods() -> Vec<(String, String)> {
     let deployment = parsed("deploy/kubernetes/deployment.yaml").await;
     let environment = &deployment["spec"]["template"]["spec"]["containers"][0]["env"];
@@ -47,7 +47,7 @@ fn keys(object: &Value) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn every_setting_that_the_kit_names_is_one_of_the_program() {
+async fn every_setting_in_the_files_is_a_setting_of_the_program() {
     let place = Place::new().await;
     let help = place.command(&["help", "run"]).await.said;
     let compose = parsed("deploy/docker/compose.yaml").await;
@@ -63,14 +63,15 @@ async fn every_setting_that_the_kit_names_is_one_of_the_program() {
         let credential = line.strip_prefix("LoadCredential=")?;
         Some(credential.split_once(':')?.0.to_owned())
     }));
-    assert!(named.remove(FOLDER), "systemd's own name for it");
+    assert!(named.remove(FOLDER), "the name that systemd gives it");
     for name in named {
         assert!(help.contains(&name), "{name} is unknown to: {help}");
     }
 }
 
 #[tokio::test]
-async fn with_the_environment_of_the_pods_probes_and_prometheus_are_answered_and_nobody_else() {
+async fn with_the_environment_of_the_pods_only_probes_and_prometheus_are_answered_without_a_token()
+{
     let place = Place::new().await;
     let secrets = place.folder.path().join("secrets");
     std::fs::create_dir(&secrets).expect("a folder");

@@ -164,7 +164,7 @@ async fn backfill_on_an_open_row_has_the_agent_issue_what_the_time_before_the_mi
         .expect("tables of before");
     connection.close().await.expect("a goodbye");
     let place = Place::over(url).await;
-    place.notes_fires().await;
+    place.record_fires().await;
     let _agent = place.agent().await;
     let row = uuid::uuid!("d0000000-0000-0000-0000-000000000009");
     place.has_stored(row, 20).await;

@@ -35,7 +35,7 @@ async fn call_in_a_loop(url: String, until: Instant) -> u32 {
 async fn eight_connections_that_distribute_in_a_loop_beside_two_agents_store_what_is_due_and_no_more()
  {
     let place = Place::new().await;
-    place.notes_fires().await;
+    place.record_fires().await;
     let rows = [
         place.insert(1_000_000, "200 a second", "null").await,
         place.insert(1_000_000, "30 a second", "null").await,

@@ -190,7 +190,7 @@ async fn gone_and_asked_for(removal: &str) {
         "select counted_before, counted_now, missing from sync_distribution_counts(lower => true)";
     let lowered = said(&place.db, lower).await;
     assert_eq!(lowered, [format!("{TOTAL}|{left}|0")]);
-    place.notes_fires().await;
+    place.record_fires().await;
     let _agent = place.agent().await;
     place.has_stored(row, TOTAL).await;
     place.agents_work_for(2).await;

@@ -1,9 +1,9 @@
-//! The program as a process: an agent that runs, or a command that ends.
+//! The program as a process: an agent, or a command.
 //!
-//! Owns the process and its log. The environment is exactly what a test gives; the current folder is the test's own, so that
-//! no `.env` is found.
+//! Owns the process and its log. Its environment is exactly what the test gives, and its current folder that of the test, so no
+//! `.env` is found.
 //!
-//! Invariant: no process outlives its [`Agent`], and no log with a panic, a key or a password passes.
+//! Invariant: no process outlives its [`Agent`], and no log contains a panic, a key or a password.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -20,9 +20,7 @@ use tokio::net::TcpStream;
 use super::server::Scratch;
 use super::{PATIENCE, find, wait_until};
 
-/// SIGTERM is obeyed within this time.
-const STOPS_WITHIN: Duration = Duration::from_secs(10);
-/// A command that ends by itself has done so after this time.
+/// A limit for commands.
 const COMMAND_ENDS_WITHIN: Duration = Duration::from_secs(60);
 
 static STARTED: AtomicU32 = AtomicU32::new(0);
@@ -35,30 +33,30 @@ pub struct Agent {
     address: SocketAddr,
 }
 
-/// How a command ended.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Outcome {
-    /// The exit code; `None` after a signal.
+    /// The exit code, or `None` after a signal.
     pub code: Option<i32>,
-    /// Everything that it said, on both streams.
+    /// Its output, of both streams.
     pub said: String,
 }
 
 impl Agent {
-    /// Starts one and waits until it says where it listens.
+    /// Starts one and waits until it logs where it listens.
     pub async fn start(
         folder: &Scratch,
         arguments: &[&str],
         environment: &[(String, String)],
     ) -> Self {
         let mut agent = Self::launch(folder, arguments, environment);
-        agent.finds_its_address().await;
+        agent.find_address().await;
         agent
     }
 
-    /// Waits until it says where it listens.
-    pub async fn finds_its_address(&mut self) {
-        self.address = find("the agent says where it listens", PATIENCE, async || {
+    /// Waits until it logs where it listens.
+    pub async fn find_address(&mut self) {
+        self.address = find("the agent logs where it listens", PATIENCE, async || {
             self.still_runs();
             let log = self.log();
             let (_, rest) = log.split_once("listen=")?;
@@ -67,7 +65,7 @@ impl Agent {
         .await;
     }
 
-    /// Starts the program with these arguments, and waits for nothing.
+    /// Starts the program with these arguments.
     pub fn launch(folder: &Scratch, arguments: &[&str], environment: &[(String, String)]) -> Self {
         let log = folder.path().join(format!(
             "process-{}.log",
@@ -101,9 +99,14 @@ impl Agent {
         }
     }
 
-    /// What it has logged.
+    /// Its output so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Warnings in the log.
+    pub fn warnings(&self) -> usize {
+        self.log().matches(" WARN ").count()
     }
 
     /// Where it listens.
@@ -111,14 +114,14 @@ impl Agent {
         self.address
     }
 
-    /// Its process number.
+    /// Its process id.
     pub fn pid(&self) -> Pid {
-        Pid::from_raw(i32::try_from(self.child.id()).expect("a process number"))
+        Pid::from_raw(i32::try_from(self.child.id()).expect("a process id"))
     }
 
     /// Fails if the process has ended.
     pub fn still_runs(&mut self) {
-        let ended = self.child.try_wait().expect("our child");
+        let ended = self.child.try_wait().expect("a child");
         assert!(
             ended.is_none(),
             "the agent has ended ({ended:?}):\n{}",
@@ -126,7 +129,7 @@ impl Agent {
         );
     }
 
-    /// Waits until `/readyz` says so.
+    /// Waits until `/readyz` answers 200.
     pub async fn ready(&self) {
         wait_until("the agent is ready", PATIENCE, async || {
             self.get("/readyz").await.0 == 200
@@ -134,7 +137,7 @@ impl Agent {
         .await;
     }
 
-    /// Waits until `/readyz` says 503, with these words.
+    /// Waits until `/readyz` answers 503 with these words.
     pub async fn unready(&self, words: &str) -> String {
         find(
             format!("the agent is not ready: {words}"),
@@ -155,15 +158,15 @@ impl Agent {
         .await;
     }
 
-    /// Asks one of its pages: status and text; status 0 where nobody answers.
+    /// Requests a page: status and body, or status 0 without an answer.
     pub async fn get(&self, path: &str) -> (u16, String) {
         let (status, _, body) = self.get_as(path, "*/*").await;
         (status, body)
     }
 
-    /// Asks one of its pages for one of these types of content: status, head and text.
+    /// Requests a page in one of these content types: status, head and body.
     pub async fn get_as(&self, path: &str, accept: &str) -> (u16, String, String) {
-        let asked = async {
+        let request = async {
             let mut stream = TcpStream::connect(self.address).await?;
             let request = format!(
                 "GET {path} HTTP/1.1\r\nhost: localhost\r\naccept: {accept}\r\nconnection: close\r\n\r\n"
@@ -173,7 +176,7 @@ impl Agent {
             stream.read_to_string(&mut answer).await?;
             Ok::<_, std::io::Error>(answer)
         };
-        let answer = asked.await.unwrap_or_default();
+        let answer = request.await.unwrap_or_default();
         let status = answer
             .split(' ')
             .nth(1)
@@ -183,8 +186,7 @@ impl Agent {
         (status, head.to_lowercase(), body.to_owned())
     }
 
-    /// The value of one of its metrics, such as `visit_pacer_realtime_live`: of one series where the name has labels, of all
-    /// together where it has none.
+    /// The value of a metric, such as `visit_pacer_realtime_live`: of one series if the name has labels, else the sum of all.
     pub async fn metric(&self, name: &str) -> Option<f64> {
         let (_, text) = self.get("/metrics").await;
         let values: Vec<f64> = text
@@ -196,27 +198,37 @@ impl Agent {
         (!values.is_empty()).then(|| values.iter().sum())
     }
 
-    /// `kill -9`, and waits for the end.
+    /// SIGKILL. Waits for the end.
     pub fn kill(&mut self) {
-        self.child.kill().expect("our child");
-        self.child.wait().expect("our child");
+        self.child.kill().expect("a child");
+        self.child.wait().expect("a child");
     }
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        kill(self.pid(), signal).expect("our child");
+        kill(self.pid(), signal).expect("a child");
     }
 
-    /// SIGTERM; gives the exit status, which must come in time.
+    /// SIGSTOP. Waits until the process is stopped.
+    pub async fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+        wait_until("the process is stopped", PATIENCE, async || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()));
+            stat.is_ok_and(|stat| stat.contains(") T "))
+        })
+        .await;
+    }
+
+    /// SIGTERM. Waits for the end.
     pub async fn terminate(&mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
-        self.ends_within(STOPS_WITHIN).await
+        self.ends_within(PATIENCE).await
     }
 
-    /// Waits for the end.
+    /// Waits for the end, with a limit.
     pub async fn ends_within(&mut self, limit: Duration) -> ExitStatus {
         find("the process ends", limit, async || {
-            self.child.try_wait().expect("our child")
+            self.child.try_wait().expect("a child")
         })
         .await
     }
@@ -250,7 +262,7 @@ pub async fn command(
     }
 }
 
-/// What must never be seen of an environment: its keys, and the passwords in its URLs.
+/// The secrets of an environment: keys, and passwords in URLs.
 fn secrets(environment: &[(String, String)]) -> Vec<String> {
     let mut secrets = Vec::new();
     for (name, value) in environment {

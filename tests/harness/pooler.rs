@@ -1,7 +1,7 @@
-//! A real pgbouncer between the agents and their place's server, as Supabase's poolers stand there.
+//! A real pgbouncer between the agents and the server of their place, like the poolers of Supabase.
 //!
-//! Owns the process and its settings, and the two ways in which a promise is held: [`directly_and_pooled`] makes two tests of
-//! one body. Looks, edits and Realtime always go to the server itself; only agents and commands go through the pooler.
+//! Owns the process and its settings. [`directly_and_pooled`] makes two tests of one body. Only agents and commands use the
+//! pooler; the test itself and Realtime connect to the server.
 //!
 //! Invariant: no pgbouncer outlives its [`Pooler`].
 
@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use super::server::Scratch;
 use super::{PATIENCE, Place, long, wait_until};
 
-/// Debian puts it where only root looks.
+/// Debian installs it here, which is not in the PATH of users.
 const PGBOUNCER: &str = "/usr/sbin/pgbouncer";
 /// `nobody`: pgbouncer refuses to be root.
 const NOBODY: u32 = 65_534;
@@ -25,9 +25,9 @@ const BACKENDS: u32 = 2;
 /// How agents and commands reach the database.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Via {
-    /// By a connection of their own.
+    /// Directly.
     Direct,
-    /// By a pooler in transaction mode that nothing in the URL tells of.
+    /// Through a pooler in transaction mode that the URL does not reveal.
     TransactionPooler,
 }
 
@@ -37,13 +37,12 @@ impl Via {
         self.to(Place::new().await).await
     }
 
-    /// A place on a server of its own, to be stopped and started.
+    /// A place on a server of its own, which the test may stop and start.
     pub async fn place_apart(self) -> Place {
         self.to(Place::apart().await).await
     }
 
-    /// The measure of a test; outside the long forms a smaller one where a pooler is in between, since both forms of the test
-    /// run and the first has shown the rest.
+    /// The size of a test: outside the long forms a smaller one with a pooler, since the direct test runs too.
     pub fn short<T>(self, full: T, less: T) -> T {
         if self == Self::Direct || long() {
             full
@@ -80,7 +79,7 @@ macro_rules! directly_and_pooled {
 }
 pub(crate) use directly_and_pooled;
 
-/// A pgbouncer before a place's server; gone when the test is.
+/// A pgbouncer before the server of a place.
 pub struct Pooler {
     process: Child,
     port: u16,
@@ -88,7 +87,7 @@ pub struct Pooler {
 }
 
 impl Pooler {
-    /// In that mode, with so many backends for each database.
+    /// In that mode, with that many backends for each database.
     pub async fn before(place: &Place, mode: &str, backends: u32) -> Self {
         let folder = Scratch::new();
         let url = url::Url::parse(&place.url).expect("a URL");
@@ -118,7 +117,7 @@ impl Pooler {
         }
         let process = command
             .spawn()
-            .expect("pgbouncer runs: apt-get install pgbouncer");
+            .expect("pgbouncer is installed (Debian: apt install pgbouncer)");
         wait_until("pgbouncer listens", PATIENCE, async || {
             TcpStream::connect(("127.0.0.1", port)).await.is_ok()
         })
@@ -130,7 +129,7 @@ impl Pooler {
         }
     }
 
-    /// A database's URL, by way of this.
+    /// The URL of a database, through this pooler.
     pub fn url(&self, direct: &str) -> String {
         let mut url = url::Url::parse(direct).expect("a URL");
         url.set_port(Some(self.port)).expect("a host");
@@ -140,7 +139,7 @@ impl Pooler {
 
 impl Drop for Pooler {
     fn drop(&mut self) {
-        let pid = i32::try_from(self.process.id()).expect("a process number");
+        let pid = i32::try_from(self.process.id()).expect("a process id");
         kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
         self.process.wait().ok();
     }

@@ -1,11 +1,11 @@
 //! A TCP proxy between a client and Postgres that breaks in every way a network does, switched while it runs.
 //!
-//! Owns the sockets and their faults: what a [`Line`] does to the bytes, cuts at random bytes, answers that are lost after
-//! their commit, refused connects, and another server to lead to. It knows two things of the protocol: a client's statement is
-//! recognised by its text, and a whole answer by the `ReadyForQuery` at its end, that of a COMMIT or of a statement alone.
+//! Owns the sockets and their faults: what a [`Line`] does to the bytes, cuts at random bytes, answers lost after their commit,
+//! refused connects, and a change of the server. It knows two things of the protocol: a statement of a client is recognised by its
+//! text, and a complete answer by the `ReadyForQuery` at its end, after a COMMIT or a single statement.
 //!
-//! Invariants: a connection never passes a byte after one that it swallowed, as behind a router that has forgotten it; what
-//! is random follows from the seed and the order of connects; no task outlives the [`Proxy`].
+//! Invariants: a connection passes no byte after one that it swallowed, like a router that has dropped its entry; randomness
+//! follows from the seed and the order of connects; no task outlives the [`Proxy`].
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,23 +25,23 @@ use tokio::time::sleep;
 const CONNECTIONS_MAX: usize = 256;
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 16 * 1024;
-/// A slow line passes so many portions a second.
+/// A slow line passes that many portions a second.
 const PORTIONS_A_SECOND: u32 = 20;
 /// The one write.
 const STATEMENT: &[u8] = b"visit_pacer_store";
-/// How a server says that it has answered, outside a transaction.
+/// The end of an answer outside a transaction.
 const READY_FOR_QUERY: &[u8] = b"Z\0\0\0\x05I";
-/// How it says that a statement has returned rows, outside a transaction: it was committed.
+/// A statement that returned rows; outside a transaction it is committed.
 const COMMAND_COMPLETE: &[u8] = b"SELECT ";
-/// How it says that the transaction around a statement was committed.
+/// A transaction around a statement was committed.
 const COMMITTED: &[u8] = b"COMMIT\0";
 
-/// One way through a connection.
+/// A direction of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Transport {
-    /// What the client says.
+pub enum Direction {
+    /// What the client sends.
     ToServer,
-    /// What the server says.
+    /// What the server sends.
     ToClient,
 }
 
@@ -50,28 +50,28 @@ pub enum Transport {
 pub enum Line {
     /// They pass.
     Passes,
-    /// One way swallows them without a word; the sockets stay open.
-    HalfOpen(Transport),
-    /// Both ways do.
+    /// One direction swallows them; the sockets stay open.
+    HalfOpen(Direction),
+    /// Both directions do.
     Dead,
-    /// So many bytes a second pass, each way of each connection.
+    /// That many bytes a second pass, in each direction of each connection.
     Slow(u32),
-    /// Every chunk comes later.
+    /// Every chunk is delayed.
     Late(Duration),
 }
 
-/// How often what has happened.
+/// Counts of what happened.
 #[derive(Default)]
 pub struct Happened {
-    /// Connections that were led to a server.
+    /// Connections made to a server.
     pub connections: AtomicU64,
     /// Connections that were reset.
     pub cuts: AtomicU64,
     /// … of those, after a committed statement's answer was swallowed.
     pub answers_lost: AtomicU64,
-    /// Connections that have lost a byte without a word.
+    /// Connections that swallowed a byte.
     pub swallowed: AtomicU64,
-    /// Connects that were reset at once.
+    /// Connects that were refused.
     pub refused: AtomicU64,
 }
 
@@ -79,7 +79,7 @@ pub struct Happened {
 pub struct Proxy {
     address: SocketAddr,
     rules: watch::Sender<Rules>,
-    shared: Arc<Shared>,
+    shared: Arc<ProxyState>,
     _tasks: JoinSet<()>,
 }
 
@@ -88,21 +88,21 @@ struct Rules {
     target: SocketAddr,
     line: Line,
     admits: bool,
-    /// Each connection is cut within so many bytes of one of its ways.
+    /// Each connection is cut within that many bytes of one of its directions.
     cut_within: Option<u64>,
     /// Connections that were made before the last change of this are cut.
     cuts: u64,
 }
 
 #[derive(Default)]
-struct Shared {
+struct ProxyState {
     happened: Happened,
     /// Answers still to be lost.
     to_lose: AtomicU64,
 }
 
 impl Proxy {
-    /// Leads to a port of 127.0.0.1.
+    /// To a port of 127.0.0.1.
     pub async fn to(port: u16, seed: u64) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0))
             .await
@@ -115,7 +115,7 @@ impl Proxy {
             cut_within: None,
             cuts: 0,
         });
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(ProxyState::default());
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(listener, seen, Arc::clone(&shared), seed));
         Self {
@@ -126,19 +126,19 @@ impl Proxy {
         }
     }
 
-    /// A database's URL, by way of the proxy.
+    /// The URL of a server, through the proxy.
     pub fn url(&self, direct: &str) -> String {
         let mut url = url::Url::parse(direct).expect("a URL");
         url.set_port(Some(self.address.port())).expect("a host");
         url.into()
     }
 
-    /// What happened so far.
+    /// Counts of what happened so far.
     pub fn happened(&self) -> &Happened {
         &self.shared.happened
     }
 
-    /// From now on the bytes fare like this.
+    /// Changes what happens to the bytes.
     pub fn line(&self, line: Line) {
         self.rules.send_modify(|rules| rules.line = line);
     }
@@ -148,8 +148,8 @@ impl Proxy {
         self.rules.send_modify(|rules| rules.cuts += 1);
     }
 
-    /// Resets every connection, and each later one within so many bytes of one of its ways: in the middle of a statement,
-    /// or of an answer. `None` ends that for connections that are made from now on.
+    /// Resets every connection, and each later one within that many bytes of one of its directions: within a statement or an
+    /// answer. `None` ends that for later connections.
     pub fn cut_within(&self, bytes: Option<u64>) {
         self.rules.send_modify(|rules| {
             rules.cut_within = bytes;
@@ -157,36 +157,36 @@ impl Proxy {
         });
     }
 
-    /// The next so many answers to the one write are lost, and their connections reset, after the server has committed.
+    /// Loses that many answers to the write, and resets their connections, after the server has committed.
     pub fn lose_answers(&self, answers: u64) {
         self.shared.to_lose.store(answers, Ordering::Relaxed);
     }
 
-    /// Whether connects are let in; others are reset at once.
+    /// Whether connects are accepted or reset.
     pub fn admit(&self, admits: bool) {
         self.rules.send_modify(|rules| rules.admits = admits);
     }
 
-    /// Later connections lead to this port of 127.0.0.1.
+    /// Later connections are made to this port of 127.0.0.1.
     pub fn retarget(&self, port: u16) {
         self.rules.send_modify(|rules| rules.target.set_port(port));
     }
 }
 
-/// Where a connection ended.
-enum End {
-    /// One side said goodbye.
+/// How a connection ended.
+enum PipeEnd {
+    /// One side closed it.
     Closed,
     /// It is to be reset.
     Cut,
-    /// One side said goodbye to a line that swallows: the other does not hear of it.
+    /// One side closed a line that swallows; the other does not notice.
     Unheard,
 }
 
 async fn accept(
     listener: TcpListener,
     rules: watch::Receiver<Rules>,
-    shared: Arc<Shared>,
+    shared: Arc<ProxyState>,
     seed: u64,
 ) {
     let mut dice = Pcg32::seed_from_u64(seed);
@@ -200,25 +200,25 @@ async fn accept(
             continue;
         }
         let cut_at = now.cut_within.map(|bytes| {
-            let transport =
-                [Transport::ToServer, Transport::ToClient][usize::from(dice.random_bool(0.5))];
-            (transport, dice.random_range(1..=bytes))
+            let direction =
+                [Direction::ToServer, Direction::ToClient][usize::from(dice.random_bool(0.5))];
+            (direction, dice.random_range(1..=bytes))
         });
         connections.spawn(carry(client, rules.clone(), Arc::clone(&shared), cut_at));
     }
 }
 
-/// Without a goodbye: both sides see `ECONNRESET`, and what was not yet read is lost.
+/// Both sides get `ECONNRESET`, and what was not read yet is lost.
 fn reset(stream: &TcpStream) {
-    // A socket that has gone by itself needs no reset.
+    // A closed socket needs no reset.
     let _set = stream.set_zero_linger().is_ok();
 }
 
 async fn carry(
     mut client: TcpStream,
     mut rules: watch::Receiver<Rules>,
-    shared: Arc<Shared>,
-    cut_at: Option<(Transport, u64)>,
+    shared: Arc<ProxyState>,
+    cut_at: Option<(Direction, u64)>,
 ) {
     let now = rules.borrow().clone();
     let Ok(mut server) = TcpStream::connect(now.target).await else {
@@ -226,7 +226,7 @@ async fn carry(
         return;
     };
     shared.happened.connections.fetch_add(1, Ordering::Relaxed);
-    // Small messages as they come; a socket that refuses this is as good.
+    // Small messages without delay. A socket that refuses this works too.
     let _set = (
         client.set_nodelay(true).is_ok(),
         server.set_nodelay(true).is_ok(),
@@ -235,35 +235,35 @@ async fn carry(
     let end = {
         let (client_read, client_write) = client.split();
         let (server_read, server_write) = server.split();
-        let pump = |transport, from, to| Pump {
-            transport,
+        let pump = |direction, from, to| Pump {
+            direction,
             from,
             to,
             rules: rules.clone(),
             shared: &shared,
             left: cut_at
-                .filter(|(cut, _)| *cut == transport)
+                .filter(|(cut, _)| *cut == direction)
                 .map(|(_, bytes)| bytes),
             stores: &stores,
         };
-        let to_server = pump(Transport::ToServer, client_read, server_write);
-        let to_client = pump(Transport::ToClient, server_read, client_write);
+        let to_server = pump(Direction::ToServer, client_read, server_write);
+        let to_client = pump(Direction::ToClient, server_read, client_write);
         let mut cuts = rules.clone();
         tokio::select! {
             end = to_server.run() => end,
             end = to_client.run() => end,
-            _ = cuts.wait_for(|rules| rules.cuts != now.cuts) => End::Cut,
+            _ = cuts.wait_for(|rules| rules.cuts != now.cuts) => PipeEnd::Cut,
         }
     };
     match end {
-        End::Closed => {}
-        End::Cut => {
+        PipeEnd::Closed => {}
+        PipeEnd::Cut => {
             shared.happened.cuts.fetch_add(1, Ordering::Relaxed);
             reset(&client);
             reset(&server);
         }
-        // The proxy is gone when this fails.
-        End::Unheard => {
+        // This fails if the proxy is dropped.
+        PipeEnd::Unheard => {
             let _healed = rules
                 .wait_for(|rules| rules.line == Line::Passes || rules.cuts != now.cuts)
                 .await
@@ -272,21 +272,21 @@ async fn carry(
     }
 }
 
-/// One way of one connection.
+/// One direction of one connection.
 struct Pump<'a> {
-    transport: Transport,
+    direction: Direction,
     from: ReadHalf<'a>,
     to: WriteHalf<'a>,
     rules: watch::Receiver<Rules>,
-    shared: &'a Shared,
-    /// Bytes that still pass before the cut.
+    shared: &'a ProxyState,
+    /// Bytes before the cut.
     left: Option<u64>,
-    /// Whether the client has named [`STATEMENT`]: once for all, or, where each call is a transaction, for the one at hand.
+    /// Whether the client has named [`STATEMENT`]: once, or for the present transaction if each call is one.
     stores: &'a AtomicBool,
 }
 
 impl Pump<'_> {
-    async fn run(mut self) -> End {
+    async fn run(mut self) -> PipeEnd {
         let mut chunk = vec![0; CHUNK_BYTES];
         let mut lost = false;
         loop {
@@ -298,16 +298,16 @@ impl Pump<'_> {
             };
             let room = &mut chunk[..most.min(CHUNK_BYTES)];
             let bytes = match self.from.read(room).await {
-                Ok(0) | Err(_) if lost => return End::Unheard,
-                Ok(0) => return End::Closed,
-                Err(_reset) => return End::Cut,
+                Ok(0) | Err(_) if lost => return PipeEnd::Unheard,
+                Ok(0) => return PipeEnd::Closed,
+                Err(_reset) => return PipeEnd::Cut,
                 Ok(read) => &chunk[..read],
             };
             let line = self.rules.borrow().line;
             match line {
                 Line::Passes => {}
                 Line::Dead => lost = self.swallowed(lost),
-                Line::HalfOpen(transport) if transport == self.transport => {
+                Line::HalfOpen(direction) if direction == self.direction => {
                     lost = self.swallowed(lost);
                 }
                 Line::HalfOpen(_) => {}
@@ -317,12 +317,12 @@ impl Pump<'_> {
             if lost {
                 continue;
             }
-            if self.transport == Transport::ToClient && self.loses(bytes) {
-                return End::Cut;
+            if self.direction == Direction::ToClient && self.loses(bytes) {
+                return PipeEnd::Cut;
             }
             let passes = self.passes(bytes);
             if self.to.write_all(&bytes[..passes]).await.is_err() || passes < bytes.len() {
-                return End::Cut;
+                return PipeEnd::Cut;
             }
         }
     }
@@ -337,7 +337,7 @@ impl Pump<'_> {
 
     /// How many of the bytes pass before the cut.
     fn passes(&mut self, bytes: &[u8]) -> usize {
-        if self.transport == Transport::ToServer && contains(bytes, STATEMENT) {
+        if self.direction == Direction::ToServer && contains(bytes, STATEMENT) {
             self.stores.store(true, Ordering::Relaxed);
         }
         let Some(left) = &mut self.left else {
@@ -348,7 +348,7 @@ impl Pump<'_> {
         passes
     }
 
-    /// Whether this is an answer that is to be lost, at its end: the transaction is committed then.
+    /// Whether this is the end of an answer to be lost. Its transaction is committed.
     fn loses(&self, bytes: &[u8]) -> bool {
         let transaction = contains(bytes, COMMITTED);
         let whole =

@@ -1,8 +1,7 @@
-//! The PostgreSQL of the test run: one for all tests, started by the first that asks, in a folder that is gone when the run
-//! is. Each test gets a database of its own.
+//! The PostgreSQL server of a test run: one for all tests, each of which gets a database of its own.
 //!
-//! It is the demo's own server, whose watchdog ends it with this process, however that ends. The folder is removed by a
-//! small `sh` that notices our end in the same way.
+//! It is the server of the demo, whose watchdog stops it when this process ends, however it ends. Its folder is then removed by a
+//! shell that waits for the same.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -14,10 +13,10 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use visit_pacer::demo::server::{PostgresOptions, PostgresServer};
 use visit_pacer::demo::stack;
 
-/// The migrated database that those of the tests are copies of.
+/// The migrated database that the tests copy.
 const TEMPLATE: &str = "template_migrated";
 
-/// What a project of Supabase has before anybody makes a table: its roles, and their rights on whatever is made in `public`.
+/// What a new Supabase project has: its roles, and their default privileges in `public`.
 const SUPABASE: &str = "
   do $$ begin
     if not exists (select from pg_roles where rolname = 'anon') then create role anon nologin; end if;
@@ -29,7 +28,7 @@ const SUPABASE: &str = "
   alter default privileges in schema public grant all on functions to anon, authenticated, service_role;
   alter default privileges in schema public grant all on sequences to anon, authenticated, service_role;";
 
-/// Waits until its input ends and no server is at work in `$1`, then removes that folder.
+/// Waits until its input ends and no server runs in `$1`, then removes that folder.
 const SWEEPER: &str = r#"
 trap '' HUP INT TERM
 while read -r _; do :; done
@@ -41,17 +40,16 @@ done
 rm -rf "$1"
 "#;
 
-/// A folder of one test, gone when the test is.
+/// A folder that is removed with this value.
 pub struct Scratch(PathBuf);
 
 impl Scratch {
-    /// An empty one that every account may enter, as the server's must.
+    /// An empty one that every account may enter, as the server needs it.
     pub fn new() -> Self {
         let path =
             std::env::temp_dir().join(format!("visit-pacer-test-{:016x}", rand::random::<u64>()));
         std::fs::create_dir(&path).expect("a folder in the temporary directory");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))
-            .expect("it is ours");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("a mode");
         Self(path)
     }
 
@@ -63,34 +61,34 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // A server that is just stopping may still write into it; what is left is in the temporary directory.
+        // A stopping server may still write to it; then it stays in the temporary directory.
         std::fs::remove_dir_all(&self.0).ok();
     }
 }
 
 /// The server that all tests share.
-pub struct Shared {
+pub struct SharedServer {
     server: PostgresServer,
     made: AtomicU32,
     _sweeper: Child,
 }
 
 /// Starts it at the first call.
-pub fn shared() -> &'static Shared {
-    static SHARED: OnceLock<Shared> = OnceLock::new();
+pub fn shared() -> &'static SharedServer {
+    static SHARED: OnceLock<SharedServer> = OnceLock::new();
     SHARED.get_or_init(|| {
         let starting = std::thread::spawn(|| {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .expect("a runtime");
-            runtime.block_on(Shared::start())
+            runtime.block_on(SharedServer::start())
         });
         starting.join().expect("the server of the tests starts")
     })
 }
 
-impl Shared {
+impl SharedServer {
     async fn start() -> Self {
         let folder = std::mem::ManuallyDrop::new(Scratch::new());
         let sweeper = Command::new("sh")
@@ -110,12 +108,12 @@ impl Shared {
         }
     }
 
-    /// The URL of a new, empty database, as Supabase gives it.
+    /// The URL of a new, empty database, as in Supabase.
     pub async fn empty(&self) -> String {
         like_supabase(&self.server, &self.next_name()).await
     }
 
-    /// The URL of a new database with our schema.
+    /// The URL of a new, migrated database.
     pub async fn migrated(&self) -> String {
         let name = self.next_name();
         let mut connection = PgConnection::connect(&self.server.url("postgres"))
@@ -127,7 +125,7 @@ impl Shared {
         .execute(&mut connection)
         .await
         .expect("a copy of the template");
-        connection.close().await.expect("a goodbye");
+        connection.close().await.expect("closed");
         self.server.url(&name)
     }
 
@@ -152,7 +150,7 @@ pub async fn start(data_dir: PathBuf) -> PostgresServer {
         ("max_connections", "300"),
         ("max_wal_senders", "60"),
         ("max_replication_slots", "60"),
-        // Which of two transactions was committed first is what a barrier is about.
+        // The order of commits decides whether a pause was a barrier.
         ("track_commit_timestamp", "on"),
     ];
     PostgresServer::start(PostgresOptions {
@@ -167,13 +165,14 @@ pub async fn start(data_dir: PathBuf) -> PostgresServer {
     .expect("a PostgreSQL server starts")
 }
 
-/// A streaming standby of a server, in `data_dir`: it answers, and takes no writes until it is promoted.
+/// A streaming standby of a server, in `data_dir`. It is read-only until it is promoted.
 pub async fn standby(primary: &PostgresServer, data_dir: PathBuf) -> PostgresServer {
     std::fs::create_dir(&data_dir).expect("an empty folder");
     let cluster = primary.data_dir().join("cluster");
-    let owner = std::fs::metadata(&cluster).expect("the primary's");
+    let owner = std::fs::metadata(&cluster).expect("the primary");
     let own = |path: &Path| {
-        std::os::unix::fs::chown(path, Some(owner.uid()), Some(owner.gid())).expect("handed over");
+        std::os::unix::fs::chown(path, Some(owner.uid()), Some(owner.gid()))
+            .expect("its new owner");
     };
     own(&data_dir);
     let password = data_dir.join("password");
@@ -199,7 +198,7 @@ pub async fn standby(primary: &PostgresServer, data_dir: PathBuf) -> PostgresSer
     start(data_dir).await
 }
 
-/// Makes a database as a new project of Supabase has it; gives its URL.
+/// Creates a database like that of a new Supabase project. Returns its URL.
 async fn like_supabase(server: &PostgresServer, name: &str) -> String {
     server.create_database(name).await.expect("a database");
     let mut connection = PgConnection::connect(&server.url(name))
@@ -208,16 +207,16 @@ async fn like_supabase(server: &PostgresServer, name: &str) -> String {
     sqlx::raw_sql(SUPABASE)
         .execute(&mut connection)
         .await
-        .expect("roles and their rights");
-    connection.close().await.expect("a goodbye");
+        .expect("roles and their privileges");
+    connection.close().await.expect("closed");
     server.url(name)
 }
 
-/// The same with our schema.
+/// The same, migrated.
 pub async fn prepared(server: &PostgresServer, name: &str) -> String {
     let url = like_supabase(server, name).await;
     let mut connection = PgConnection::connect(&url).await.expect("a connection");
     stack::prepare(&mut connection).await.expect("the schema");
-    connection.close().await.expect("a goodbye");
+    connection.close().await.expect("closed");
     url
 }

@@ -1,4 +1,4 @@
-//! Another subscriber of `visit_distribution`, as an application beside the agent is one: it counts the events that it gets.
+//! Another Realtime subscriber of `visit_distribution`, such as an application. It counts the events that it receives.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,15 +8,15 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
-use super::{PATIENCE, Place};
+use super::{PATIENCE, Place, wait_until};
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// The server closes a client that says nothing for a minute.
+/// The server closes a client after a minute of silence.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(20);
 
 /// It ends with this value.
@@ -30,7 +30,7 @@ impl Subscriber {
     pub async fn to(place: &Place) -> Self {
         let key = place.key.expose();
         let url = format!("{}?vsn=1.0.0&apikey={key}", place.realtime.url());
-        let (mut socket, _) = connect_async(url).await.expect("Realtime lets us in");
+        let (mut socket, _) = connect_async(url).await.expect("Realtime accepts the key");
         let bindings = json!([{ "event": "*", "schema": "public", "table": "visit_distribution" }]);
         let config = json!({ "config": { "postgres_changes": bindings }, "access_token": key });
         say(&mut socket, "realtime:app", "phx_join", &config).await;
@@ -59,6 +59,26 @@ impl Subscriber {
     /// UPDATE events so far.
     pub fn updates(&self) -> u64 {
         self.updates.load(Ordering::Relaxed)
+    }
+}
+
+/// The budget of write-backs: each is an event for every subscriber.
+pub struct WriteBacks(Instant);
+
+impl WriteBacks {
+    /// A full budget. To be called before the agent starts.
+    pub fn from_now() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Waits for an event; fails if the subscriber has received more than the budget allows. The time is measured after the events
+    /// are counted, so a slow test only allows more.
+    pub async fn holds(&self, subscriber: &Subscriber) {
+        wait_until("a write-back", PATIENCE, async || subscriber.updates() > 0).await;
+        let events = subscriber.updates();
+        let allowed = 20 + self.0.elapsed().as_secs() / 5 + 1;
+        println!("{events} of {allowed} write-backs");
+        assert!(events <= allowed, "{events} events of {allowed}");
     }
 }
 

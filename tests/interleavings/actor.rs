@@ -1,7 +1,6 @@
-//! Who takes part: scripts of real statements, each over a connection of its own.
+//! The participants: scripts of real statements, each over a connection of its own.
 //!
-//! Owns what an agent remembers between two of its statements (the batch it computed), and where a statement can be held.
-//! When a step is taken is the explorer's.
+//! Owns what an agent keeps between two of its statements (the batch it computed), and where a statement can be suspended.
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use uuid::Uuid;
@@ -16,17 +15,19 @@ use visit_pacer::postgres::batches::{BatchRecords, store};
 use visit_pacer::postgres::connection::Connection;
 use visit_pacer::postgres::{maintenance, rows};
 
+use crate::oracle::step::StoredRow;
+
 /// The control row's `catch_up`, in thousandths.
 const CATCH_UP_MILLI: i64 = 2_000;
 
-/// Where a statement can be held in the middle, in the order in which a store passes them.
+/// Where a statement can be suspended, in the order of a store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Gate {
     /// After the statement's snapshot, before the control row and the distributions are locked.
     Locking,
-    /// After the distributions are locked and checked, before the partners are.
+    /// After the distributions are locked and checked, before the partners are locked.
     Locked,
-    /// Before progress is advanced, and with it the compare-and-set decided.
+    /// Before the compare-and-set of progress.
     Advancing,
     /// After progress is advanced, before the visits are inserted.
     Inserting,
@@ -47,7 +48,7 @@ impl Gate {
         Self::Holding,
     ];
 
-    /// The second key of the advisory lock that it is.
+    /// The second key of its advisory lock.
     pub fn key(self) -> i32 {
         let place = Self::ALL.iter().position(|gate| *gate == self);
         place
@@ -61,43 +62,43 @@ impl Gate {
     }
 }
 
-/// Whom a statement may wait for.
+/// What a statement may wait for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
-    /// Agents, and the SQL functions that stand in for them: nobody.
+    /// Agents and SQL functions that do their work: nothing.
     Pacer,
-    /// Functions for which a person waits: whoever holds a row, for half a second.
-    Caretaker,
-    /// A statement that runs, another editor; never for an agent between two statements.
+    /// Functions of maintenance: any lock of a row, for half a second.
+    Maintenance,
+    /// A statement that runs, or another editor; never an agent between two statements.
     Editor,
 }
 
 /// One statement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
-    /// Reads every row, and computes a batch from it.
+    /// Reads every distribution and computes a batch.
     Read,
-    /// Stores the batch that was last computed, also if it was stored before.
+    /// Stores the batch that was computed last, even if it was stored before.
     Store,
     /// Writes `total_distributed` back.
     WriteBack,
-    /// What an editor does, or a call of an SQL function.
+    /// A statement of an editor, or a call of an SQL function.
     Sql(&'static str),
 }
 
-/// What one actor does, and where its statements are held.
+/// What one actor does, and where its statements are suspended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Script {
-    /// For the trace of a schedule.
+    /// For the trace.
     pub name: &'static str,
-    /// Whom it may wait for.
+    /// What it may wait for.
     pub role: Role,
-    /// Where its statements are held.
+    /// Where its statements are suspended.
     pub gates: Vec<Gate>,
     /// In order.
     pub steps: Vec<Step>,
-    /// Whether it may add visits beyond the curve and the bucket.
-    pub sql_functions: bool,
+    /// Whether it may add visits beyond curve and bucket.
+    pub manual: bool,
 }
 
 impl Script {
@@ -106,33 +107,33 @@ impl Script {
         Self::new(name, Role::Pacer, gates, &[Step::Read, Step::Store])
     }
 
-    /// Somebody who edits: a statement that begins a transaction, and those after it.
+    /// An editor: a statement that begins a transaction, and those after it.
     pub fn editor(statements: &[&'static str]) -> Self {
         let steps: Vec<Step> = statements.iter().map(|sql| Step::Sql(sql)).collect();
         Self::new("editor", Role::Editor, &[], &steps)
     }
 
-    /// A function that stands in for an agent.
+    /// A function that does the work of an agent.
     pub fn pacing(call: &'static str, gates: &[Gate]) -> Self {
         Self::new("function", Role::Pacer, gates, &[Step::Sql(call)])
     }
 
-    /// A function for which a person waits.
-    pub fn caretaker(name: &'static str, call: &'static str, gates: &[Gate]) -> Self {
-        Self::new(name, Role::Caretaker, gates, &[Step::Sql(call)])
+    /// A function of maintenance.
+    pub fn maintenance(name: &'static str, call: &'static str, gates: &[Gate]) -> Self {
+        Self::new(name, Role::Maintenance, gates, &[Step::Sql(call)])
     }
 
-    /// The same, and then that.
+    /// The same with one more step.
     #[must_use]
     pub fn then(mut self, step: Step) -> Self {
         self.steps.push(step);
         self
     }
 
-    /// The same, and it may be ahead of the curve.
+    /// The same, and it may add visits beyond curve and bucket.
     #[must_use]
-    pub fn sql_functions(mut self) -> Self {
-        self.sql_functions = true;
+    pub fn manual(mut self) -> Self {
+        self.manual = true;
         self
     }
 
@@ -142,13 +143,10 @@ impl Script {
             role,
             gates: gates.to_vec(),
             steps: steps.to_vec(),
-            sql_functions: false,
+            manual: false,
         }
     }
 }
-
-/// A row that a batch stored visits of, and the `config_version` that it was computed from.
-pub type Stored = (Uuid, i64);
 
 /// An actor's connection and memory.
 pub struct Session {
@@ -158,7 +156,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// A connection to that database, for batches of at most so many visits of a row.
+    /// A connection to that database, for batches of at most that many visits of a distribution.
     pub async fn open(url: &str, batch_visits: i64) -> Self {
         let connection = PgConnection::connect(url).await.expect("a connection");
         let mut session = Self {
@@ -166,7 +164,7 @@ impl Session {
             batch: Batch::default(),
             batch_visits,
         };
-        let no_compiler = "set jit = off"; // at this size it is all that takes time
+        let no_compiler = "set jit = off"; // it would take most of the time
         session.run(no_compiler).await.expect("a setting");
         session
     }
@@ -184,7 +182,7 @@ impl Session {
             .map(|_| ())
     }
 
-    /// The server's process behind it.
+    /// The server process of the connection.
     pub async fn pid(&mut self) -> i32 {
         sqlx::query_scalar("select pg_backend_pid()")
             .fetch_one(&mut self.connection)
@@ -192,13 +190,13 @@ impl Session {
             .expect("a number")
     }
 
-    /// Forgets what it computed.
+    /// Forgets the batch.
     pub fn forget(&mut self) {
         self.batch = Batch::default();
     }
 
-    /// Takes a step; says which rows a batch stored visits of.
-    pub async fn perform(&mut self, step: Step) -> Result<Vec<Stored>, sqlx::Error> {
+    /// Takes a step. Returns the distributions of which a batch stored visits.
+    pub async fn perform(&mut self, step: Step) -> Result<Vec<StoredRow>, sqlx::Error> {
         match step {
             Step::Read => {
                 let read = rows::every(&mut self.connection).await?;
@@ -216,7 +214,7 @@ impl Session {
         }
     }
 
-    async fn store(&mut self) -> Result<Vec<Stored>, sqlx::Error> {
+    async fn store(&mut self) -> Result<Vec<StoredRow>, sqlx::Error> {
         if self.batch.rows.is_empty() {
             return Ok(Vec::new());
         }
@@ -231,7 +229,7 @@ impl Session {
     }
 }
 
-/// What an agent would store of what it read: within curve, total and bucket, and at most so many visits of a row.
+/// What an agent would store of what it read: within curve, total and bucket, and at most that many visits of a distribution.
 fn batch(read: &[RowRead], at: DbTime, most: i64) -> Batch {
     let rows = read.iter().filter_map(|row| batch_row(row, at, most));
     Batch {

@@ -1,8 +1,8 @@
-//! Goes through all interleavings of some scripts, depth first: each schedule begins in the same state, takes one step after
-//! the other, and is repeated up to the last point where another actor could have gone on.
+//! Runs all interleavings of some scripts, depth first: each begins in the same state, takes one step after the other, and is
+//! repeated up to the last point where another actor could have continued.
 //!
-//! A statement that is held at a gate is a step taken; that it goes on is the next one. One that waits for a lock goes on when
-//! its blocker ends. Invariant: between two steps nothing runs: every statement has ended, or is held, or waits.
+//! Running a statement up to a gate is one step, continuing it is the next. One that waits for a lock continues when its blocker
+//! ends. Invariant: between two steps nothing runs: every statement has ended, is suspended at a gate, or waits for a lock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,39 +10,39 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::actor::{Gate, Role, Script, Session, Step, Stored};
-use super::oracle::{RowState, Violation, Wrong, check};
+use super::actor::{Gate, Role, Script, Session, Step};
 use super::scene::Scene;
 use crate::harness::PATIENCE;
+use crate::oracle::step::{RowState, StoredRow, Violation, Wrong, check};
 
-/// Schedules at the most; an exploration that has more is no exploration.
-const SCHEDULES_MAX: usize = 20_000;
-/// Steps of a schedule at the most.
+/// An exploration with more is a mistake.
+const INTERLEAVINGS_MAX: usize = 20_000;
+/// Steps of an interleaving at most.
 const STEPS_MAX: usize = 100;
-/// How long a statement may take to end, before the locks are looked at again.
-const LOOK_EVERY: Duration = Duration::from_millis(1);
+/// How often the locks are read while a statement runs.
+const CHECK_EVERY: Duration = Duration::from_millis(1);
 
 /// What an exploration did and found.
 #[derive(Default, Debug)]
 pub struct Report {
-    /// Schedules gone through.
-    pub schedules: usize,
+    /// Interleavings.
+    pub interleavings: usize,
     /// Steps taken.
     pub steps: usize,
-    /// Steps that had to wait for a lock.
+    /// Steps with a session waiting for a lock.
     pub waits: usize,
-    /// The first schedule of each kind of violation.
+    /// The first interleaving of each kind of violation.
     pub found: BTreeMap<Wrong, String>,
 }
 
-/// The choices of a schedule: which of the actors that could go on did, of how many.
+/// The choices of an interleaving: which of the actors that could continue did, of how many.
 #[derive(Default)]
-struct Schedule {
+struct Choices {
     choices: Vec<(usize, usize)>,
     depth: usize,
 }
 
-impl Schedule {
+impl Choices {
     fn choose(&mut self, of: usize) -> usize {
         if self.depth == self.choices.len() {
             self.choices.push((0, of));
@@ -74,34 +74,34 @@ struct Actor {
     pid: i32,
     /// Steps begun.
     begun: usize,
-    /// None while a statement is under way.
+    /// None while a statement runs.
     session: Option<Session>,
-    held: Option<Gate>,
+    suspended: Option<Gate>,
     blocked_by: Vec<i32>,
 }
 
 impl Actor {
-    fn can_go_on(&self) -> bool {
-        self.held.is_some() || (self.session.is_some() && self.begun < self.script.steps.len())
+    fn can_continue(&self) -> bool {
+        self.suspended.is_some() || (self.session.is_some() && self.begun < self.script.steps.len())
     }
 }
 
 struct Performed {
     actor: usize,
     session: Session,
-    outcome: Result<Vec<Stored>, sqlx::Error>,
+    outcome: Result<Vec<StoredRow>, sqlx::Error>,
 }
 
-struct Run<'a> {
+struct Exploration<'a> {
     scene: &'a mut Scene,
     actors: Vec<Actor>,
-    under_way: JoinSet<Performed>,
+    running: JoinSet<Performed>,
     trace: Vec<String>,
     seen: Vec<RowState>,
     report: Report,
 }
 
-/// Goes through all schedules, or until a violation of that kind is found.
+/// Runs all interleavings, or until a violation of that kind is found.
 pub async fn explore(scene: &mut Scene, scripts: &[Script], until: Option<Wrong>) -> Report {
     let mut actors = Vec::new();
     for (script, key) in scripts.iter().zip(1..) {
@@ -112,80 +112,84 @@ pub async fn explore(scene: &mut Scene, scripts: &[Script], until: Option<Wrong>
             pid: session.pid().await,
             begun: 0,
             session: Some(session),
-            held: None,
+            suspended: None,
             blocked_by: Vec::new(),
         });
     }
-    let mut run = Run {
+    let mut run = Exploration {
         scene,
         actors,
-        under_way: JoinSet::new(),
+        running: JoinSet::new(),
         trace: Vec::new(),
         seen: Vec::new(),
         report: Report::default(),
     };
-    let mut schedule = Schedule::default();
+    let mut choices = Choices::default();
     loop {
-        let wrong = run.follow(&mut schedule).await;
-        run.report.schedules += 1;
+        let wrong = run.follow(&mut choices).await;
+        run.report.interleavings += 1;
         for violation in wrong {
             let trace = run.trace.join("; ");
-            let told = format!("{violation}\n  after: {trace}");
-            run.report.found.entry(violation.kind).or_insert(told);
+            let text = format!("{violation}\n  after: {trace}");
+            run.report.found.entry(violation.kind).or_insert(text);
         }
         let found = until.is_some_and(|kind| run.report.found.contains_key(&kind));
-        if found || !schedule.next() {
+        if found || !choices.next() {
             break;
         }
         assert!(
-            run.report.schedules < SCHEDULES_MAX,
-            "fewer than {SCHEDULES_MAX} schedules"
+            run.report.interleavings < INTERLEAVINGS_MAX,
+            "fewer than {INTERLEAVINGS_MAX} interleavings"
         );
     }
     run.scene.open_all_gates().await;
     run.report
 }
 
-impl Run<'_> {
-    /// One schedule from its beginning to its end, or to the first thing that is wrong.
-    async fn follow(&mut self, schedule: &mut Schedule) -> Vec<Violation> {
+impl Exploration<'_> {
+    /// One interleaving, to its end or to the first violation.
+    async fn follow(&mut self, choices: &mut Choices) -> Vec<Violation> {
         self.scene.reset().await;
         self.trace.clear();
         for actor in &mut self.actors {
             actor.begun = 0;
-            actor
-                .session
-                .as_mut()
-                .expect("between two schedules")
-                .forget();
+            actor.session.as_mut().expect("no statement runs").forget();
         }
-        self.seen = self.scene.look().await;
+        self.seen = self.scene.states().await;
         loop {
             let ready: Vec<usize> = (0..self.actors.len())
-                .filter(|actor| self.actors[*actor].can_go_on())
+                .filter(|actor| self.actors[*actor].can_continue())
                 .collect();
             if ready.is_empty() {
                 break;
             }
-            assert!(self.trace.len() < STEPS_MAX, "it ends: {:?}", self.trace);
-            let chosen = ready[schedule.choose(ready.len())];
+            assert!(
+                self.trace.len() < STEPS_MAX,
+                "too many steps: {:?}",
+                self.trace
+            );
+            let chosen = ready[choices.choose(ready.len())];
             let wrong = self.step(chosen).await;
             if !wrong.is_empty() {
                 self.abandon().await;
                 return wrong;
             }
         }
-        assert!(self.under_way.is_empty(), "all has ended: {:?}", self.trace);
+        assert!(
+            self.running.is_empty(),
+            "a statement still runs: {:?}",
+            self.trace
+        );
         self.scene.converge().await.into_iter().collect()
     }
 
-    /// One actor goes on; then nothing runs any more, and what is committed is looked at.
+    /// One actor continues until nothing runs any more; then the committed state is checked.
     async fn step(&mut self, chosen: usize) -> Vec<Violation> {
         self.report.steps += 1;
         let actor = &mut self.actors[chosen];
         let name = actor.script.name;
-        if let Some(gate) = actor.held.take() {
-            self.trace.push(format!("{name} goes on from {gate:?}"));
+        if let Some(gate) = actor.suspended.take() {
+            self.trace.push(format!("{name} continues from {gate:?}"));
             let key = actor.key;
             self.scene.open_gate(key, gate).await;
         } else {
@@ -196,7 +200,7 @@ impl Run<'_> {
                 Step::Read | Step::Store | Step::WriteBack => format!("{name}: {step:?}"),
             });
             let mut session = actor.session.take().expect("no statement is under way");
-            self.under_way.spawn(async move {
+            self.running.spawn(async move {
                 let outcome = session.perform(step).await;
                 Performed {
                     actor: chosen,
@@ -207,19 +211,19 @@ impl Run<'_> {
         }
         let (stored, mut wrong) = self.settle().await;
         wrong.extend(self.waits());
-        let now = self.scene.look().await;
-        let sql_functions = self.actors.iter().any(|actor| actor.script.sql_functions);
-        wrong.extend(check(&self.seen, &now, &stored, sql_functions));
+        let now = self.scene.states().await;
+        let manual = self.actors.iter().any(|actor| actor.script.manual);
+        wrong.extend(check(&self.seen, &now, &stored, manual));
         self.seen = now;
         wrong
     }
 
-    /// Waits until every statement has ended, is held, or waits for a lock.
-    async fn settle(&mut self) -> (Vec<Stored>, Vec<Violation>) {
+    /// Waits until every statement has ended, is suspended, or waits for a lock.
+    async fn settle(&mut self) -> (Vec<StoredRow>, Vec<Violation>) {
         let (mut stored, mut wrong) = (Vec::new(), Vec::new());
         let deadline = Instant::now() + PATIENCE;
         loop {
-            while let Some(performed) = self.under_way.try_join_next() {
+            while let Some(performed) = self.running.try_join_next() {
                 match self.ended(performed.expect("no panic")) {
                     Ok(of_batch) => stored.extend(of_batch),
                     Err(violation) => wrong.push(violation),
@@ -228,8 +232,12 @@ impl Run<'_> {
             if self.nothing_runs().await {
                 return (stored, wrong);
             }
-            assert!(Instant::now() < deadline, "it settles: {:?}", self.trace);
-            if let Ok(Some(performed)) = timeout(LOOK_EVERY, self.under_way.join_next()).await {
+            assert!(
+                Instant::now() < deadline,
+                "statements still run: {:?}",
+                self.trace
+            );
+            if let Ok(Some(performed)) = timeout(CHECK_EVERY, self.running.join_next()).await {
                 match self.ended(performed.expect("no panic")) {
                     Ok(of_batch) => stored.extend(of_batch),
                     Err(violation) => wrong.push(violation),
@@ -238,17 +246,17 @@ impl Run<'_> {
         }
     }
 
-    fn ended(&mut self, performed: Performed) -> Result<Vec<Stored>, Violation> {
+    fn ended(&mut self, performed: Performed) -> Result<Vec<StoredRow>, Violation> {
         let actor = &mut self.actors[performed.actor];
         actor.session = Some(performed.session);
-        actor.held = None;
+        actor.suspended = None;
         actor.blocked_by.clear();
         performed.outcome.map_err(|error| {
             Violation::new(Wrong::Failed, format!("{}: {error}", actor.script.name))
         })
     }
 
-    /// Whether all that is under way is held or waits, and where.
+    /// Whether every statement is suspended or waits, and where.
     async fn nothing_runs(&mut self) -> bool {
         let pids: Vec<i32> = self
             .actors
@@ -259,17 +267,17 @@ impl Run<'_> {
         if pids.is_empty() {
             return true;
         }
-        // Who waits for somebody else (a vacuum) goes on by itself, and who waits for nobody any more does already.
+        // Waiting for another process (a vacuum) ends by itself, and waiting for nobody has ended already.
         let cast: Vec<i32> = self.actors.iter().map(|actor| actor.pid).collect();
         let mut waiting = self.scene.waiting(&pids).await;
         waiting.retain(|(_, gate, by)| {
             gate.is_some() || (!by.is_empty() && by.iter().all(|pid| cast.contains(pid)))
         });
         for actor in &mut self.actors {
-            (actor.held, actor.blocked_by) = (None, Vec::new());
+            (actor.suspended, actor.blocked_by) = (None, Vec::new());
             if let Some((_, gate, by)) = waiting.iter().find(|(pid, ..)| *pid == actor.pid) {
                 match gate {
-                    Some(key) => actor.held = Some(Gate::of(*key)),
+                    Some(key) => actor.suspended = Some(Gate::of(*key)),
                     None => actor.blocked_by.clone_from(by),
                 }
             }
@@ -277,7 +285,7 @@ impl Run<'_> {
         waiting.len() == pids.len()
     }
 
-    /// Whether somebody waits who may not, or two wait for each other.
+    /// Whether a session waits that must not, or sessions wait for each other.
     fn waits(&mut self) -> Option<Violation> {
         let blocked: Vec<&Actor> = self
             .actors
@@ -308,7 +316,7 @@ impl Run<'_> {
             };
             let may = match waiter.script.role {
                 Role::Pacer => false,
-                Role::Caretaker => true,
+                Role::Maintenance => true,
                 Role::Editor => !waiter.blocked_by.iter().any(between_statements),
             };
             if !may {
@@ -318,7 +326,7 @@ impl Run<'_> {
         None
     }
 
-    /// Ends a schedule wherever it is: lets everything go on, and rolls back.
+    /// Ends an interleaving: lets everything continue, and rolls back.
     async fn abandon(&mut self) {
         self.scene.open_all_gates().await;
         let deadline = Instant::now() + PATIENCE;
@@ -328,12 +336,16 @@ impl Run<'_> {
                     session.run("rollback").await.expect("a rollback");
                 }
             }
-            if self.under_way.is_empty() {
+            if self.running.is_empty() {
                 break;
             }
-            assert!(Instant::now() < deadline, "it ends: {:?}", self.trace);
-            if let Ok(Some(performed)) = timeout(LOOK_EVERY, self.under_way.join_next()).await {
-                // What fails now is part of what was found wrong.
+            assert!(
+                Instant::now() < deadline,
+                "too many steps: {:?}",
+                self.trace
+            );
+            if let Ok(Some(performed)) = timeout(CHECK_EVERY, self.running.join_next()).await {
+                // A failure now is a consequence of the violation.
                 self.ended(performed.expect("no panic")).ok();
             }
         }

@@ -1,11 +1,11 @@
-//! Each guard of the protocol taken out: the exploration must find what it is there for.
+//! Each guard of the protocol removed: the exploration must find the violation that it prevents.
 
 use super::actor::Gate::{Holding, Inserting, Locked, Locking};
 use super::actor::{Script, Step};
 use super::explore::explore;
-use super::oracle::Wrong;
 use super::scene::{Mutant, Scene};
 use super::{ADOPT, EDITS, ORGANIC, PURGE};
+use crate::oracle::step::Wrong;
 
 const NO_COMPARE_AND_SET: (&str, &str) = (
     "and p.last_number = locked.last_number and p.distributed = locked.distributed
@@ -17,14 +17,14 @@ const NO_COMPARE_AND_SET: (&str, &str) = (
 async fn found(mutant: Mutant, scripts: &[Script], kind: Wrong) {
     let mut scene = Scene::new(Some(&mutant)).await;
     let report = explore(&mut scene, scripts, Some(kind)).await;
-    let told = report.found.get(&kind);
+    let violation = report.found.get(&kind);
     println!(
-        "found at schedule {}, step {}: {}",
-        report.schedules,
+        "found in interleaving {}, step {}: {}",
+        report.interleavings,
         report.steps,
-        told.map_or("", |told| told)
+        violation.map_or("", String::as_str)
     );
-    assert!(told.is_some(), "{kind:?} is found: {report:?}");
+    assert!(violation.is_some(), "expected {kind:?}, found {report:?}");
 }
 
 fn store(edits: &'static [(&'static str, &'static str)]) -> Mutant {
@@ -45,9 +45,9 @@ fn two_agents() -> [Script; 2] {
 }
 
 #[tokio::test]
-async fn without_the_version_check_a_batch_of_an_old_row_is_found() {
+async fn without_the_version_check_a_batch_of_an_old_version_is_found() {
     let mutant = store(&[("and v.config_version = batch.version", "")]);
-    found(mutant, &agent_and_edit(3), Wrong::OldRow).await;
+    found(mutant, &agent_and_edit(3), Wrong::OldVersion).await;
 }
 
 #[tokio::test]
@@ -85,11 +85,11 @@ async fn without_compare_and_set_and_unique_index_a_number_given_twice_is_found(
 #[tokio::test]
 async fn without_the_lock_visits_after_a_pause_are_found() {
     let mutant = store(&[("for no key update of v skip locked", "")]);
-    found(mutant, &agent_and_edit(0), Wrong::UnderPause).await;
+    found(mutant, &agent_and_edit(0), Wrong::DuringPause).await;
 }
 
 #[tokio::test]
-async fn with_a_lock_that_is_taken_after_the_check_visits_after_a_pause_are_found() {
+async fn with_a_lock_taken_after_the_check_visits_after_a_pause_are_found() {
     let mutant = store(&[
         ("locked as materialized (", "checked as materialized ("),
         (
@@ -102,17 +102,17 @@ async fn with_a_lock_that_is_taken_after_the_check_visits_after_a_pause_are_foun
   )",
         ),
     ]);
-    found(mutant, &agent_and_edit(0), Wrong::UnderPause).await;
+    found(mutant, &agent_and_edit(0), Wrong::DuringPause).await;
 }
 
 #[tokio::test]
-async fn without_skip_locked_an_agent_behind_an_editor_is_found() {
+async fn without_skip_locked_an_agent_that_waits_for_an_editor_is_found() {
     let mutant = store(&[("of v skip locked", "of v")]);
     found(mutant, &agent_and_edit(0), Wrong::Waited).await;
 }
 
 #[tokio::test]
-async fn without_skip_locked_on_partners_an_agent_behind_whoever_holds_one_is_found() {
+async fn without_skip_locked_on_partners_an_agent_that_waits_for_a_partner_is_found() {
     let mutant = Mutant {
         function: "visit_pacer_lock_partners",
         edits: &[("for key share skip locked", "for key share")],
@@ -122,7 +122,7 @@ async fn without_skip_locked_on_partners_an_agent_behind_whoever_holds_one_is_fo
 }
 
 #[tokio::test]
-async fn without_the_lock_on_partners_the_foreign_key_behind_whoever_holds_one_is_found() {
+async fn without_the_lock_on_partners_a_foreign_key_that_waits_for_a_partner_is_found() {
     let mutant = Mutant {
         function: "visit_pacer_lock_partners",
         edits: &[("for key share skip locked", "")],
@@ -132,17 +132,17 @@ async fn without_the_lock_on_partners_the_foreign_key_behind_whoever_holds_one_i
 }
 
 #[tokio::test]
-async fn without_the_lock_on_the_control_row_visits_after_everything_was_paused_are_found() {
+async fn without_the_lock_on_the_control_row_visits_after_a_pause_of_all_are_found() {
     let mutant = Mutant {
         function: "visit_pacer_may_store",
         edits: &[("for share skip locked", "")],
         beside: "",
     };
-    found(mutant, &agent_and_edit(9), Wrong::UnderPause).await;
+    found(mutant, &agent_and_edit(9), Wrong::DuringPause).await;
 }
 
 #[tokio::test]
-async fn with_a_bucket_that_is_not_shared_a_burst_is_found() {
+async fn without_a_shared_bucket_a_burst_is_found() {
     let mutant = store(&[(
         "bucket_units = locked.bucket_units::numeric, bucket_at = locked.bucket_at,",
         "",
@@ -155,7 +155,7 @@ async fn with_a_bucket_that_is_not_shared_a_burst_is_found() {
 }
 
 #[tokio::test]
-async fn with_rows_locked_in_another_order_two_that_wait_for_each_other_are_found() {
+async fn with_rows_locked_in_another_order_a_deadlock_is_found() {
     let mutant = Mutant {
         function: "adopt_existing_visits",
         edits: &[(
@@ -165,9 +165,9 @@ async fn with_rows_locked_in_another_order_two_that_wait_for_each_other_are_foun
         beside: "",
     };
     let agent = Script::agent("agent", &[]);
-    let purge = Script::caretaker("purge", PURGE, &[Holding]);
-    let adopt = Script::caretaker("adopt", ORGANIC, &[Holding])
+    let purge = Script::maintenance("purge", PURGE, &[Holding]);
+    let adopt = Script::maintenance("adopt", ORGANIC, &[Holding])
         .then(Step::Sql(ADOPT))
-        .sql_functions();
+        .manual();
     found(mutant, &[agent, purge, adopt], Wrong::Deadlock).await;
 }

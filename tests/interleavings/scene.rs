@@ -1,22 +1,21 @@
-//! The database of an exploration: two rows in which three visits are due, gates in the middle of statements, and mutants of
-//! the functions.
+//! The database of an exploration: two distributions with three visits due, gates in the middle of statements, and mutants of the
+//! functions.
 //!
-//! A gate is an advisory lock that the scene holds and a statement waits for; it stands in wrappers of the small functions
-//! that the store calls, and in triggers. Nothing of what is tested is changed, but for a mutant, and for
-//! `visit_pacer_lock_row()`, which gives up later, so that a slow machine goes through the same schedules.
+//! A gate is an advisory lock that the scene holds and a statement waits for. Gates are in wrappers of the small functions that the
+//! store calls, and in triggers. Nothing else is changed, except for `visit_pacer_lock_row()`, which waits longer, so that a slow
+//! machine runs the same interleavings.
 
 use sqlx::AssertSqlSafe;
 
 use super::actor::{Gate, Session, Step};
-use super::oracle::{self, RowState, Violation, Wrong};
 use crate::harness::server;
+use crate::oracle::step::{self, RowState, Violation, Wrong};
 
-/// Visits of a row in one batch, so that several batches fit below the curve.
+/// Visits of a distribution in one batch, so that several batches fit below the curve.
 const BATCH_VISITS: i64 = 1;
-/// The same once all is quiet.
+/// The same in the end.
 const LAST_BATCH_VISITS: i64 = 100;
-/// Reads and stores after which an agent that is alone has stored what is due: one for each filling of the bucket, and one
-/// that finds nothing.
+/// Reads and stores of an agent alone until everything due is stored: one for each full bucket, and one that finds nothing.
 const LAST_BATCHES: usize = 4;
 
 const GATES: &str = r"
@@ -55,7 +54,7 @@ const GATES: &str = r"
   insert into partners (id) values (partner()), (another_partner());
   create or replace function visit_pacer_agent_alive() returns boolean language sql stable set search_path = '' as 'select true'";
 
-/// The curve of these rows is at 3.0 visits: it takes three minutes to the next.
+/// The curve of these distributions is at 3.0 visits; the next is due in three minutes.
 const RESET: &str = "
   delete from store_visits;
   delete from visit_distribution;
@@ -64,26 +63,26 @@ const RESET: &str = "
   insert into visit_distribution (id, partner_id, total_visits, time_period, visits_per_unit, start_time, end_time)
   select id, partner(), 6, 'hour', 10, now() - interval '18 minutes', now() + interval '1 hour' from unnest(array[one(), two()]) id";
 
-/// A function with a guard of it taken out.
+/// A function with one of its guards removed.
 #[derive(Clone, Copy, Debug)]
 pub struct Mutant {
     /// The function.
     pub function: &'static str,
-    /// Its text, and what stands there instead.
+    /// Parts of its text, and their replacements.
     pub edits: &'static [(&'static str, &'static str)],
-    /// What else is done to the database.
+    /// Further SQL.
     pub beside: &'static str,
 }
 
-/// A database, and the connection that watches it and holds its gates.
+/// A database, and the connection that reads it and holds the gates.
 pub struct Scene {
     url: String,
-    /// Watches, and is the agent that is left in the end.
+    /// Reads the state, and is the agent in the end.
     pub watch: Session,
 }
 
 impl Scene {
-    /// A new one, with the functions as they are or with a mutant.
+    /// A new one, with a mutant or without.
     pub async fn new(mutant: Option<&Mutant>) -> Self {
         let url = server::shared().migrated().await;
         let mut watch = Session::open(&url, LAST_BATCH_VISITS).await;
@@ -111,7 +110,7 @@ impl Scene {
         Self { url, watch }
     }
 
-    /// A connection for that actor, which is held at these gates.
+    /// A connection of an actor, which is suspended at these gates.
     pub async fn actor(&mut self, actor: i32, gates: &[Gate]) -> Session {
         let mut session = Session::open(&self.url, BATCH_VISITS).await;
         let keys: Vec<String> = gates.iter().map(|gate| gate.key().to_string()).collect();
@@ -121,7 +120,7 @@ impl Scene {
                 keys.join(",")
             ))
             .await
-            .expect("settings of the test's own");
+            .expect("settings");
         self.close_gates(actor, gates).await;
         session
     }
@@ -134,7 +133,7 @@ impl Scene {
         }
     }
 
-    /// Lets the statement go on that waits there; the next one waits again.
+    /// Continues the statement that is suspended there. The next one is suspended again.
     pub async fn open_gate(&mut self, actor: i32, gate: Gate) {
         let key = gate.key();
         self.ask(format!(
@@ -143,25 +142,22 @@ impl Scene {
         .await;
     }
 
-    /// Lets everything go on, for good.
+    /// Continues every statement, from now on.
     pub async fn open_all_gates(&mut self) {
         self.ask("select pg_advisory_unlock_all()".to_owned()).await;
     }
 
-    /// As it was in the beginning.
+    /// Restores the initial state.
     pub async fn reset(&mut self) {
-        self.watch
-            .run(RESET)
-            .await
-            .expect("the state to begin with");
+        self.watch.run(RESET).await.expect("the initial state");
     }
 
     /// What is committed now.
-    pub async fn look(&mut self) -> Vec<RowState> {
-        oracle::look(self.watch.connection()).await
+    pub async fn states(&mut self) -> Vec<RowState> {
+        step::states(self.watch.connection()).await
     }
 
-    /// Those of these server processes that wait for a lock: the gate, where it is one, and for whom.
+    /// Which of these server processes wait for a lock: its gate, if it is one, and its blockers.
     pub async fn waiting(&mut self, pids: &[i32]) -> Vec<(i32, Option<i32>, Vec<i32>)> {
         sqlx::query_as(
             "select pid, case when locktype = 'advisory' then objid::integer end, pg_blocking_pids(pid)
@@ -170,31 +166,31 @@ impl Scene {
         .bind(pids)
         .fetch_all(self.watch.connection())
         .await
-        .expect("a look at the locks")
+        .expect("the locks")
     }
 
-    /// Once all is quiet: an agent that is alone, while the buckets fill, stores what is due, and nothing where it may not.
+    /// In the end, while the buckets fill, an agent alone stores what is due and allowed, and nothing else.
     pub async fn converge(&mut self) -> Option<Violation> {
-        let before = self.look().await;
+        let before = self.states().await;
         for _ in 0..LAST_BATCHES {
             self.watch
                 .run("update visit_distribution_progress set bucket_at = bucket_at - interval '1 day'")
                 .await
-                .expect("time passes for the buckets");
+                .expect("the buckets fill");
             for step in [Step::Read, Step::Store] {
                 if let Err(error) = self.watch.perform(step).await {
                     return Some(Violation::new(Wrong::Failed, format!("{error}")));
                 }
             }
         }
-        let after = self.look().await;
+        let after = self.states().await;
         before.iter().zip(&after).find_map(|(was, is)| {
             let expected = is.due.filter(|_| is.open).unwrap_or(was.distributed);
             let expected = expected.max(was.distributed);
             (is.distributed != expected).then(|| {
                 Violation::new(
                     Wrong::Stuck,
-                    format!("{expected} in the end: {was:?}, {is:?}"),
+                    format!("expected {expected} in the end: {was:?}, {is:?}"),
                 )
             })
         })

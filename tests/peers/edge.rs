@@ -1,8 +1,6 @@
-//! The Edge Function `distribute-visits` in the real Deno runtime, before a stand-in for
-//! `PostgREST` on a real database.
+//! The Edge Function `distribute-visits` in the real Deno runtime, with a stand-in for `PostgREST` on a real database.
 //!
-//! Owns the run as a Node process; what the function promises is checked one by one by
-//! `edge/distribute.mjs`, beside which the stand-in and the runtime are. Both end with that
+//! `edge/distribute.mjs` runs both as children of a Node process and checks each promise of the function. They end with that
 //! process, however it ends.
 
 use std::{path::Path, process::Stdio, time::Duration};
@@ -11,7 +9,7 @@ use tokio::{process::Command, time::timeout};
 
 use crate::harness::Place;
 
-/// The whole run takes some five seconds on an idle machine.
+/// The run takes about five seconds on an idle machine.
 const PATIENCE: Duration = Duration::from_mins(3);
 
 #[tokio::test]
@@ -35,6 +33,6 @@ async fn the_edge_function_keeps_its_promises_in_the_deno_runtime() {
     assert!(run.status.success(), "{said}{errors}");
     assert!(
         said.contains("no key is in any answer or log"),
-        "to the last promise: {said}{errors}"
+        "all promises are checked: {said}{errors}"
     );
 }

@@ -1,4 +1,4 @@
-//! A database, a server on it, and a bare client that shares no code with the agent's.
+//! A database, a server for it, and a client that shares no code with the agent's.
 
 use std::time::Duration;
 
@@ -21,10 +21,10 @@ use visit_pacer::{
 
 use crate::harness::server::database;
 
-/// What is awaited comes within this time.
+/// A limit for everything that is awaited.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// An expiry that no test lives to see.
+/// An expiry in the far future.
 pub const NEVER: i64 = 4_000_000_000;
 
 /// A server on a database of its own with the published table `rows(id, n, active, note)`.
@@ -140,7 +140,9 @@ impl Client {
 
     pub async fn connect_with(server: &RealtimeServer, key: &str) -> Self {
         let url = format!("{}?vsn=2.0.0&apikey={key}", server.url());
-        let (socket, _) = connect_async(url).await.expect("the server lets us in");
+        let (socket, _) = connect_async(url)
+            .await
+            .expect("the server accepts the key");
         Self::over(socket)
     }
 
@@ -172,11 +174,11 @@ impl Client {
         assert_eq!(system["message"], "Subscribed to PostgreSQL", "{system}");
     }
 
-    /// The next message; none when the connection has ended.
+    /// The next message, or none if the connection has ended.
     pub async fn message(&mut self) -> Option<Result<Message, SocketError>> {
         timeout(PATIENCE, self.socket.next())
             .await
-            .expect("something comes in time")
+            .expect("a message in time")
     }
 
     /// The payload of the next frame, which is of this event.
@@ -205,13 +207,21 @@ impl Client {
         ids
     }
 
+    /// Sends a ping and receives the pong.
+    pub async fn ping(&mut self) {
+        let ping = Message::Ping("".into());
+        self.socket.send(ping).await.expect("the ping is sent");
+        let pong = self.message().await;
+        assert!(matches!(pong, Some(Ok(Message::Pong(_)))), "{pong:?}");
+    }
+
     pub async fn heartbeat(&mut self) {
         self.send(&json!([null, "hb", "phoenix", "heartbeat", {}]))
             .await;
         assert_eq!(self.event("phx_reply").await["status"], "ok");
     }
 
-    /// The code of the close frame that comes next; none when the connection just breaks.
+    /// The code of the close frame that comes next, or none if the connection breaks.
     pub async fn close_code(&mut self) -> Option<u16> {
         loop {
             match self.message().await {

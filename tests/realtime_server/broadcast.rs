@@ -1,5 +1,4 @@
-//! Broadcasts from the database, over real sockets: who may join a private topic, both forms of a message, and what is told
-//! again.
+//! Broadcasts from the database, over real sockets: who may join a private topic, both formats of a message, and replays.
 
 use std::time::Duration;
 
@@ -10,12 +9,12 @@ use visit_pacer::demo::jwt;
 use super::bench::{Bench, Client, NEVER, PATIENCE, secret, service_key};
 use crate::harness::wait_until;
 
-/// A policy as people write it.
+/// A usual policy.
 const POLICY: &str = "create policy readers on realtime.messages for select to authenticated
     using (realtime.topic() = 't' and extension = 'broadcast')";
 
-/// Joins the private topic `t`; the reply's payload.
-async fn listen(client: &mut Client, broadcast: Value) -> Value {
+/// Joins the private topic `t`. Returns the payload of the reply.
+async fn join(client: &mut Client, broadcast: Value) -> Value {
     let config = json!({ "config": { "broadcast": broadcast, "private": true } });
     client
         .send(&json!(["1", "1", "realtime:t", "phx_join", config]))
@@ -23,17 +22,17 @@ async fn listen(client: &mut Client, broadcast: Value) -> Value {
     client.event("phx_reply").await
 }
 
-/// A client that listens to the private topic `t`.
-async fn listening(bench: &Bench) -> Client {
+/// A client that has joined the private topic `t`.
+async fn joined(bench: &Bench) -> Client {
     let mut client = bench.connect().await;
-    let reply = listen(&mut client, json!({ "replication_ready": true })).await;
+    let reply = join(&mut client, json!({ "replication_ready": true })).await;
     assert_eq!(reply["status"], "ok", "{reply}");
     let system = client.event("system").await;
     assert_eq!(system["message"], "Replication connection established");
     client
 }
 
-/// Event, meta and payload of the binary frame that comes next.
+/// Event, meta and payload of the next frame, which is binary.
 async fn broadcast(client: &mut Client) -> (String, Value, Value) {
     let message = client.message().await.expect("an open socket");
     let Ok(Message::Binary(bytes)) = message else {
@@ -52,22 +51,22 @@ async fn broadcast(client: &mut Client) -> (String, Value, Value) {
 }
 
 async fn send(bench: &mut Bench, k: u32) {
-    let send = format!("select realtime.send('{{\"k\": {k}}}', 'told', 't', true)");
+    let send = format!("select realtime.send('{{\"k\": {k}}}', 'sent', 't', true)");
     bench.sql(&send).await;
 }
 
 #[tokio::test]
-async fn a_private_topic_is_joined_by_service_role_and_by_whom_a_policy_lets() {
+async fn a_private_topic_is_joined_by_service_role_and_by_roles_with_a_policy() {
     let mut bench = Bench::with_messages(|_| {}).await;
     let key = jwt::mint(&secret(), "authenticated", NEVER);
     let mut client = Client::connect_with(&bench.server, &key).await;
-    let refused = listen(&mut client, json!({})).await;
+    let refused = join(&mut client, json!({})).await;
     assert_eq!(
         refused["response"]["reason"],
         "Unauthorized: You do not have permissions to read from this Channel topic: t"
     );
     bench.sql(POLICY).await;
-    assert_eq!(listen(&mut client, json!({})).await["status"], "ok");
+    assert_eq!(join(&mut client, json!({})).await["status"], "ok");
     let other = json!({ "config": { "private": true } });
     client
         .send(&json!(["2", "2", "realtime:other", "phx_join", other]))
@@ -75,9 +74,9 @@ async fn a_private_topic_is_joined_by_service_role_and_by_whom_a_policy_lets() {
     assert_eq!(client.event("phx_reply").await["status"], "error");
     let nobody = jwt::mint(&secret(), "no such role", NEVER);
     let mut nobody = Client::connect_with(&bench.server, &nobody).await;
-    assert_eq!(listen(&mut nobody, json!({})).await["status"], "error");
+    assert_eq!(join(&mut nobody, json!({})).await["status"], "error");
 
-    let mut service = listening(&bench).await;
+    let mut service = joined(&bench).await;
     send(&mut bench, 1).await;
     for client in [&mut client, &mut service] {
         assert_eq!(broadcast(client).await.2["k"], 1);
@@ -86,16 +85,18 @@ async fn a_private_topic_is_joined_by_service_role_and_by_whom_a_policy_lets() {
         .fetch_one(&mut bench.postgres)
         .await
         .expect("a count");
-    assert_eq!(stored, 1, "asking the policies leaves nothing behind");
+    assert_eq!(stored, 1, "checking the policies stores no message");
     bench.server.stop().await;
 }
 
 #[tokio::test]
 async fn a_message_is_a_binary_frame_in_the_second_version_and_text_in_the_first() {
     let mut bench = Bench::with_messages(|_| {}).await;
-    let mut second = listening(&bench).await;
+    let mut second = joined(&bench).await;
     let url = format!("{}?vsn=1.0.0&apikey={}", bench.server.url(), service_key());
-    let (socket, _) = connect_async(url).await.expect("the server lets us in");
+    let (socket, _) = connect_async(url)
+        .await
+        .expect("the server accepts the key");
     let mut first = Client::over(socket);
     first
         .send(
@@ -111,7 +112,7 @@ async fn a_message_is_a_binary_frame_in_the_second_version_and_text_in_the_first
     assert_eq!(text(&mut first).await["payload"]["status"], "ok");
     send(&mut bench, 7).await;
     let (event, meta, payload) = broadcast(&mut second).await;
-    assert_eq!((&*event, &payload["k"]), ("told", &json!(7)));
+    assert_eq!((&*event, &payload["k"]), ("sent", &json!(7)));
     assert_eq!(meta["id"], payload["id"]);
     let expected = json!({ "ref": null, "topic": "realtime:t", "event": "broadcast",
         "payload": { "type": "broadcast", "event": event, "meta": meta, "payload": payload } });
@@ -120,9 +121,9 @@ async fn a_message_is_a_binary_frame_in_the_second_version_and_text_in_the_first
 }
 
 #[tokio::test]
-async fn only_what_was_committed_to_the_same_topic_is_told_in_order() {
+async fn only_what_was_committed_to_the_same_topic_is_sent_in_order() {
     let mut bench = Bench::with_messages(|_| {}).await;
-    let mut client = listening(&bench).await;
+    let mut client = joined(&bench).await;
     for unheard in [
         "begin; select realtime.send('{}', 'x', 't', true); rollback",
         "select realtime.send('{}', 'x', 't', false)",
@@ -141,7 +142,7 @@ async fn only_what_was_committed_to_the_same_topic_is_told_in_order() {
 }
 
 #[tokio::test]
-async fn what_was_stored_is_told_again_since_a_moment_and_up_to_a_limit() {
+async fn stored_messages_are_replayed_since_a_moment_and_up_to_a_limit() {
     let mut bench = Bench::with_messages(|_| {}).await;
     for (k, minutes) in [(1, 30), (2, 20), (3, 10), (4, 0)] {
         send(&mut bench, k).await;
@@ -159,7 +160,7 @@ async fn what_was_stored_is_told_again_since_a_moment_and_up_to_a_limit() {
         let mut client = bench.connect().await;
         let replay =
             json!({ "replay": { "since": since, "limit": limit }, "replication_ready": true });
-        assert_eq!(listen(&mut client, replay).await["status"], "ok");
+        assert_eq!(join(&mut client, replay).await["status"], "ok");
         for k in expected {
             let (_, meta, payload) = broadcast(&mut client).await;
             assert_eq!(

@@ -1,7 +1,5 @@
-//! Whether a frame is the recorded one but for times and ids.
-//!
-//! Owns the rule: the same keys, the same values; ids may differ, but one recorded id is always the
-//! same one here; a time is a time of the same shape.
+//! Whether a frame is the recorded one except for times and ids: the same keys, the same values. Each recorded id stands for one id,
+//! and a time for a time of the same format.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +7,7 @@ use chrono::DateTime;
 use serde_json::Value;
 use uuid::Uuid;
 
-/// The ids that stand for the recorded ones so far.
+/// The ids for the recorded ones so far.
 #[derive(Default)]
 pub struct Likeness {
     ids: BTreeMap<String, String>,
@@ -17,7 +15,7 @@ pub struct Likeness {
 
 impl Likeness {
     /// # Errors
-    /// The first difference, with where it is.
+    /// The first difference, and where it is.
     pub fn compare(&mut self, recorded: &Value, found: &Value) -> Result<(), String> {
         self.at("", recorded, found)
             .map_err(|place| format!("differs at {place}: expected {recorded}, found {found}"))

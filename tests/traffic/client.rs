@@ -1,15 +1,12 @@
-//! Our client's session before what the real server once sent.
+//! The product's session with the recorded frames of the real server.
 //!
-//! Each channel of a recording is one life of a session that follows the same tables, or listens to
-//! broadcasts where the channel is private. The server's frames reach it at their times, under our
-//! topic and the refs of our own joins. Where the
-//! recorded client joined again, ours has done so by itself or is asked to; where our back-off is
-//! longer than the recorded pause, the recording waits. Heartbeats are ours, and answered while the
-//! recorded socket was open. A life ends where the recorded client left, or where our session wants
-//! a join or a socket that the recorded client never asked for.
+//! Each channel of a recording is one run of a session that follows the same tables, or receives broadcasts if the channel is
+//! private. The frames of the server arrive at their recorded times, with the topic and the refs of the session's own joins. If the
+//! recorded client joined again, the session has done so itself or is commanded to; if its back-off is longer than the recorded
+//! pause, the recording waits. Heartbeats are answered while the recorded socket was open. A run ends where the recorded client left,
+//! or where the session wants a join or a socket that the recorded client never requested.
 //!
-//! Invariant: frames go through the codec of the product and nothing of them is repaired, but for
-//! topic and refs.
+//! Invariant: frames pass through the codec of the product; only topic and refs are changed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,46 +24,45 @@ use visit_pacer::{
     },
 };
 
-use super::recording::{Line, Recording, What};
+use super::recording::{Recorded, RecordedLine, Recording};
 
-/// The jitter of every back-off: the middle.
+/// The random number of every back-off: the middle.
 const DRAW: u32 = u32::MAX / 2;
 /// What most recordings call their channel.
 const USUAL_TOPIC: &str = "visit_distribution_changes";
-/// Channels that are listed by name; more are counted.
+/// Up to this many channels are listed by name.
 const MOST_NAMES: usize = 4;
-/// Deadlines that one life may meet.
+/// Deadlines of one run at most.
 const MOST_TICKS: usize = 10_000;
 
-/// What a session told in one life.
-pub struct Life {
+/// What a session reported in one run.
+pub struct SessionRun {
     /// The connection and the topic, as recorded.
     pub channel: String,
-    /// What it told, in order; repeated changes are counted.
-    pub told: String,
+    /// Its events in order. Changes in a row are counted.
+    pub events: String,
 }
 
-/// Plays the recording: one life a channel. `as_one`: its connections are those of one client that
-/// came back, not of several clients.
-pub fn replay(recording: &Recording, as_one: bool) -> Vec<Life> {
-    let mut lives = Vec::new();
+/// Plays the recording: one run for each channel. `as_one`: its connections are those of one client that reconnected.
+pub fn replay(recording: &Recording, as_one: bool) -> Vec<SessionRun> {
+    let mut runs = Vec::new();
     for (connections, topic) in channels(recording, as_one) {
-        let lines: Vec<&Line> = recording
+        let lines: Vec<&RecordedLine> = recording
             .lines
             .iter()
             .filter(|line| connections.contains(&line.connection) && !is_note(line))
             .collect();
         let mut player = Player::new(&lines, topic.as_deref());
         player.play(&lines);
-        lives.push(Life {
+        runs.push(SessionRun {
             channel: label(&connections, topic.as_deref()),
-            told: player.told(),
+            events: player.report(),
         });
     }
-    lives
+    runs
 }
 
-/// The connection and the topic, without what goes without saying.
+/// The connection and the topic, without usual names.
 fn label(connections: &[String], topic: Option<&str>) -> String {
     let connection = connections.first().map_or("", String::as_str);
     let name = topic.unwrap_or_default().trim_start_matches("realtime:");
@@ -92,8 +88,8 @@ fn channels(recording: &Recording, as_one: bool) -> Vec<(Vec<String>, Option<Str
         all.into_iter().map(|connection| vec![connection]).collect()
     };
     for connections in clients {
-        let of_client = |line: &&Line| connections.contains(&line.connection);
-        let lines: Vec<&Line> = recording.lines.iter().filter(of_client).collect();
+        let of_client = |line: &&RecordedLine| connections.contains(&line.connection);
+        let lines: Vec<&RecordedLine> = recording.lines.iter().filter(of_client).collect();
         let mut topics: Vec<String> = Vec::new();
         for join in lines.iter().filter_map(|line| join_of(line)) {
             if !topics.contains(&join.topic) {
@@ -102,7 +98,7 @@ fn channels(recording: &Recording, as_one: bool) -> Vec<(Vec<String>, Option<Str
         }
         let refused = lines
             .iter()
-            .any(|line| matches!(line.what, What::Refused { .. }));
+            .any(|line| matches!(line.what, Recorded::Refused { .. }));
         if topics.is_empty() && refused {
             found.push((connections.clone(), None));
         }
@@ -115,19 +111,19 @@ fn channels(recording: &Recording, as_one: bool) -> Vec<(Vec<String>, Option<Str
     found
 }
 
-fn is_note(line: &Line) -> bool {
-    matches!(line.what, What::Note(_))
+fn is_note(line: &RecordedLine) -> bool {
+    matches!(line.what, Recorded::Note(_))
 }
 
-fn join_of(line: &Line) -> Option<Frame> {
-    let What::Sent(text) = &line.what else {
+fn join_of(line: &RecordedLine) -> Option<Frame> {
+    let Recorded::Sent(text) = &line.what else {
         return None;
     };
     let frame = Frame::decode_text(text).ok()?;
     (frame.event == "phx_join").then_some(frame)
 }
 
-/// A session, the recorded socket below it, and what it told.
+/// A session, the recorded socket, and its events.
 struct Player {
     session: Session,
     topic: String,
@@ -138,23 +134,23 @@ struct Player {
     dialing: bool,
     /// The recorded socket is open.
     open: bool,
-    /// Joins of the recording that have not been answered by one of ours yet.
+    /// Joins of the recording that the session has not made yet.
     joins_left: usize,
-    /// Sockets of the recording that are still to come.
+    /// Sockets of the recording that the session has not opened yet.
     sockets_left: usize,
-    /// The recorded joins on this socket, each with the ref of ours that stands for it.
+    /// The refs of the recorded joins on this socket, each with that of the session.
     joins: Vec<(String, String)>,
-    /// The ref of our last join, until it is paired.
+    /// The ref of the last join, until it is paired.
     unpaired: Option<String>,
     events: Vec<(FeedEvent, bool)>,
-    /// Broadcasts that the codec read and that are not of our making, and those of them that were told again.
+    /// Broadcasts of other applications, and those of them that were replayed.
     others: (usize, usize),
-    /// The session wants what the recording does not have.
+    /// The session wants what was not recorded.
     over: bool,
 }
 
 impl Player {
-    fn new(lines: &[&Line], topic: Option<&str>) -> Self {
+    fn new(lines: &[&RecordedLine], topic: Option<&str>) -> Self {
         let topic = topic.unwrap_or_default().to_owned();
         let joins: Vec<Frame> = lines
             .iter()
@@ -183,7 +179,7 @@ impl Player {
             joins_left: joins.len(),
             sockets_left: lines
                 .iter()
-                .filter(|line| matches!(line.what, What::Opened | What::Refused { .. }))
+                .filter(|line| matches!(line.what, Recorded::Opened | Recorded::Refused { .. }))
                 .count(),
             joins: Vec::new(),
             unpaired: None,
@@ -193,7 +189,7 @@ impl Player {
         }
     }
 
-    fn play(&mut self, lines: &[&Line]) {
+    fn play(&mut self, lines: &[&RecordedLine]) {
         let mut left = false;
         let mut answered = false;
         self.drain();
@@ -205,27 +201,27 @@ impl Player {
                 return;
             }
             match &line.what {
-                What::Connect { .. } => answered = false,
-                What::Opened => {
+                Recorded::Connect { .. } => answered = false,
+                Recorded::Opened => {
                     (left, answered) = (false, true);
                     self.dialled();
                     self.open = true;
                     self.joins.clear();
                     self.input(SessionInput::Opened);
                 }
-                What::Refused { .. } if answered => self.sockets_left -= 1,
-                What::Refused { status, body } => {
+                Recorded::Refused { .. } if answered => self.sockets_left -= 1,
+                Recorded::Refused { status, body } => {
                     (left, answered) = (false, true);
                     self.dialled();
                     self.input(refusal(*status, body));
                 }
-                What::Sent(_) => self.recorded_sent(line),
-                What::Received(text) if !left => self.receive(Frame::decode_text(text).ok()),
-                What::ReceivedBinary(bytes) if !left => {
+                Recorded::Sent(_) => self.recorded_sent(line),
+                Recorded::Received(text) if !left => self.receive(Frame::decode_text(text).ok()),
+                Recorded::ReceivedBinary(bytes) if !left => {
                     self.receive(Frame::decode_binary(bytes).ok());
                 }
-                What::Left => left = true,
-                What::Closed { code } if !left && self.open => {
+                Recorded::Left => left = true,
+                Recorded::Closed { code } if !left && self.open => {
                     self.open = false;
                     let reason = match code {
                         Some(code) => format!("the server closed the socket with {code}"),
@@ -233,21 +229,24 @@ impl Player {
                     };
                     self.input(SessionInput::Closed(reason));
                 }
-                What::Closed { .. } => self.open = false,
-                What::Received(_) | What::ReceivedBinary(_) | What::SentOther | What::Note(_) => {}
+                Recorded::Closed { .. } => self.open = false,
+                Recorded::Received(_)
+                | Recorded::ReceivedBinary(_)
+                | Recorded::SentOther
+                | Recorded::Note(_) => {}
             }
         }
     }
 
-    /// The recorded client has its answer: ours has asked for a socket, or soon does.
+    /// The recorded client has its answer: waits until the session has requested a socket too.
     fn dialled(&mut self) {
         self.wait_until(|player| player.dialing);
         self.sockets_left -= 1;
         self.dialing = false;
     }
 
-    /// The recorded client joins: so does ours, if it has not by itself.
-    fn recorded_sent(&mut self, line: &Line) {
+    /// The recorded client joins: the session does too, if it has not already.
+    fn recorded_sent(&mut self, line: &RecordedLine) {
         let Some(join) = join_of(line).filter(|join| join.topic == self.topic) else {
             return;
         };
@@ -288,7 +287,7 @@ impl Player {
         self.input(SessionInput::Received(frame));
     }
 
-    /// Our ref in place of a recorded one. A push that is not ours has a ref that we never use.
+    /// The ref of the session for a recorded one. Other pushes get a ref that the session never uses.
     fn ours(&self, recorded: &str) -> String {
         let paired = self
             .joins
@@ -312,16 +311,16 @@ impl Player {
         panic!("expected the session to wait, found {MOST_TICKS} deadlines by {at:?}");
     }
 
-    /// Lets the session's own time pass until this holds.
+    /// Lets time pass until this holds.
     fn wait_until(&mut self, holds: impl Fn(&Self) -> bool) {
         for _ in 0..MOST_TICKS {
             if holds(self) || self.over {
                 return;
             }
-            let (deadline, _) = self.session.next_deadline().expect("the session goes on");
+            let (deadline, _) = self.session.next_deadline().expect("a deadline");
             self.tick(deadline);
         }
-        panic!("expected the session to try again, it never did");
+        panic!("the session never retries");
     }
 
     fn tick(&mut self, deadline: Instant) {
@@ -377,9 +376,9 @@ impl Player {
         }
     }
 
-    fn told(&self) -> String {
+    fn report(&self) -> String {
         let mut parts: Vec<String> = Vec::new();
-        let mut changes = Changes::default();
+        let mut changes = ChangeRun::default();
         for (event, over_new_socket) in &self.events {
             match event {
                 FeedEvent::Changed(change) => {
@@ -418,13 +417,13 @@ impl Player {
 
 /// Changes in a row.
 #[derive(Default)]
-struct Changes {
+struct ChangeRun {
     count: usize,
     ids: BTreeSet<String>,
     damaged: usize,
 }
 
-impl Changes {
+impl ChangeRun {
     fn take(&mut self) -> Option<String> {
         let Self {
             count,
@@ -467,19 +466,19 @@ fn tables(join: Option<&Frame>) -> Vec<FollowedTable> {
     tables
 }
 
-/// Lives that told the same, together: which channels, and what they told.
-pub fn grouped(lives: Vec<Life>) -> Vec<(String, String)> {
+/// Groups runs with the same events: their channels and the events.
+pub fn grouped(runs: Vec<SessionRun>) -> Vec<(String, String)> {
     let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for life in lives {
-        groups.entry(life.told).or_default().push(life.channel);
+    for run in runs {
+        groups.entry(run.events).or_default().push(run.channel);
     }
-    let named = groups.into_iter().map(|(told, mut channels)| {
+    let named = groups.into_iter().map(|(events, mut channels)| {
         channels.sort();
         let names = match channels.len() {
             count if count > MOST_NAMES => format!("{count} channels"),
             _ => channels.join(", "),
         };
-        (names, told)
+        (names, events)
     });
     named.collect()
 }

@@ -1,34 +1,31 @@
-//! The table of recorded scenarios: what the real server did, what our session makes of it, and
-//! whether the demo's server does the same.
-//!
-//! Owns the expectations and nothing else; `../traffic.rs` holds client and server against them.
+//! The recorded scenarios: what the real server did, what the product's session must report, and whether the demo's server must do
+//! the same.
 
 /// One recording.
 pub struct Scenario {
     /// The file's name.
     pub name: &'static str,
-    /// What was seen at the real server.
+    /// What the real server did.
     pub seen: &'static str,
-    /// Its connections are those of one client that came back, not of several clients.
+    /// Its connections are those of one client that reconnected, not of several clients.
     pub as_one: bool,
-    /// Channels, and what a session of ours in their place tells: confirmations, changes in a row,
-    /// ends with their class. The last word is where it ends.
+    /// Channels, and what the product's session reports in their place: confirmations, changes in a row, ends with their kind.
     pub told: &'static [(&'static str, &'static str)],
-    /// Whether the demo's server is held against it.
-    pub server: Server,
+    /// What the demo's server must do too.
+    pub coverage: Coverage,
 }
 
-/// What the demo's server has of a scenario.
-pub enum Server {
+/// How much of a scenario the demo's server must do.
+pub enum Coverage {
     /// All of it.
-    Held,
+    All,
     /// All but these connections, each for a reason.
-    HeldBut(&'static [(&'static str, &'static str)]),
+    AllBut(&'static [(&'static str, &'static str)]),
     /// Nothing, for this reason.
-    Not(&'static str),
+    Nothing(&'static str),
 }
 
-use Server::{Held, HeldBut, Not};
+use Coverage::{All, AllBut, Nothing};
 
 /// Why connections with a filter or a selection of columns are left out.
 const NO_FILTERS: &str = "filters and selections are refused: the agent has none";
@@ -40,28 +37,28 @@ pub const SCENARIOS: &[Scenario] = &[
         seen: "a cold server confirms the subscription 1.7 s after the join's reply",
         as_one: false,
         told: &[("", "live")],
-        server: Held,
+        coverage: All,
     },
     Scenario {
         name: "01b_join_minimal_presence_off",
         seen: "a warm server confirms within 15 ms",
         as_one: false,
         told: &[("", "live")],
-        server: Held,
+        coverage: All,
     },
     Scenario {
         name: "02_insert_update_delete",
-        seen: "each change is told, under both replica identities; TRUNCATE is not",
+        seen: "each change is sent, under both replica identities; TRUNCATE is not",
         as_one: false,
         told: &[("", "live, 9 changed (2 ids)")],
-        server: Held,
+        coverage: All,
     },
     Scenario {
         name: "02b_types",
-        seen: "all types; a row without a primary key is told as an error",
+        seen: "all types; a row without a primary key is sent as an error",
         as_one: false,
         told: &[("types", "live, 4 changed (0 ids, 4 damaged)")],
-        server: Held,
+        coverage: All,
     },
     Scenario {
         name: "03_no_heartbeat",
@@ -71,7 +68,7 @@ pub const SCENARIOS: &[Scenario] = &[
             ("silent", "live, down (network, new socket)"),
             ("heartbeats", "live"),
         ],
-        server: Not("it passes by time; tests/realtime_server.rs closes an idle client"),
+        coverage: Nothing("it passes by time; tests/realtime_server.rs closes an idle client"),
     },
     Scenario {
         name: "04_auth_http_and_join",
@@ -95,7 +92,7 @@ pub const SCENARIOS: &[Scenario] = &[
                 "live",
             ),
         ],
-        server: HeldBut(&[
+        coverage: AllBut(&[
             ("unknown tenant host", "the name did not resolve"),
             (
                 "host without label",
@@ -111,24 +108,24 @@ pub const SCENARIOS: &[Scenario] = &[
             "",
             "live, live, 1 changed (1 ids), live, down (expired, new socket), live, down (key, new socket), live, down (key, new socket)",
         )],
-        server: Held,
+        coverage: All,
     },
     Scenario {
         name: "04c_token_expires_in_session",
-        seen: "at its end a token closes the channel, not the socket; a fresh one is let in",
+        seen: "at its end a token closes the channel, not the socket; a fresh one is accepted",
         as_one: false,
         told: &[(
             "",
             "live, 7 changed (7 ids), down (expired, new socket), down (expired, new socket), live, 1 changed (1 ids)",
         )],
-        server: Held,
+        coverage: All,
     },
     Scenario {
         name: "04d_token_refreshed_before_expiry",
         seen: "a token that is refreshed in time interrupts nothing",
         as_one: false,
         told: &[("", "live, 14 changed (14 ids), live, 6 changed (6 ids)")],
-        server: Held,
+        coverage: All,
     },
     Scenario {
         name: "05_filters_and_tables",
@@ -143,7 +140,7 @@ pub const SCENARIOS: &[Scenario] = &[
             ("f_ok", "live, 2 changed (2 ids)"),
             ("rls_svc", "live, 3 changed (1 ids)"),
         ],
-        server: HeldBut(&[
+        coverage: AllBut(&[
             ("f_ok", NO_FILTERS),
             ("f_and", NO_FILTERS),
             ("f_bad1", NO_FILTERS),
@@ -158,14 +155,14 @@ pub const SCENARIOS: &[Scenario] = &[
         seen: "with the whole old row a filter still drops what leaves it",
         as_one: false,
         told: &[("f", "live, 3 changed (2 ids)")],
-        server: Not(NO_FILTERS),
+        coverage: Nothing(NO_FILTERS),
     },
     Scenario {
         name: "06_vsn_100",
         seen: "a whole life in version 1.0.0; the client leaves at the end",
         as_one: false,
         told: &[("", "live, 2 changed (1 ids), live, down (channel)")],
-        server: Held,
+        coverage: All,
     },
     Scenario {
         name: "06_vsn_200",
@@ -175,84 +172,90 @@ pub const SCENARIOS: &[Scenario] = &[
             "",
             "live, 1 changed (1 ids), live, 1 changed (1 ids), down (channel)",
         )],
-        server: Held,
+        coverage: All,
     },
     Scenario {
         name: "06_vsn_other_10",
         seen: "an unknown version is refused with 403",
         as_one: false,
         told: &[("", "down (project)")],
-        server: Held,
+        coverage: All,
     },
     Scenario {
         name: "06_vsn_other_300",
         seen: "an unknown version is refused with 403",
         as_one: false,
         told: &[("", "down (project)")],
-        server: Held,
+        coverage: All,
     },
     Scenario {
         name: "06_vsn_other_none",
         seen: "no version is 1.0.0",
         as_one: false,
         told: &[("", "live")],
-        server: Held,
+        coverage: All,
     },
     Scenario {
         name: "07_tx_100_rows",
         seen: "a transaction of 100 rows arrives at once and in order",
         as_one: false,
         told: &[("", "live, 300 changed (100 ids)")],
-        server: Held,
+        coverage: All,
     },
     Scenario {
         name: "07_tx_1_rows",
         seen: "a transaction of one row",
         as_one: false,
         told: &[("", "live, 3 changed (1 ids)")],
-        server: Held,
+        coverage: All,
     },
     Scenario {
         name: "07_tx_5000_rows",
         seen: "a transaction of 5,000 rows arrives whole (the recording kept three of its frames)",
         as_one: false,
         told: &[("", "live, 3 changed (3 ids)")],
-        server: Not("its frames were not recorded; tests/realtime_server.rs sends 20,000 rows"),
+        coverage: Nothing(
+            "its frames were not recorded; tests/realtime_server.rs sends 20,000 rows",
+        ),
     },
     Scenario {
         name: "07b_tx_100_rows_two_tables_and_order",
         seen: "transactions arrive in commit order, tables mixed",
         as_one: false,
         told: &[("", "live, 10 changed (3 ids, 4 damaged)")],
-        server: Not("its statements were not recorded; tests/realtime_server.rs shows the order"),
+        coverage: Nothing(
+            "its statements were not recorded; tests/realtime_server.rs shows the order",
+        ),
     },
     Scenario {
         name: "07c_payload_over_1MB",
         seen: "a row over 1 MB arrives without its large columns",
         as_one: false,
         told: &[("big", "live, 15 changed (0 ids, 15 damaged)")],
-        server: Not("its bodies were cut; src/demo/realtime_server/payload/tests.rs has the limit"),
+        coverage: Nothing(
+            "its bodies were cut; src/demo/realtime_server/payload/tests.rs has the limit",
+        ),
     },
     Scenario {
         name: "07d_tx_40000_rows",
         seen: "40,000 rows arrive after 16 s (changes were not recorded)",
         as_one: false,
         told: &[("", "live")],
-        server: Not("its frames were not recorded"),
+        coverage: Nothing("its frames were not recorded"),
     },
     Scenario {
         name: "07e_tx_120000_rows",
-        seen: "120,000 rows are lost without a sign: what only the proof of life finds",
+        seen: "120,000 rows are lost without a sign: only the echo check finds that",
         as_one: false,
         told: &[("", "live")],
-        server: Not("the loss is a fault of the real server; `faults()` has it"),
+        coverage: Nothing("the loss is a fault of the real server; `faults()` has it"),
     },
     Scenario {
         name: "08a_max_events_per_second",
-        seen: "events over the limit are dropped without a sign: what only the proof of life finds",
+        seen: "events over the limit are dropped without a sign: only the echo check finds that",
         as_one: false,
         told: &[("", "live")],
-        server: Not("there is no rate limit; `faults()` drops events"),
+        coverage: Nothing("there is no rate limit; `faults()` drops events"),
     },
     Scenario {
         name: "08b_max_joins_per_second",
@@ -263,7 +266,7 @@ pub const SCENARIOS: &[Scenario] = &[
             ("24 channels", "down (network, new socket)"),
             ("j25", "down (quota), down (network, new socket)"),
         ],
-        server: Not("joins are not limited"),
+        coverage: Nothing("joins are not limited"),
     },
     Scenario {
         name: "08c_max_channels_and_users",
@@ -274,32 +277,32 @@ pub const SCENARIOS: &[Scenario] = &[
             ("A c3, C", "down (quota)"),
             ("A c4", "never live"),
         ],
-        server: Held,
+        coverage: All,
     },
     Scenario {
         name: "09_server_kill9_restart",
-        seen: "the socket breaks, nobody answers, the second server confirms a new subscription",
+        seen: "the socket breaks, connects fail, the second server confirms a new subscription",
         as_one: true,
         told: &[(
             "A",
             "live, 1 changed (1 ids), down (network, new socket), down (network), down (network), live, 1 changed (1 ids)",
         )],
-        server: Held,
+        coverage: All,
     },
     Scenario {
         name: "09b_server_sigterm",
         seen: "the socket is closed with 1012",
         as_one: false,
         told: &[("A", "live, down (network, new socket)")],
-        server: Held,
+        coverage: All,
     },
     Scenario {
         name: "10a_pg_immediate_restart",
         seen: "5 of 22 rows are lost without a sign",
         as_one: false,
         told: &[("A", "live, 18 changed (18 ids)")],
-        server: Not(
-            "a fault of Postgres; tests/realtime_server.rs cuts the connection, tests/contract/realtime_away.rs the rest",
+        coverage: Nothing(
+            "a fault of Postgres; tests/realtime_server.rs cuts the connection, tests/contract/realtime_outage.rs the rest",
         ),
     },
     Scenario {
@@ -307,8 +310,8 @@ pub const SCENARIOS: &[Scenario] = &[
         seen: "1 of 18 rows is lost without a sign",
         as_one: false,
         told: &[("A", "live, 18 changed (18 ids)")],
-        server: Not(
-            "a fault of Postgres; tests/realtime_server.rs cuts the connection, tests/contract/realtime_away.rs the rest",
+        coverage: Nothing(
+            "a fault of Postgres; tests/realtime_server.rs cuts the connection, tests/contract/realtime_outage.rs the rest",
         ),
     },
     Scenario {
@@ -316,8 +319,8 @@ pub const SCENARIOS: &[Scenario] = &[
         seen: "2 of 19 rows are lost without a sign",
         as_one: false,
         told: &[("A", "live, 18 changed (18 ids)")],
-        server: Not(
-            "a fault of Postgres; tests/realtime_server.rs cuts the connection, tests/contract/realtime_away.rs the rest",
+        coverage: Nothing(
+            "a fault of Postgres; tests/realtime_server.rs cuts the connection, tests/contract/realtime_outage.rs the rest",
         ),
     },
     Scenario {
@@ -325,8 +328,8 @@ pub const SCENARIOS: &[Scenario] = &[
         seen: "17 rows are lost without a sign",
         as_one: false,
         told: &[("A", "live, 18 changed (18 ids)")],
-        server: Not(
-            "a fault of Postgres; tests/realtime_server.rs cuts the connection, tests/contract/realtime_away.rs the rest",
+        coverage: Nothing(
+            "a fault of Postgres; tests/realtime_server.rs cuts the connection, tests/contract/realtime_outage.rs the rest",
         ),
     },
     Scenario {
@@ -334,8 +337,8 @@ pub const SCENARIOS: &[Scenario] = &[
         seen: "the channel is dead without a sign until the client joins again",
         as_one: false,
         told: &[("A", "live, down (asked), live, 17 changed (17 ids)")],
-        server: Not(
-            "a fault of Postgres; tests/realtime_server.rs cuts the connection, tests/contract/realtime_away.rs the rest",
+        coverage: Nothing(
+            "a fault of Postgres; tests/realtime_server.rs cuts the connection, tests/contract/realtime_outage.rs the rest",
         ),
     },
     Scenario {
@@ -343,8 +346,8 @@ pub const SCENARIOS: &[Scenario] = &[
         seen: "the channel is dead without a sign until the client joins again",
         as_one: false,
         told: &[("A", "live, down (asked), live, 17 changed (17 ids)")],
-        server: Not(
-            "a fault of Postgres; tests/realtime_server.rs cuts the connection, tests/contract/realtime_away.rs the rest",
+        coverage: Nothing(
+            "a fault of Postgres; tests/realtime_server.rs cuts the connection, tests/contract/realtime_outage.rs the rest",
         ),
     },
     Scenario {
@@ -362,7 +365,7 @@ pub const SCENARIOS: &[Scenario] = &[
                 "live, down (asked), live, 11 changed (11 ids), down (channel)",
             ),
         ],
-        server: HeldBut(&[(
+        coverage: AllBut(&[(
             "j:payload {}",
             "bindings in the topic's name are not supported",
         )]),
@@ -372,11 +375,13 @@ pub const SCENARIOS: &[Scenario] = &[
         seen: "a reader that stops is dropped after 30 s (the server's frames were not recorded)",
         as_one: false,
         told: &[("fast big, slow big2", "down (channel)")],
-        server: Not("its frames were not recorded; tests/realtime_server.rs drops a slow reader"),
+        coverage: Nothing(
+            "its frames were not recorded; tests/realtime_server.rs drops a slow reader",
+        ),
     },
     Scenario {
         name: "13_private_broadcast_from_db",
-        seen: "who may read a private topic joins it, hears what the database sends, and again on request",
+        seen: "a client with the right joins a private topic, receives what the database sends, and again on request",
         as_one: false,
         told: &[
             ("auth_nopolicy vd:1", "down (topic)"),
@@ -388,11 +393,11 @@ pub const SCENARIOS: &[Scenario] = &[
             ("replay vd:1", "live, 67 broadcasts not ours (7 again)"),
             ("repl_ready vd:1", "live, 60 broadcasts not ours (0 again)"),
         ],
-        server: Held,
+        coverage: All,
     },
     Scenario {
         name: "13x_private_broadcast_while_replication_recovering",
-        seen: "40 s after an outage nothing comes live until the server reads again; what is told again is whole",
+        seen: "40 s after an outage nothing comes live until the server reads again; what is replayed is complete",
         as_one: false,
         told: &[
             ("auth_nopolicy vd:1", "down (topic)"),
@@ -403,7 +408,7 @@ pub const SCENARIOS: &[Scenario] = &[
             ),
             ("replay vd:1", "live, 67 broadcasts not ours (7 again)"),
         ],
-        server: Not(
+        coverage: Nothing(
             "the live path was away, a fault of the real server; `faults()` withholds broadcasts",
         ),
     },
@@ -416,7 +421,7 @@ pub const SCENARIOS: &[Scenario] = &[
             ("5 channels", "live, 60 broadcasts not ours (0 again)"),
             ("replay vd:1", "live, 67 broadcasts not ours (7 again)"),
         ],
-        server: Not(
+        coverage: Nothing(
             "the live path was away, a fault of the real server; `faults()` withholds broadcasts",
         ),
     },
@@ -425,7 +430,7 @@ pub const SCENARIOS: &[Scenario] = &[
         seen: "a table out of the publication for a minute ends the subscription, with an error",
         as_one: false,
         told: &[("", "live, 2 changed (2 ids), down (table)")],
-        server: Held,
+        coverage: All,
     },
     Scenario {
         name: "15_transport_edge_cases",
@@ -438,7 +443,7 @@ pub const SCENARIOS: &[Scenario] = &[
             ("5 channels", "live, 1 changed (1 ids)"),
             ("multi a", "live, 3 changed (1 ids)"),
         ],
-        server: HeldBut(&[
+        coverage: AllBut(&[
             ("multi", NO_FILTERS),
             ("path", "the path behind the gateway is served, too"),
             ("http", "it asked for no socket"),
@@ -459,14 +464,14 @@ pub const SCENARIOS: &[Scenario] = &[
         seen: "the official client, version 2.0.0",
         as_one: false,
         told: &[("js1", "live, 3 changed (1 ids), down (channel)")],
-        server: Held,
+        coverage: All,
     },
     Scenario {
         name: "20b_js_vsn1",
         seen: "the official client, version 1.0.0",
         as_one: false,
         told: &[("js1", "live, 2 changed (1 ids)")],
-        server: Held,
+        coverage: All,
     },
     Scenario {
         name: "21_js_setAuth_and_expiry",
@@ -476,14 +481,14 @@ pub const SCENARIOS: &[Scenario] = &[
             "js1",
             "live, live, 1 changed (1 ids), down (expired, new socket)",
         )],
-        server: Held,
+        coverage: All,
     },
     Scenario {
         name: "22_js_bad_apikey",
         seen: "the official client is refused four times",
         as_one: true,
         told: &[("js1", "down (key), down (key), down (key), down (key)")],
-        server: Held,
+        coverage: All,
     },
     Scenario {
         name: "23_js_server_kill9",
@@ -493,13 +498,13 @@ pub const SCENARIOS: &[Scenario] = &[
             "js1",
             "live, 1 changed (1 ids), down (network, new socket), down (network), down (network), down (network), live, 1 changed (1 ids)",
         )],
-        server: Held,
+        coverage: All,
     },
     Scenario {
         name: "24_js_table_not_published",
         seen: "the official client says SUBSCRIBED, and is not",
         as_one: false,
         told: &[("js1 np", "down (table)")],
-        server: Held,
+        coverage: All,
     },
 ];

@@ -1,12 +1,11 @@
-//! The demo's server before what clients once sent to the real one.
+//! The demo's server with the recorded frames of clients.
 //!
-//! A recording is played by order, not by time: what the client sent is sent, the SQL that was run
-//! is run, and each frame that the real server sent is awaited and compared. Times and ids may
-//! differ, nothing else; the order must be the same among the answers of a channel, and among its
-//! changes. When a connection ends, nothing may be left that was not recorded.
+//! A recording is played by order, not by time: the frames of the client are sent, the recorded SQL is run, and each frame of the
+//! real server is awaited and compared. Only times and ids may differ. The order must be the same among the answers of a channel and
+//! among its changes. When a connection ends, no frame may be left that was not recorded.
 //!
-//! Not played: what the recording lost before it began (changes of statements that it does not
-//! have), and the client's own broadcasts to public topics, which the demo's server does not carry.
+//! Not played: changes by statements that were not recorded, and broadcasts of clients to public topics, which the demo's server
+//! does not support.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,30 +34,29 @@ use visit_pacer::{
 
 use super::{
     alike::Likeness,
-    recording::{Recording, What},
+    recording::{Recorded, Recording},
 };
 use crate::harness::{server::database, wait_until};
 
 const SECRET: &str = "a secret of these tests, at least 32 characters long";
-/// What is awaited comes within this time; a token that ends in a scenario does so before.
+/// A limit for everything that is awaited, longer than the life of a token.
 const PATIENCE: Duration = Duration::from_secs(40);
-/// A token that ended in the course of a scenario lives so long, in seconds, and a tenth of what it
-/// lived longer.
+/// The life of a token that expired within a scenario, in seconds, plus a tenth of what it lived longer.
 const LONG_LIFE: i64 = 12;
-/// As the real server's 60 s, but no test waits for those.
+/// Shorter than the 60 s of the real server.
 const PUBLICATION_CHECK: Duration = Duration::from_secs(10);
 
-/// What was done to the tables before a connection of a scenario, and is not in its notes.
+/// What was done to the tables before a connection, and is not in the notes.
 const BEFORE: [(&str, &str, &str); 1] = [(
     "05_filters_and_tables",
     "rls_anon_nogrant",
     "revoke select on vd_rls from anon",
 )];
 
-/// The tenant of this scenario had its limits lowered, to clients and to channels of each.
+/// This scenario had lower limits: clients, and channels of each.
 const LOWERED: (&str, usize, usize) = ("08c_max_channels_and_users", 2, 3);
 
-/// What was sent at a note that does not have the statements; the frames that follow tell what it was.
+/// The statements of notes without them, as the frames that follow show.
 const UNWRITTEN: [(&str, &str); 2] = [
     (
         "three messages in one tx",
@@ -70,10 +68,10 @@ const UNWRITTEN: [(&str, &str); 2] = [
     ),
 ];
 
-/// Plays the recording but for these connections.
+/// Plays the recording without these connections.
 ///
 /// # Errors
-/// The first difference, in words; otherwise how many frames were alike.
+/// The first difference; otherwise how many frames were alike.
 pub async fn replay(recording: &Recording, but: &[&str]) -> Result<usize, String> {
     let mut stage = Stage::new(recording).await;
     for (index, line) in recording.lines.iter().enumerate() {
@@ -102,30 +100,30 @@ struct Stage<'a> {
     server: RealtimeServer,
     down: bool,
     postgres: PgConnection,
-    links: BTreeMap<String, Link>,
+    links: BTreeMap<String, ReplayedConnection>,
     likeness: Likeness,
     tokens: BTreeMap<String, String>,
     started: i64,
-    /// Statements that the recording has had so far.
+    /// The recorded statements so far.
     statements: String,
     alike: usize,
 }
 
 /// One connection.
 #[derive(Default)]
-struct Link {
+struct ReplayedConnection {
     socket: Option<WebSocketStream<MaybeTlsStream<TcpStream>>>,
     refused: Option<(Option<u16>, String)>,
     answered: bool,
     version_2: bool,
-    inbox: Vec<Frame>,
-    closed: Option<End>,
+    inbox: Vec<ServerFrame>,
+    closed: Option<SocketEnd>,
     joined: BTreeSet<String>,
-    /// Topics that were joined as private ones.
+    /// Private topics that were joined.
     private: BTreeSet<String>,
-    /// The refs of pushes that were not sent.
+    /// Refs of pushes that were not sent.
     unsent: BTreeSet<String>,
-    /// The client has left its channel, and may not have waited for the answer.
+    /// The client has left its channel, perhaps without waiting for the answer.
     leaving: bool,
     /// The client has closed the socket.
     left: bool,
@@ -133,14 +131,14 @@ struct Link {
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug)]
-enum End {
+enum SocketEnd {
     Closed(u16),
     Broken,
 }
 
 /// A frame of the server in either version.
 #[derive(Clone)]
-struct Frame {
+struct ServerFrame {
     topic: String,
     event: String,
     reference: Value,
@@ -167,7 +165,7 @@ impl<'a> Stage<'a> {
             .expect("the tables");
         stack::messages(&mut postgres)
             .await
-            .expect("what broadcasts need");
+            .expect("the schema of broadcasts");
         let listen = "127.0.0.1:0".parse().expect("an address");
         let mut options = RealtimeOptions::new(listen, database_url, Secret::new(SECRET));
         options.limits.publication_check = PUBLICATION_CHECK;
@@ -195,12 +193,12 @@ impl<'a> Stage<'a> {
         &mut self,
         index: usize,
         connection: &str,
-        what: &What,
+        what: &Recorded,
         sent_at: i64,
     ) -> Result<(), String> {
         match what {
-            What::Connect { url } => self.connect(index, connection, url, sent_at).await,
-            What::Opened => {
+            Recorded::Connect { url } => self.connect(index, connection, url, sent_at).await,
+            Recorded::Opened => {
                 let link = self.links.entry(connection.to_owned()).or_default();
                 link.answered = true;
                 self.alike += 1;
@@ -209,7 +207,7 @@ impl<'a> Stage<'a> {
                     Some(refused) => Err(format!("expected a socket, found {refused:?}")),
                 }
             }
-            What::Refused { status, body } => {
+            Recorded::Refused { status, body } => {
                 let link = self.links.entry(connection.to_owned()).or_default();
                 if std::mem::replace(&mut link.answered, true) {
                     return Ok(());
@@ -221,26 +219,29 @@ impl<'a> Stage<'a> {
                     other => Err(format!("expected {status:?} {body:?}, found {other:?}")),
                 }
             }
-            What::Sent(text) => self.send(connection, text, sent_at).await,
-            What::SentOther => {
+            Recorded::Sent(text) => self.send(connection, text, sent_at).await,
+            Recorded::SentOther => {
                 let garbage = Message::binary(vec![0, 1, 2]);
                 self.link(connection).send(garbage).await
             }
-            What::Received(_) if self.link(connection).left => Ok(()),
-            What::Received(text) => self.expect(connection, Frame::read(text)).await,
-            What::ReceivedBinary(bytes) => self.expect(connection, Frame::read_binary(bytes)).await,
-            What::Left => {
+            Recorded::Received(_) if self.link(connection).left => Ok(()),
+            Recorded::Received(text) => self.expect(connection, ServerFrame::read(text)).await,
+            Recorded::ReceivedBinary(bytes) => {
+                self.expect(connection, ServerFrame::read_binary(bytes))
+                    .await
+            }
+            Recorded::Left => {
                 for text in self.late(index, connection) {
-                    self.expect(connection, Frame::read(&text)).await?;
+                    self.expect(connection, ServerFrame::read(&text)).await?;
                 }
                 self.leave(connection).await
             }
-            What::Closed { code } => self.expect_close(connection, *code).await,
-            What::Note(note) => self.note(note).await,
+            Recorded::Closed { code } => self.expect_close(connection, *code).await,
+            Recorded::Note(note) => self.note(note).await,
         }
     }
 
-    fn link(&mut self, connection: &str) -> &mut Link {
+    fn link(&mut self, connection: &str) -> &mut ReplayedConnection {
         self.links.entry(connection.to_owned()).or_default()
     }
 
@@ -251,11 +252,11 @@ impl<'a> Stage<'a> {
         url: &str,
         sent_at: i64,
     ) -> Result<(), String> {
-        let of_connection = |line: &&super::recording::Line| line.connection == connection;
+        let of_connection = |line: &&super::recording::RecordedLine| line.connection == connection;
         let mut next = self.recording.lines[index + 1..]
             .iter()
             .filter(of_connection);
-        let opens = matches!(next.next().map(|line| &line.what), Some(What::Opened));
+        let opens = matches!(next.next().map(|line| &line.what), Some(Recorded::Opened));
         if self.down && opens {
             self.server.start_again().await.expect("the port is free");
             self.down = false;
@@ -278,9 +279,9 @@ impl<'a> Stage<'a> {
             let key = self.with_tokens(key, sent_at).parse().expect("a header");
             request.headers_mut().insert("x-api-key", key);
         }
-        let mut link = Link {
+        let mut link = ReplayedConnection {
             version_2: path.contains("vsn=2.0.0"),
-            ..Link::default()
+            ..ReplayedConnection::default()
         };
         match connect_async(request).await {
             Ok((socket, _)) => link.socket = Some(socket),
@@ -299,7 +300,7 @@ impl<'a> Stage<'a> {
         let text = since(self.started, self.with_tokens(text, sent_at));
         self.caught_up().await;
         let link = self.link(connection);
-        if let Some(frame) = Frame::read(&text) {
+        if let Some(frame) = ServerFrame::read(&text) {
             let private = link.private.contains(&frame.topic);
             if frame.event == "broadcast" && link.joined.contains(&frame.topic) && !private {
                 link.unsent.insert(frame.reference.to_string());
@@ -313,11 +314,15 @@ impl<'a> Stage<'a> {
         link.send(Message::text(text)).await
     }
 
-    async fn expect(&mut self, connection: &str, recorded: Option<Frame>) -> Result<(), String> {
+    async fn expect(
+        &mut self,
+        connection: &str,
+        recorded: Option<ServerFrame>,
+    ) -> Result<(), String> {
         let recorded = recorded.ok_or("the recorded frame is none")?;
         let link = self.links.entry(connection.to_owned()).or_default();
         let unsent = link.unsent.contains(&recorded.reference.to_string());
-        // Those of the database have an id.
+        // Broadcasts of the database have an id.
         let of_a_client = recorded.event == "broadcast" && recorded.payload()["meta"].is_null();
         if of_a_client || unsent || is_of_before(&recorded, &self.statements) {
             return Ok(());
@@ -330,14 +335,14 @@ impl<'a> Stage<'a> {
         self.likeness.compare(&recorded.whole, &found.whole)
     }
 
-    /// What was recorded of the connection after its client had left.
+    /// What was recorded after the client had left.
     fn late(&self, left_at: usize, connection: &str) -> Vec<String> {
         let later = self.recording.lines[left_at + 1..].iter();
         let of_connection = later.filter(|line| line.connection == connection);
         of_connection
-            .take_while(|line| !matches!(line.what, What::Connect { .. }))
+            .take_while(|line| !matches!(line.what, Recorded::Connect { .. }))
             .filter_map(|line| {
-                if let What::Received(text) = &line.what {
+                if let Recorded::Received(text) = &line.what {
                     Some(text.clone())
                 } else {
                     None
@@ -376,8 +381,8 @@ impl<'a> Stage<'a> {
         }
         link.socket = None;
         let found = match link.closed.take() {
-            Some(End::Closed(code)) => Some(u64::from(code)),
-            Some(End::Broken) | None => None,
+            Some(SocketEnd::Closed(code)) => Some(u64::from(code)),
+            Some(SocketEnd::Broken) | None => None,
         };
         self.alike += 1;
         if found == code {
@@ -412,7 +417,7 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Waits until the server has read what was committed: what is joined for now does not see it.
+    /// Waits until the server has read what was committed, so that later joins do not receive it.
     async fn caught_up(&mut self) {
         let lsn: String = sqlx::query_scalar("select pg_current_wal_flush_lsn()::text")
             .fetch_one(&mut self.postgres)
@@ -485,7 +490,7 @@ impl<'a> Stage<'a> {
     }
 }
 
-impl Link {
+impl ReplayedConnection {
     async fn send(&mut self, message: Message) -> Result<(), String> {
         let socket = self
             .socket
@@ -497,7 +502,7 @@ impl Link {
             .map_err(|error| error.to_string())
     }
 
-    /// Reads what comes next into the inbox, or the end.
+    /// Reads the next frame into the inbox, or the end.
     async fn read(&mut self) -> Result<(), String> {
         let socket = self
             .socket
@@ -507,27 +512,28 @@ impl Link {
         match next.map_err(|_| "nothing came in time".to_owned())? {
             Some(Ok(Message::Text(text))) => {
                 self.inbox
-                    .push(Frame::read(&text).ok_or_else(|| format!("no frame: {text}"))?);
+                    .push(ServerFrame::read(&text).ok_or_else(|| format!("no frame: {text}"))?);
             }
             Some(Ok(Message::Binary(bytes))) => {
-                let frame = Frame::read_binary(&bytes);
+                let frame = ServerFrame::read_binary(&bytes);
                 self.inbox
                     .push(frame.ok_or_else(|| format!("no frame: {bytes:?}"))?);
             }
             Some(Ok(Message::Close(frame))) => {
-                self.closed =
-                    Some(frame.map_or(End::Broken, |frame| End::Closed(frame.code.into())));
+                self.closed = Some(frame.map_or(SocketEnd::Broken, |frame| {
+                    SocketEnd::Closed(frame.code.into())
+                }));
             }
             Some(Ok(_)) => {}
-            Some(Err(_)) | None => self.closed = Some(End::Broken),
+            Some(Err(_)) | None => self.closed = Some(SocketEnd::Broken),
         }
         Ok(())
     }
 
-    /// The next frame of the kind and topic of the recorded one.
-    async fn next_like(&mut self, recorded: &Frame) -> Result<Frame, String> {
+    /// The next frame of the sequence and topic of the recorded one.
+    async fn next_like(&mut self, recorded: &ServerFrame) -> Result<ServerFrame, String> {
         loop {
-            let like = |found: &Frame| {
+            let like = |found: &ServerFrame| {
                 found.topic == recorded.topic && found.sequence() == recorded.sequence()
             };
             if let Some(at) = self.inbox.iter().position(like) {
@@ -568,7 +574,7 @@ impl Link {
         };
         self.send(Message::text(beat.to_string())).await?;
         loop {
-            let answer = |frame: &Frame| frame.reference == "barrier";
+            let answer = |frame: &ServerFrame| frame.reference == "barrier";
             if let Some(at) = self.inbox.iter().position(answer) {
                 self.inbox.remove(at);
                 return Ok(());
@@ -581,7 +587,7 @@ impl Link {
     }
 }
 
-impl Frame {
+impl ServerFrame {
     fn read(text: &str) -> Option<Self> {
         let whole: Value = serde_json::from_str(text).ok()?;
         let [reference, topic, event] = match &whole {
@@ -637,7 +643,7 @@ impl Frame {
         }
     }
 
-    /// Frames of one sequence keep their order; those of different ones race.
+    /// Frames of one sequence keep their order; those of different ones may not.
     fn sequence(&self) -> &'static str {
         match self.event.as_str() {
             "system" if self.payload()["extension"] == "postgres_changes" => "subscription",
@@ -658,7 +664,7 @@ fn now() -> i64 {
     Utc::now().timestamp()
 }
 
-/// The text with this moment, in seconds, as that since when broadcasts are to be told again.
+/// The text with this time, in seconds, as the start of a replay.
 fn since(started: i64, text: String) -> String {
     let Some((before, rest)) = text.split_once(r#""since":"#) else {
         return text;
@@ -667,8 +673,8 @@ fn since(started: i64, text: String) -> String {
     format!(r#"{before}"since":{}{after}"#, started * 1_000)
 }
 
-/// A change that no statement of the recording so far can have made.
-fn is_of_before(frame: &Frame, statements: &str) -> bool {
+/// A change that no recorded statement so far can have made.
+fn is_of_before(frame: &ServerFrame, statements: &str) -> bool {
     match frame.payload()["data"]["type"].as_str() {
         Some("DELETE") => !statements.contains("delete "),
         Some(_) => statements.is_empty(),

@@ -1,4 +1,4 @@
-//! Realtime makes the agent quick, the database makes it right: what happens while Realtime is away, deaf, or refuses.
+//! While Realtime is down, deaf, or refuses connections, the agent stays on schedule and the sync finds edits.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use visit_pacer::demo::realtime_server::{Deafness, EventFault, Refusal};
 use crate::harness::pooler::{Via, directly_and_pooled};
 use crate::harness::{Agent, PATIENCE, Place, wait_until};
 
-/// Back-off and readiness: some 10 s without, 30 s of back-off, and a margin.
+/// 30 s of back-off, some 10 s until it is live, and a margin.
 const LIVE_AGAIN_WITHIN: Duration = Duration::from_secs(75);
 
 async fn is_live_again(agent: &Agent) {
@@ -22,9 +22,9 @@ async fn is_live_again(agent: &Agent) {
 }
 
 directly_and_pooled!(
-    while_realtime_is_stopped_pacing_goes_on_a_pause_is_a_barrier_and_a_resume_is_seen
+    while_realtime_is_stopped_visits_are_stored_a_pause_is_a_barrier_and_a_resume_is_found
 );
-async fn while_realtime_is_stopped_pacing_goes_on_a_pause_is_a_barrier_and_a_resume_is_seen(
+async fn while_realtime_is_stopped_visits_are_stored_a_pause_is_a_barrier_and_a_resume_is_found(
     via: Via,
 ) {
     let mut place = via.place().await;
@@ -38,15 +38,14 @@ async fn while_realtime_is_stopped_pacing_goes_on_a_pause_is_a_barrier_and_a_res
         agent.metric("visit_pacer_realtime_live").await == Some(0.0)
     })
     .await;
-    let seen = place.stored(row).await;
-    place.has_stored(row, seen + 150).await;
+    place.stores_more(row, 150).await;
     place.set(row, "is_active = false").await;
-    let (paused_at, seen) = (place.stored(row).await, place.stored(beside).await);
-    place.has_stored(beside, seen + 60).await;
+    let paused_at = place.stored(row).await;
+    place.stores_more(beside, 60).await;
     assert_eq!(
         place.stored(row).await,
         paused_at,
-        "visits after the pause's commit"
+        "visits after the commit of the pause"
     );
     place.set(row, "is_active = true").await;
     place.has_stored(row, paused_at + 100).await;
@@ -68,7 +67,7 @@ async fn while_realtime_is_stopped_pacing_goes_on_a_pause_is_a_barrier_and_a_res
 }
 
 #[tokio::test]
-async fn a_channel_that_went_deaf_is_found_out_by_its_missing_echo_and_joined_again() {
+async fn a_deaf_channel_is_detected_by_its_missing_echo_and_joined_again() {
     let place = Place::new().await;
     let agent = place.agent().await;
     let row = place.insert(1_000_000, "10 a second", "null").await;
@@ -87,7 +86,7 @@ async fn a_channel_that_went_deaf_is_found_out_by_its_missing_echo_and_joined_ag
     );
     let heard = agent.metric("visit_pacer_realtime_events_total").await;
     place.set(row, "visits_per_unit = 20").await;
-    wait_until("the new channel hears", PATIENCE, async || {
+    wait_until("events arrive on the new channel", PATIENCE, async || {
         agent.metric("visit_pacer_realtime_events_total").await > heard
     })
     .await;
@@ -95,7 +94,7 @@ async fn a_channel_that_went_deaf_is_found_out_by_its_missing_echo_and_joined_ag
 }
 
 #[tokio::test]
-async fn events_that_are_lost_doubled_or_out_of_order_change_no_count() {
+async fn events_that_are_lost_duplicated_or_out_of_order_change_no_count() {
     let place = Place::new().await;
     let _agent = place.agent().await;
     let row = place.insert(1_000_000, "40 a second", "null").await;
@@ -107,11 +106,10 @@ async fn events_that_are_lost_doubled_or_out_of_order_change_no_count() {
         EventFault::Drop,
     ] {
         place.realtime.faults().set_events(failure);
-        for pace in [80, 20, 40] {
-            place.set(row, &format!("visits_per_unit = {pace}")).await;
+        for rate in [80, 20, 40] {
+            place.set(row, &format!("visits_per_unit = {rate}")).await;
         }
-        let seen = place.stored(row).await;
-        place.has_stored(row, seen + 40).await;
+        place.stores_more(row, 40).await;
     }
     place.realtime.faults().set_events(EventFault::None);
     assert_eq!(place.seconds_off_the_curve(row).await, [""; 0]);
@@ -119,16 +117,11 @@ async fn events_that_are_lost_doubled_or_out_of_order_change_no_count() {
 }
 
 #[tokio::test]
-async fn a_key_that_realtime_refuses_is_told_without_the_key_and_pacing_goes_on() {
+async fn a_key_that_realtime_refuses_is_reported_without_the_key_and_visits_are_stored() {
     let place = Place::new().await;
     let row = place.insert(1_000_000, "20 a second", "null").await;
-    let mut environment = place.environment();
-    for (name, value) in &mut environment {
-        if name == "SUPABASE_SERVICE_ROLE_KEY" {
-            "sb_secret_this_key_is_wrong".clone_into(value);
-        }
-    }
-    let mut agent = Agent::start(&place.folder, &["run"], &environment).await;
+    let wrong = [("SUPABASE_SERVICE_ROLE_KEY", "sb_secret_this_key_is_wrong")];
+    let mut agent = place.start_agent_with(&wrong).await;
     place.has_stored(row, 20).await;
     agent.unready("Realtime does not accept the API key").await;
     assert_eq!(
@@ -143,7 +136,7 @@ async fn a_key_that_realtime_refuses_is_told_without_the_key_and_pacing_goes_on(
 }
 
 #[tokio::test]
-async fn a_realtime_that_nobody_answers_for_leaves_the_agent_pacing_and_not_ready() {
+async fn without_an_answer_from_realtime_visits_are_stored_and_the_agent_is_not_ready() {
     let place = Place::new().await;
     let row = place.insert(1_000_000, "20 a second", "null").await;
     let nobody = TcpListener::bind("127.0.0.1:0")
@@ -151,12 +144,8 @@ async fn a_realtime_that_nobody_answers_for_leaves_the_agent_pacing_and_not_read
         .expect("a port")
         .local_addr()
         .expect("an address");
-    let mut environment = place.environment();
-    environment.push((
-        "REALTIME_URL".to_owned(),
-        format!("ws://{nobody}/socket/websocket"),
-    ));
-    let mut agent = Agent::start(&place.folder, &["run"], &environment).await;
+    let url = format!("ws://{nobody}/socket/websocket");
+    let mut agent = place.start_agent_with(&[("REALTIME_URL", &url)]).await;
     place.has_stored(row, 20).await;
     agent.unready("Realtime is not live").await;
     agent.still_runs();
@@ -164,7 +153,7 @@ async fn a_realtime_that_nobody_answers_for_leaves_the_agent_pacing_and_not_read
 }
 
 #[tokio::test]
-async fn a_server_that_refuses_for_a_while_is_tried_again_until_it_lets_the_agent_in() {
+async fn a_server_that_refuses_connections_is_retried_until_it_accepts() {
     let place = Place::new().await;
     let refusal = Refusal::Http {
         status: 429,

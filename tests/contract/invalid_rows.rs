@@ -1,12 +1,11 @@
-//! Bad rows are refused where they are written, or set aside with a reason while every other row goes on.
+//! Invalid values are refused when they are written. Invalid rows that exist are quarantined with a reason, and all others continue.
 
-use sqlx::Connection as _;
 use uuid::Uuid;
 
 use crate::harness::pooler::{Via, directly_and_pooled};
 use crate::harness::{PATIENCE, Place, refusal, wait_until};
 
-/// What an edit may not write, and a word of the hint or message that says what to do.
+/// Values that are refused, and words of the message or hint that say what to do.
 const REFUSED: &[(&str, &str)] = &[
     ("visits_per_unit = null", "visits_per_unit"),
     ("visits_per_unit = -1", "0 or more"),
@@ -29,20 +28,20 @@ const REFUSED: &[(&str, &str)] = &[
 ];
 
 #[tokio::test]
-async fn a_bad_value_is_refused_where_it_is_written_with_what_to_do_in_the_hint() {
+async fn an_invalid_value_is_refused_when_it_is_written_and_the_hint_says_what_to_do() {
     let place = Place::new().await;
     let row = place.insert(100, "1 a second", "interval '1 hour'").await;
-    for (bad, what_to_do) in REFUSED {
-        let update = format!("update visit_distribution set {bad} where id = '{row}'");
+    for (invalid, what_to_do) in REFUSED {
+        let update = format!("update visit_distribution set {invalid} where id = '{row}'");
         let (code, words) = refusal(&place.try_edit(update).await.expect_err("refused"));
-        assert_eq!(code, "23514", "{bad}: {words}");
+        assert_eq!(code, "23514", "{invalid}: {words}");
         let (_, hint) = words.split_once("; ").expect("a message and a hint");
         assert!(
             words.contains(what_to_do) && !hint.is_empty(),
-            "{bad}: {words}"
+            "{invalid}: {words}"
         );
 
-        let (column, value) = bad.split_once(" = ").expect("COLUMN = VALUE");
+        let (column, value) = invalid.split_once(" = ").expect("COLUMN = VALUE");
         let value = value.replace("start_time", "d.start_time");
         let insert = format!(
             "insert into visit_distribution select (jsonb_populate_record(d, to_jsonb(n))).*
@@ -50,7 +49,7 @@ async fn a_bad_value_is_refused_where_it_is_written_with_what_to_do_in_the_hint(
               where d.id = '{row}'"
         );
         let (code, words) = refusal(&place.try_edit(insert).await.expect_err("refused"));
-        assert_eq!(code, "23514", "an insert with {bad}: {words}");
+        assert_eq!(code, "23514", "an insert with {invalid}: {words}");
     }
     let stranger = Uuid::from_u128(5);
     let update =
@@ -64,51 +63,51 @@ async fn a_bad_value_is_refused_where_it_is_written_with_what_to_do_in_the_hint(
         .await;
 }
 
-/// A row that no trigger of ours has seen, with these values for total, unit and rate.
-pub async fn smuggle(place: &Place, values: &str) -> Uuid {
+/// Inserts a row while the trigger that validates is disabled.
+pub async fn insert_unchecked(place: &Place, total: &str, unit: &str, rate: &str) -> Uuid {
     let id = Uuid::from_u128(rand::random());
+    let row = place
+        .row()
+        .with("id", format!("'{id}'"))
+        .with("total_visits", total)
+        .with("time_period", format!("'{unit}'"))
+        .with("visits_per_unit", rate);
     place
         .edit(format!(
-            "alter table visit_distribution disable trigger zzz_visit_pacer_before_edit;
-             insert into visit_distribution (id, partner_id, total_visits, time_period, visits_per_unit)
-             values ('{id}', '{}', {values});
+            "alter table visit_distribution disable trigger zzz_visit_pacer_before_edit; {};
              alter table visit_distribution enable always trigger zzz_visit_pacer_before_edit;",
-            place.partner
+            row.sql()
         ))
         .await;
     id
 }
 
-directly_and_pooled!(
-    bad_rows_that_exist_all_the_same_are_set_aside_with_the_reason_and_can_be_repaired
-);
-async fn bad_rows_that_exist_all_the_same_are_set_aside_with_the_reason_and_can_be_repaired(
-    via: Via,
-) {
+directly_and_pooled!(invalid_rows_that_exist_are_quarantined_with_a_reason_and_can_be_repaired);
+async fn invalid_rows_that_exist_are_quarantined_with_a_reason_and_can_be_repaired(via: Via) {
     let place = via.place().await;
     let good = place.insert(1_000_000, "20 a second", "null").await;
-    let bad = [
+    let invalid = [
         (
-            smuggle(&place, "100, 'second', 'NaN'").await,
+            insert_unchecked(&place, "100", "second", "'NaN'").await,
             "visits_per_unit is NaN",
         ),
         (
-            smuggle(&place, "-5, 'second', 1").await,
+            insert_unchecked(&place, "-5", "second", "1").await,
             "total_visits is -5",
         ),
         (
-            smuggle(&place, "100, 'fortnight', 1").await,
+            insert_unchecked(&place, "100", "fortnight", "1").await,
             "time_period is 'fortnight'",
         ),
         (
-            smuggle(&place, "100, 'minute', null").await,
+            insert_unchecked(&place, "100", "minute", "null").await,
             "visits_per_unit is null",
         ),
     ];
-    let unanchored = smuggle(&place, "40, 'second', 20").await;
+    let unanchored = insert_unchecked(&place, "40", "second", "20").await;
     let agent = place.agent().await;
 
-    for (id, reason) in &bad {
+    for (id, reason) in &invalid {
         let look = place.becomes(*id, "invalid").await;
         assert!(
             look.reason
@@ -137,22 +136,23 @@ async fn bad_rows_that_exist_all_the_same_are_set_aside_with_the_reason_and_can_
     place.settles(unanchored).await;
     place.has_stored(good, 40).await;
 
-    let (nan, _) = bad[0];
+    let (nan, _) = invalid[0];
     place.set(nan, "is_active = false").await;
     place
         .set(nan, "visits_per_unit = 20, is_active = true")
         .await;
     place.becomes(nan, "completed").await;
     assert_eq!(place.settles(nan).await, 100);
-    for (id, _) in &bad[1..] {
-        assert_eq!(place.stored(*id).await, 0, "a batch touched a bad row");
+    for (id, _) in &invalid[1..] {
+        assert_eq!(place.stored(*id).await, 0, "visits of an invalid row");
     }
     place.finishes(good).await;
 }
 
 #[tokio::test]
-async fn a_row_whose_insert_fails_is_set_aside_alone_with_the_databases_words_until_it_is_edited() {
-    is_set_aside_alone(
+async fn a_row_whose_insert_fails_is_quarantined_alone_with_the_message_of_the_database_until_it_is_edited()
+ {
+    is_quarantined_alone(
         Via::Direct,
         "create function no_visits() returns trigger language plpgsql as $$
            begin raise exception 'the warehouse is closed'; end $$;
@@ -162,9 +162,9 @@ async fn a_row_whose_insert_fails_is_set_aside_alone_with_the_databases_words_un
     .await;
 }
 
-directly_and_pooled!(a_row_that_is_refused_only_at_the_commit_is_set_aside_alone_as_well);
-async fn a_row_that_is_refused_only_at_the_commit_is_set_aside_alone_as_well(via: Via) {
-    is_set_aside_alone(
+directly_and_pooled!(a_row_that_fails_at_the_commit_is_quarantined_alone);
+async fn a_row_that_fails_at_the_commit_is_quarantined_alone(via: Via) {
+    is_quarantined_alone(
         via,
         "create function no_visits() returns trigger language plpgsql as $$
            begin raise exception 'the books do not balance' using errcode = '23514'; end $$;
@@ -176,8 +176,8 @@ async fn a_row_that_is_refused_only_at_the_commit_is_set_aside_alone_as_well(via
 }
 
 #[tokio::test]
-async fn a_trigger_of_the_users_own_that_misses_a_column_concerns_its_row_and_not_the_schema() {
-    is_set_aside_alone(
+async fn a_trigger_of_the_user_that_misses_a_column_concerns_its_row_and_not_the_schema() {
+    is_quarantined_alone(
         Via::Direct,
         "create function no_visits() returns trigger language plpgsql as $$
            begin perform shelf from public.partners; return new; end $$;
@@ -187,14 +187,13 @@ async fn a_trigger_of_the_users_own_that_misses_a_column_concerns_its_row_and_no
     .await;
 }
 
-/// `trigger`, which refuses visits in these words, is made to meet the partner of one of three rows alone.
-async fn is_set_aside_alone(via: Via, trigger: &str, words: &str) {
+/// A trigger that fails with this message for the partner of one of three rows.
+async fn is_quarantined_alone(via: Via, trigger: &str, message: &str) {
     let place = via.place().await;
-    let unlucky = Uuid::from_u128(rand::random());
+    let unlucky = place.new_partner().await;
     place
         .edit(format!(
-            "insert into partners (id, name) values ('{unlucky}', 'unlucky');
-             {trigger} when (new.partner_id = '{unlucky}') execute function no_visits();"
+            "{trigger} when (new.partner_id = '{unlucky}') execute function no_visits();"
         ))
         .await;
     let mut rows = Vec::new();
@@ -210,20 +209,15 @@ async fn is_set_aside_alone(via: Via, trigger: &str, words: &str) {
     assert!(
         look.reason
             .as_deref()
-            .is_some_and(|why| why.contains(words)),
+            .is_some_and(|why| why.contains(message)),
         "{look:?}"
     );
-    agent.says(words).await;
-    let seen = place.stored(rows[0]).await;
-    place.has_stored(rows[0], seen + 60).await;
+    agent.says(message).await;
+    place.stores_more(rows[0], 60).await;
     for row in [rows[0], rows[2]] {
-        let look = place.look(row).await;
-        assert!(
-            look.due.is_some_and(|due| due - look.stored <= 30),
-            "off its curve: {look:?}"
-        );
+        place.catches_up(row, 30).await;
     }
-    assert!(!agent.log().contains(AWAY), "{}", agent.log());
+    assert!(!agent.log().contains(UNAVAILABLE), "{}", agent.log());
     let stored = place.stored(failing).await;
     place.edit("drop trigger no_visits on store_visits").await;
     place.set(failing, "visits_per_unit = 30").await;
@@ -231,11 +225,11 @@ async fn is_set_aside_alone(via: Via, trigger: &str, words: &str) {
     place.finish(&rows).await;
 }
 
-/// What the log says while the database counts as away.
-const AWAY: &str = "Database unavailable";
+/// What the log says while the database counts as unavailable.
+const UNAVAILABLE: &str = "Database unavailable";
 
 #[tokio::test]
-async fn a_row_whose_write_back_is_refused_keeps_its_visits_and_does_not_hinder_the_others() {
+async fn a_row_whose_write_back_fails_keeps_its_visits_and_does_not_affect_others() {
     let place = Place::new().await;
     let mut rows = Vec::new();
     for _ in 0..5 {
@@ -259,30 +253,23 @@ async fn a_row_whose_write_back_is_refused_keeps_its_visits_and_does_not_hinder_
         assert_eq!(place.settles(*row).await, 40);
     }
     let log = agent.log();
-    let told = log
+    let lines = log
         .lines()
         .filter(|line| line.contains("the ledger is closed"));
-    assert_eq!(told.count(), 1, "once: {log}");
+    assert_eq!(lines.count(), 1, "once: {log}");
     assert!(
-        log.contains(&refused.to_string()) && !log.contains(AWAY),
+        log.contains(&refused.to_string()) && !log.contains(UNAVAILABLE),
         "{log}"
     );
 }
 
 #[tokio::test]
-async fn a_lock_that_is_not_had_in_time_does_not_count_as_the_database_being_away() {
+async fn a_lock_timeout_does_not_count_as_an_unavailable_database() {
     let place = Place::new().await;
     let row = place.insert(1_000_000, "20 a second", "null").await;
     let agent = place.agent().await;
     place.has_stored(row, 1).await;
-    let mut application = sqlx::PgConnection::connect(&place.url)
-        .await
-        .expect("a connection");
-    let mut transaction = application.begin().await.expect("a transaction");
-    sqlx::query("lock table store_visits in share mode")
-        .execute(&mut *transaction)
-        .await
-        .expect("the application waits for nobody for long");
+    let application = place.hold("lock table store_visits in share mode").await;
     agent.says("lock conflict with another transaction").await;
     let (_, metrics) = agent.get("/metrics").await;
     assert!(
@@ -292,44 +279,35 @@ async fn a_lock_that_is_not_had_in_time_does_not_count_as_the_database_being_awa
         "{metrics}"
     );
     let stalled_at = place.stored(row).await;
-    transaction.commit().await.expect("the application goes on");
+    application.commit().await;
     place.has_stored(row, stalled_at + 20).await;
-    assert!(!agent.log().contains(AWAY), "{}", agent.log());
+    assert!(!agent.log().contains(UNAVAILABLE), "{}", agent.log());
     place.finishes(row).await;
 }
 
 #[tokio::test]
-async fn a_partner_that_an_application_holds_stalls_its_own_rows_alone() {
+async fn a_locked_partner_stalls_its_own_rows_alone() {
     let place = Place::new().await;
-    let other = Uuid::from_u128(rand::random());
-    place
-        .edit(format!(
-            "insert into partners (id, name) values ('{other}', 'held')"
-        ))
-        .await;
+    let other = place.new_partner().await;
     let steady = place.insert(1_000_000, "50 a second", "null").await;
     let held = place.insert(1_000_000, "50 a second", "null").await;
     place.set(held, &format!("partner_id = '{other}'")).await;
     let _agent = place.agent().await;
     place.has_stored(held, 1).await;
 
-    let mut application = sqlx::PgConnection::connect(&place.url)
-        .await
-        .expect("a connection");
-    let mut transaction = application.begin().await.expect("a transaction");
-    sqlx::query("select from partners where id = $1 for update")
-        .bind(other)
-        .execute(&mut *transaction)
-        .await
-        .expect("the application waits for nobody for long");
+    let application = place
+        .hold(&format!(
+            "select from partners where id = '{other}' for update"
+        ))
+        .await;
     let (stalled_at, seen) = (place.stored(held).await, place.stored(steady).await);
     place.has_stored(steady, seen + 100).await;
     assert_eq!(
         place.stored(held).await,
         stalled_at,
-        "visits of a partner that is held"
+        "visits of a locked partner"
     );
-    transaction.commit().await.expect("the application goes on");
+    application.commit().await;
     place.has_stored(held, stalled_at + 50).await;
     place.finish(&[held, steady]).await;
 }

@@ -1,38 +1,32 @@
-//! A good neighbour: it floods nobody, needs nothing of an editor, labels what it makes and touches nothing else.
+//! Low impact: few Realtime events, no rights of an editor on tables of visit-pacer, every visit labelled, nothing else changed.
 
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
-use tokio::time::Instant;
-
-use crate::harness::subscriber::Subscriber;
-use crate::harness::{PATIENCE, Place, refusal, server, wait_until};
+use crate::harness::subscriber::{Subscriber, WriteBacks};
+use crate::harness::transaction::run;
+use crate::harness::{PATIENCE, Place, refusal, server, url_as, wait_until};
+use sqlx::{Connection as _, PgConnection};
 
 #[tokio::test]
-async fn with_many_rows_the_write_backs_stay_within_the_echo_budget() {
+async fn with_many_rows_write_backs_stay_within_their_budget() {
     let place = Place::new().await;
     let subscriber = Subscriber::to(&place).await;
-    let mut rows = Vec::new();
-    for _ in 0..60 {
-        rows.push(place.insert(1_000_000, "2 a second", "null").await);
-    }
-    let began = Instant::now();
+    let rows = place.row().rate("2 a second").times(60);
+    place.insert_rows(&rows).await;
+    let budget = WriteBacks::from_now();
     let _agent = place.agent().await;
     place.agents_work_for(15).await;
-    let events = subscriber.updates();
-    let allowed = 20 + began.elapsed().as_secs() / 5 + 1;
-    assert!(
-        (1..=allowed).contains(&events),
-        "{events} events, expected 1 to {allowed}"
-    );
-    let stored: i64 = place
-        .ask("select min(distributed) from visit_distribution_progress")
-        .await;
-    assert!(stored >= 20, "while all rows are paced: {stored}");
+    budget.holds(&subscriber).await;
+    wait_until("every row makes progress", PATIENCE, async || {
+        place
+            .ask("select min(distributed) >= 20 from visit_distribution_progress")
+            .await
+    })
+    .await;
 }
 
 #[tokio::test]
-async fn the_agents_own_write_backs_are_recognised_and_read_nothing() {
+async fn the_events_of_the_agents_own_write_backs_cause_no_read() {
     let place = Place::new().await;
     let agent = place.agent().await;
     let row = place.insert(1_000_000, "10 a second", "null").await;
@@ -63,9 +57,9 @@ async fn the_agents_own_write_backs_are_recognised_and_read_nothing() {
 }
 
 #[tokio::test]
-async fn an_agent_that_runs_warns_when_each_visit_becomes_a_realtime_event() {
+async fn a_running_agent_warns_if_each_visit_becomes_a_realtime_event() {
     const WARNING: &str = "store_visits is published, so each visit is a Realtime event";
-    /// A full sync each 30 s, and a margin.
+    /// A full sync every 30 s, and a margin.
     const NOTICED_WITHIN: Duration = Duration::from_secs(90);
     let place = Place::new().await;
     let agent = place.agent().await;
@@ -77,12 +71,12 @@ async fn an_agent_that_runs_warns_when_each_visit_becomes_a_realtime_event() {
         agent.log().contains(WARNING)
     })
     .await;
-    let told_later = place.start_agent().await;
-    told_later.says(WARNING).await;
+    let later = place.start_agent().await;
+    later.says(WARNING).await;
 }
 
 #[tokio::test]
-async fn an_editor_with_rights_on_nothing_of_ours_can_insert_pause_and_edit() {
+async fn an_editor_without_rights_on_tables_of_visit_pacer_can_insert_pause_and_edit() {
     let url = server::database().await;
     let mut owner = PgConnection::connect(&url).await.expect("a connection");
     let editor = format!("editor_{:016x}", rand::random::<u64>());
@@ -98,18 +92,12 @@ async fn an_editor_with_rights_on_nothing_of_ours_can_insert_pause_and_edit() {
          grant select, insert, update, delete on visit_distribution to {editor};
          grant select on partners to {editor};"
     );
-    sqlx::raw_sql(AssertSqlSafe(own_tables))
-        .execute(&mut owner)
-        .await
-        .expect("the user's own tables");
+    run(&mut owner, own_tables).await;
     let place = Place::over(url.clone()).await;
 
-    let mut as_editor = url::Url::parse(&url).expect("a URL");
-    as_editor.set_username(&editor).expect("a host");
-    as_editor.set_password(Some("an editor")).expect("a host");
-    let mut connection = PgConnection::connect(as_editor.as_str())
+    let mut connection = PgConnection::connect(&url_as(&url, &editor, "an editor"))
         .await
-        .expect("the editor is let in");
+        .expect("the editor connects");
     let _agent = place.agent().await;
     let row: uuid::Uuid = sqlx::query_scalar(
         "insert into visit_distribution (partner_id, total_visits, time_period, visits_per_unit)
@@ -125,20 +113,15 @@ async fn an_editor_with_rights_on_nothing_of_ours_can_insert_pause_and_edit() {
         "is_active = true",
         "total_visits = 120",
     ] {
-        sqlx::query(AssertSqlSafe(format!(
-            "update visit_distribution set {edit} where id = $1"
-        )))
-        .bind(row)
-        .execute(&mut connection)
-        .await
-        .unwrap_or_else(|error| panic!("an editor sets {edit}: {error}"));
+        let sql = format!("update visit_distribution set {edit} where id = '{row}'");
+        run(&mut connection, sql).await;
     }
     place.becomes(row, "completed").await;
     assert_eq!(place.settles(row).await, 120);
     let refused = sqlx::query("select from visit_distribution_progress")
         .execute(&mut connection)
         .await;
-    let refused = refused.expect_err("our tables are not theirs");
+    let refused = refused.expect_err("no rights");
     assert_eq!(refusal(&refused).0, "42501");
     sqlx::query("delete from visit_distribution")
         .execute(&mut connection)
@@ -147,7 +130,7 @@ async fn an_editor_with_rights_on_nothing_of_ours_can_insert_pause_and_edit() {
 }
 
 #[tokio::test]
-async fn organic_visits_are_neither_touched_nor_counted_and_ours_are_labelled() {
+async fn organic_visits_are_neither_changed_nor_counted_and_generated_ones_are_labelled() {
     let place = Place::new().await;
     let organic = format!(
         "insert into store_visits (partner_id, visited_at, page_path)
@@ -177,8 +160,8 @@ async fn organic_visits_are_neither_touched_nor_counted_and_ours_are_labelled() 
         ))
         .await;
     assert_eq!(
-        place.ask::<i64>("select count(*) from store_visits").await,
+        place.all_stored().await,
         50,
-        "one command removes what is generated"
+        "one statement removes what is generated"
     );
 }
