@@ -18,6 +18,8 @@ pub mod echo_check;
 pub mod error_policy;
 pub mod event;
 pub mod finding;
+#[cfg(test)]
+pub mod fixture;
 pub mod history;
 pub mod limits;
 pub mod ownership;

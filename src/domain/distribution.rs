@@ -296,21 +296,16 @@ fn parse_catch_up(text: Option<&str>) -> Result<Option<i64>, Unpaced> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::fixture::{T0, raw_row};
 
+    /// Six hundred visits in ten seconds.
     fn row() -> RawRow {
         RawRow {
-            id: Uuid::from_u128(1),
-            partner_id: Some(Uuid::from_u128(2).into()),
             config_version: Some(7),
-            is_active: Some(true),
             total_visits: Some("600".into()),
-            visits_per_unit: Some("3600".into()),
             time_period: Some("minute".into()),
-            start_time: Some(DbTime::from_micros(1_800_000_000_000_000)),
-            end_time: Some(DbTime::from_micros(1_800_000_010_000_000)),
-            catch_up: None,
-            anchor_units: Some("0".into()),
-            anchor_at: Some(DbTime::from_micros(1_800_000_000_000_000)),
+            end_time: Some(DbTime::from_micros(T0 + 10_000_000)),
+            ..raw_row(1, "3600")
         }
     }
 

@@ -160,11 +160,8 @@ fn changes(old: &RawRow, new: &RawRow) -> String {
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
-
-    const T0: i64 = 1_800_000_000_000_000;
+    use crate::domain::fixture::{T0, raw_row};
 
     fn edit(second: i64, active: bool, rate: &str, anchor_visits: i64) -> Edit {
         let at = T0 + second * 1_000_000;
@@ -172,18 +169,12 @@ mod tests {
             at: DbTime::from_micros(at),
             by: Some("postgres (psql)".to_owned()),
             row: RawRow {
-                id: Uuid::from_u128(1),
-                partner_id: Some(Uuid::from_u128(2).into()),
                 config_version: Some(at),
                 is_active: Some(active),
                 total_visits: Some("1000".into()),
-                visits_per_unit: Some(rate.into()),
-                time_period: Some("second".into()),
-                start_time: Some(DbTime::from_micros(T0)),
-                end_time: None,
-                catch_up: None,
                 anchor_units: Some((anchor_visits * 86_400_000_000).to_string().into()),
                 anchor_at: Some(DbTime::from_micros(at)),
+                ..raw_row(1, rate)
             },
         }
     }

@@ -212,12 +212,10 @@ fn trimmed(decimal: &str) -> String {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use uuid::Uuid;
 
     use super::super::distribution::RawRow;
+    use super::super::fixture::{T0, raw_row};
     use super::*;
-
-    const T0: i64 = 1_800_000_000_000_000;
 
     fn at(seconds: i64) -> DbTime {
         DbTime::from_micros(T0 + seconds * SECOND_US)
@@ -236,18 +234,11 @@ mod tests {
         now: DbTime,
     ) -> Plan {
         let row = RawRow {
-            id: Uuid::from_u128(1),
-            partner_id: Some(Uuid::from_u128(2).into()),
-            config_version: Some(1),
             is_active: Some(active),
             total_visits: Some(total.into()),
-            visits_per_unit: Some(rate.into()),
             time_period: Some(period.as_str().into()),
-            start_time: Some(DbTime::from_micros(T0)),
             end_time: window_s.map(|s| DbTime::from_micros(T0 + s * SECOND_US)),
-            catch_up: None,
-            anchor_units: Some("0".into()),
-            anchor_at: Some(DbTime::from_micros(T0)),
+            ..raw_row(1, rate)
         };
         let row = Distribution::parse(&row).expect("a valid row");
         Plan::of(&row, 0, now)

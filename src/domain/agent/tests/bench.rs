@@ -6,16 +6,13 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::super::*;
-use crate::domain::batch::Progress;
-use crate::domain::distribution::RawRow;
 use crate::domain::echo_check::Reconnect;
 use crate::domain::error_policy::Failure;
+use crate::domain::fixture;
+pub(super) use crate::domain::fixture::{T0, id};
 use crate::domain::ownership::PeerAgent;
 use crate::domain::schedule::{Control, RowRead};
 use crate::domain::transport::Transport;
-
-/// The database's clock when the agent starts: a full second.
-pub(super) const T0: i64 = 1_800_000_000_000_000;
 
 /// The agent's own id.
 pub(super) const ME: Uuid = Uuid::from_u128(7);
@@ -28,30 +25,9 @@ pub(super) const ALL_PUBLISHED: Published = Published {
     broadcasts: false,
 };
 
-pub(super) fn id(n: u128) -> Uuid {
-    Uuid::from_u128(n)
-}
-
-/// So many visits a second from T0 on, of version 1.
+/// That many visits a second from [`T0`] on.
 pub(super) fn row(n: u128, per_second: u32) -> RowRead {
-    RowRead {
-        row: RawRow {
-            id: id(n),
-            partner_id: Some(id(1_000_000).into()),
-            config_version: Some(1),
-            is_active: Some(true),
-            total_visits: Some("1000000".into()),
-            visits_per_unit: Some(per_second.to_string().into()),
-            time_period: Some("second".into()),
-            start_time: Some(DbTime::from_micros(T0)),
-            end_time: None,
-            catch_up: None,
-            anchor_units: Some("0".into()),
-            anchor_at: Some(DbTime::from_micros(T0)),
-        },
-        progress: Some(Progress::default()),
-        written: Some(0),
-    }
+    fixture::row(n, &per_second.to_string())
 }
 
 pub(super) fn edited(mut row: RowRead) -> RowRead {

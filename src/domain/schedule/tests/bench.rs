@@ -1,38 +1,10 @@
 //! A bench for the timetable: the test is the database.
 
 use super::super::*;
-
-/// A full second.
-pub(super) const T0: i64 = 1_800_000_000_000_000;
+pub(super) use crate::domain::fixture::{T0, id, row};
 
 pub(super) fn at(seconds: f64) -> DbTime {
     DbTime::from_micros(T0).plus_micros(micros_of(Duration::from_secs_f64(seconds)))
-}
-
-pub(super) fn id(n: u128) -> Uuid {
-    Uuid::from_u128(n)
-}
-
-/// So many visits a second from T0 on, a million in all, without end.
-pub(super) fn row(n: u128, per_second: &str) -> RowRead {
-    RowRead {
-        row: RawRow {
-            id: id(n),
-            partner_id: Some(id(1_000_000).into()),
-            config_version: Some(1),
-            is_active: Some(true),
-            total_visits: Some("1000000".into()),
-            visits_per_unit: Some(per_second.into()),
-            time_period: Some("second".into()),
-            start_time: Some(DbTime::from_micros(T0)),
-            end_time: None,
-            catch_up: None,
-            anchor_units: Some("0".into()),
-            anchor_at: Some(DbTime::from_micros(T0)),
-        },
-        progress: Some(Progress::default()),
-        written: Some(0),
-    }
 }
 
 /// A timetable with a database that stores whatever comes, and counts the reads.
