@@ -46,7 +46,7 @@ pub const RECONCILE_EVERY: Duration = Duration::from_secs(300);
 /// … and those of a row that rests.
 pub const RECONCILE_RESTING_EVERY: Duration = Duration::from_secs(86_400);
 /// The agent is seen, the control row is read, the clock is measured.
-pub const BEAT_EVERY: Duration = Duration::from_secs(1);
+pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
 
 /// The first wait for a row that somebody holds; it doubles up to [`LOCKED_RETRY_MAX`].
 pub const LOCKED_RETRY_MIN: Duration = Duration::from_millis(50);
@@ -85,5 +85,5 @@ pub const ECHOES_AWAITED: usize = 256;
 
 const _: () = assert!(FIRE_PERIOD_US % SLOT_US == 0);
 const _: () = assert!(VISITS_PER_ROW <= VISITS_PER_BATCH);
-const _: () = assert!(2 * BEAT_EVERY.as_millis() < AGENT_GONE_AFTER.as_millis());
+const _: () = assert!(2 * HEARTBEAT_EVERY.as_millis() < AGENT_GONE_AFTER.as_millis());
 const _: () = assert!(SYNC_EVERY_BLIND.as_secs() < SYNC_EVERY.as_secs());

@@ -1,8 +1,8 @@
 //! The database, as far as agents can tell: rows whose versions and anchors a trigger moves, progress with compare-and-set,
-//! the visits themselves, locks that others hold, and a clock of its own.
+//! the visits themselves, locks of other sessions, and a clock of its own.
 //!
-//! Each public function is one statement, or one transaction of an editor. What it commits it tells the reference, which
-//! judges it. Edits that people make by hand are in `database/people.rs`.
+//! Each public function is one statement, or one transaction of an editor. The reference checks what it commits. Edits of
+//! people are in `database/people.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,10 +23,10 @@ use crate::seen::Seen;
 
 mod people;
 
-/// Somebody else has stored of the row meanwhile.
+/// Another agent or function has stored visits of the row meanwhile.
 const RACED: &str = "refused: the progress has moved";
 
-/// Rows that one statement reads, so that a look at the whole table takes several.
+/// Rows that one statement reads, so that a full sync takes several.
 const PART: usize = 4;
 
 /// A row of `visit_distribution`.
@@ -34,7 +34,7 @@ const PART: usize = 4;
 pub struct Row {
     pub id: Uuid,
     pub terms: Terms,
-    /// A multiple of the pace, not in thousandths.
+    /// A multiple of the rate, not in thousandths.
     pub catch_up: Option<i64>,
     /// `None`: no trigger has seen the row.
     pub anchor: Option<Anchor>,
@@ -58,7 +58,7 @@ impl Row {
         self.anchor.map(|anchor| anchor.version)
     }
 
-    /// Whether it can be paced.
+    /// Whether it is valid.
     pub fn is_sound(&self) -> bool {
         self.terms.milli >= 0
     }
@@ -96,13 +96,13 @@ impl Row {
     }
 }
 
-/// An editor's open transaction; it holds the row.
+/// An editor's open transaction, which locks the row.
 pub enum Pending {
     /// The row as it will be, and when the UPDATE ran; its `changed` is this transaction.
     Update(Box<Row>, i64),
     /// By this transaction.
     Delete(u64),
-    /// It only holds the row.
+    /// It only locks the row.
     Hold,
 }
 
@@ -116,7 +116,7 @@ impl Pending {
     }
 }
 
-/// What a commit did to the published table, for whoever listens.
+/// What a commit did to the published table.
 #[derive(Clone, Copy, Debug)]
 pub struct Change {
     pub id: Uuid,
@@ -134,7 +134,7 @@ impl Change {
     }
 }
 
-/// Who sent a batch, for what is watched over agents.
+/// Which process sent a batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Storer {
     pub host: usize,
@@ -145,7 +145,7 @@ pub struct Storer {
 pub struct Database {
     pub rows: BTreeMap<Uuid, Row>,
     pub progress: BTreeMap<Uuid, Progress>,
-    /// The transaction that last lowered a row's counter.
+    /// The transaction that last decreased a row's counter.
     pub decreased: BTreeMap<Uuid, u64>,
     /// The transactions that deleted rows, and the one that truncated the table last.
     pub deletions: BTreeMap<Uuid, u64>,
@@ -162,16 +162,16 @@ pub struct Database {
     pub greatest_catch_up: i64,
     /// Rows whose inserts fail.
     pub poisoned: BTreeSet<Uuid>,
-    /// Rows that could not be paced at some time, or of which an insert has failed.
+    /// Rows that were invalid at some time, or of which an insert has failed.
     pub ever_bad: BTreeSet<Uuid>,
-    /// When each agent was seen, and whether it serves.
+    /// The last heartbeat of each agent, and whether it serves.
     pub agents: BTreeMap<Uuid, (i64, bool)>,
     pub canary_published: bool,
     /// broadcast.sql was run.
     pub broadcasts: bool,
     pub clock: Clock,
     pub reference: Reference,
-    /// Who stored of each row last.
+    /// Which process stored visits of each row last.
     pub last_storer: BTreeMap<Uuid, Storer>,
     /// From here on every batch must bring its rows exactly onto their curves.
     pub on_time: bool,
@@ -185,7 +185,7 @@ pub struct Database {
 #[derive(Default)]
 pub struct Clock {
     pub offset: i64,
-    /// Millionths by which it goes fast.
+    /// Millionths by which it is fast.
     pub drift_ppm: i64,
 }
 
@@ -277,8 +277,7 @@ impl Database {
         BatchOutcome::Committed(taken.iter().map(|row| row.id).collect())
     }
 
-    /// Why a row of a batch is not taken, in the words of `seen`. One past the total, of this version and progress, is the
-    /// reference's to see.
+    /// Why a row of a batch is refused, as `seen` names it. The reference checks that the total is not exceeded.
     fn refusal(&self, batch: &BatchRow, clock: i64) -> Option<&'static str> {
         let (Some(row), Some(progress)) = (self.rows.get(&batch.id), self.progress.get(&batch.id))
         else {
@@ -385,7 +384,7 @@ impl Database {
         (written, changes)
     }
 
-    /// As `visit_pacer_initialise()`: the past is closed.
+    /// As `visit_pacer_initialise()`: earlier time is not backfilled.
     pub fn initialise(&mut self, clock: i64) -> Vec<Change> {
         let mut changes = Vec::new();
         let xid = self.next_xid();
@@ -458,7 +457,7 @@ impl Database {
         findings
     }
 
-    /// Says whether nobody held the row.
+    /// Returns whether no session locked the row.
     pub fn mark_invalid(&mut self, id: Uuid, why: String) -> bool {
         let free = self.rows.contains_key(&id) && !self.open.contains_key(&id);
         if let Some(progress) = self.progress.get_mut(&id).filter(|_| free) {
@@ -477,7 +476,7 @@ impl Database {
         }
     }
 
-    /// What is stored of a row, with what was there before our time or was lost for good.
+    /// Visits stored of a row.
     pub fn count(&self, id: Uuid) -> i64 {
         let stored = self.visits.get(&id).map_or(0, BTreeSet::len);
         i64::try_from(stored).expect("few")
@@ -513,7 +512,7 @@ impl Database {
     }
 }
 
-/// A moment of the database's clock, as the program has it.
+/// A moment of the database's clock, as the program represents it.
 pub fn db_time(clock: i64) -> DbTime {
     DbTime::from_micros(clock)
 }

@@ -19,7 +19,7 @@ use visit_pacer::domain::secret::Secret;
 use visit_pacer::domain::time::{DbTime, Mono, micros_of};
 use visit_pacer::domain::transport::{Following, ListenBy, Transport};
 use visit_pacer::realtime::frame::Frame;
-use visit_pacer::realtime::session::{self, Session};
+use visit_pacer::realtime::session::{Session, SessionAction, SessionInput};
 use visit_pacer::realtime::{Down, FeedCommand, FeedEvent};
 use visit_pacer::runtime::realtime_state::{
     RealtimeState, agent_event, bindings, reconnect_command,
@@ -42,7 +42,7 @@ pub enum Statement {
     Goodbye,
 }
 
-/// What reaches the process.
+/// What arrives at the process.
 #[derive(Debug)]
 pub enum Arrival {
     Wake,
@@ -68,7 +68,7 @@ pub enum Deed {
     Reconnect(Transport, Reconnect),
     Down(Down),
     Follow(Following),
-    /// An event told the version that is known.
+    /// An event had the version that is known.
     KnewAlready,
 }
 
@@ -89,7 +89,7 @@ pub struct Host {
     waiting: VecDeque<Arrival>,
     sockets: u32,
     born: i64,
-    /// Millionths by which its clock goes fast.
+    /// Millionths by which its clock is fast.
     drift_ppm: i64,
     /// When its alarm rings.
     pub alarm: Option<i64>,
@@ -159,7 +159,7 @@ impl Host {
         }
     }
 
-    /// The last words of a process that has nothing in hand any more.
+    /// Ends a process that has no job in hand.
     pub fn leave(&mut self, now: i64, dice: &mut Dice) -> Vec<Deed> {
         let mono = self.mono(now);
         let Some(process) = &mut self.process else {
@@ -175,7 +175,7 @@ impl Host {
         deeds
     }
 
-    /// SIGCONT: what has waited.
+    /// SIGCONT: returns what arrived meanwhile.
     pub fn go_on(&mut self) -> VecDeque<Arrival> {
         self.stopped = false;
         self.alarm = None;
@@ -194,13 +194,13 @@ impl Host {
         process.takes(arrival, mono, &mut self.sockets, dice)
     }
 
-    /// What its monotonic clock shows.
+    /// Its monotonic clock.
     pub fn mono(&self, now: i64) -> Mono {
         let elapsed = now - self.born;
         Mono::from_micros(elapsed + elapsed * self.drift_ppm / 1_000_000)
     }
 
-    /// When it wants to be woken, in true time.
+    /// Its next deadline, in true time.
     pub fn wakes_at(&mut self, now: i64) -> Option<i64> {
         let mono = self.mono(now);
         let process = self.process.as_mut().filter(|_| !self.stopped)?;
@@ -293,7 +293,7 @@ impl Process {
         deeds
     }
 
-    /// Ticks what is due; says whether the agent was.
+    /// Ticks what is due; returns whether the agent was.
     fn wake(&mut self, mono: Mono, dice: &mut Dice) -> bool {
         if self
             .session
@@ -312,7 +312,7 @@ impl Process {
         due
     }
 
-    /// Carries actions between the two, until both are content.
+    /// Carries out the actions of both until there are none left.
     fn settle(&mut self, mono: Mono, sockets: &mut u32, dice: &mut Dice) -> Vec<Deed> {
         let mut deeds = Vec::new();
         for _ in 0..ACTIONS {

@@ -1,17 +1,17 @@
 //! The deterministic simulation: one to three agents with their real Realtime sessions, against a model database and a model
 //! Realtime server, under every fault that the contract names. After every step the promises are checked against a plain
-//! reference; after the storm everything must come right by itself.
+//! reference; after the faults have ended, everything must recover by itself.
 //!
 //! | file | what |
 //! |---|---|
-//! | `world` | true time, what is on its way, and the checks; `world/chaos` breaks and edits, `world/calm` is the end of it |
-//! | `host` | a machine: the agent, the session, the glue between them, its clock, its death |
+//! | `world` | true time, what is on its way, and the checks; `world/chaos` has faults and edits, `world/calm` the recovery |
+//! | `host` | a machine: the agent, the session, the glue between them, its clock, its crashes |
 //! | `database` | the model of the tables and statements; `database/people` is what users do to them |
-//! | `realtime` | the model of the Realtime server, which speaks real text |
+//! | `realtime` | the model of the Realtime server, which sends real frames |
 //! | `reference` | what must be stored: shares no code with the program |
 //! | `seen` | what must have happened at least once; `dice` is the one source of chance |
 //!
-//! `cargo test --test sim` runs a fixed set of seeds; millions, or one of them aloud:
+//! `cargo test --test sim` runs a fixed set of seeds; millions, or one of them with output:
 //!
 //! ```sh
 //! VISIT_PACER_SIM_SEEDS=1000000 cargo test --release --test sim -- --nocapture
@@ -87,7 +87,7 @@ fn whatever_happens_every_due_visit_is_stored_once_and_none_is_stored_early_or_p
     }
 }
 
-/// What seeds have come to.
+/// The result of several seeds.
 #[derive(Default)]
 struct Outcome {
     visits: i64,
@@ -95,7 +95,7 @@ struct Outcome {
     failed: Vec<u64>,
 }
 
-/// All cores take seeds in turn, until one fails.
+/// All cores run seeds in turn, until one fails.
 fn simulate_all(seeds: Range<u64>, epoch: Instant) -> Outcome {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicU64::new(seeds.start);

@@ -1,8 +1,8 @@
-//! A model of the Realtime server: sockets, on each a channel for either way to listen, and what it says on them as real text
-//! and real binary frames.
+//! A model of the Realtime server: sockets, on each a channel for either transport, and the frames that it sends, real text
+//! and real binary.
 //!
-//! Owns its side of every socket, what was broadcast and can be told again, and what goes wrong. Replies keep their order;
-//! events of changes and broadcasts may overtake each other. It returns what it says with its delay; the world carries it.
+//! Owns its side of every socket, the broadcasts that can be replayed, and its faults. Replies keep their order; events of
+//! changes and broadcasts may overtake each other. It returns each frame with its delay, and the world delivers it.
 
 use std::collections::BTreeMap;
 
@@ -16,12 +16,12 @@ use crate::world::{MS, SECOND};
 
 const TOPIC: &str = "realtime:visit-pacer";
 const BROADCAST_TOPIC: &str = "realtime:visit_pacer";
-/// Broadcasts that one join is told again at the most.
+/// The most broadcasts that one join has replayed.
 const REPLAYED: usize = 25;
 const CANARY: &str = "visit_pacer_canary";
 const DISTRIBUTIONS: &str = "visit_distribution";
 
-/// A socket: whose, and which of his.
+/// A socket: of which host, and which of its sockets.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct SocketId {
     pub host: usize,
@@ -44,9 +44,9 @@ pub type Saying = (i64, Said);
 #[derive(Default)]
 struct Socket {
     channels: PerTransport<Option<Channel>>,
-    /// Nothing passes either way, and neither side is told.
+    /// Nothing passes in either direction, and neither side notices.
     half_open: bool,
-    /// No event is sent by this way, whatever is joined.
+    /// No event is sent by this transport, whatever is joined.
     stubborn: PerTransport<bool>,
 }
 
@@ -70,7 +70,7 @@ pub struct Server {
     pub seen: Seen,
 }
 
-/// A broadcast: its event, and what it says.
+/// A broadcast: its event and payload.
 #[derive(Clone)]
 struct Broadcast {
     event: &'static str,
@@ -86,7 +86,7 @@ impl Server {
         }
     }
 
-    /// A client knocks; the refusal's status and words, if there is one.
+    /// A client connects; the status and text of the refusal, if there is one.
     pub fn opens(
         &mut self,
         id: SocketId,
@@ -103,7 +103,7 @@ impl Server {
                 (429, "Too many connected users"),
                 (403, "Realtime disabled: TenantNotFound"),
             ];
-            // A refused key or quota is tried again slowly, so it is rarer.
+            // A refused key or quota is retried slowly, so it is rarer.
             let most = if dice.percent(20) { refusals.len() } else { 2 };
             return dice.pick(&refusals[..most]);
         }
@@ -111,12 +111,12 @@ impl Server {
         None
     }
 
-    /// The client is gone, or gave the socket up.
+    /// The client has ended, or abandoned the socket.
     pub fn closed(&mut self, id: SocketId) {
         self.sockets.remove(&id);
     }
 
-    /// A frame of the client's.
+    /// A frame of the client.
     pub fn hears(&mut self, id: SocketId, text: &str, dice: &mut Dice) -> Vec<Saying> {
         let Some(socket) = self.sockets.get_mut(&id).filter(|socket| !socket.half_open) else {
             return Vec::new();
@@ -197,7 +197,7 @@ impl Server {
                 let yes = json!({ "status": "ok", "response": { "postgres_changes": granted } });
                 let mut said = vec![(delay, reply(id, &of_join, &join_ref, topic, &yes))];
                 if transport == Transport::Broadcast {
-                    // Heard from the reply on.
+                    // Events arrive from the reply on.
                 } else if failure == 8 {
                     self.seen.saw("a subscription is not confirmed");
                 } else {
@@ -212,7 +212,7 @@ impl Server {
         }
     }
 
-    /// The subscription of a join is ready, or cannot be had.
+    /// The subscription of a join is ready, or fails.
     pub fn subscribed(&mut self, id: SocketId, join_ref: &str) -> Option<Said> {
         let canary = self.canary_published;
         let socket = self.sockets.get_mut(&id)?;
@@ -238,7 +238,7 @@ impl Server {
         Some(system(id, Transport::Changes, join_ref, "ok", message))
     }
 
-    /// A change was committed: each subscriber is told, more or less.
+    /// A change was committed: each subscriber gets an event, except for faults.
     pub fn publish(&mut self, change: &Change, dice: &mut Dice) -> Vec<Saying> {
         self.tell(DISTRIBUTIONS, &data(change, dice), dice)
     }
@@ -252,7 +252,7 @@ impl Server {
         self.tell(CANARY, &data, dice)
     }
 
-    /// A change was committed, and a trigger sends it: each listener is told, more or less.
+    /// A change was committed, and a trigger broadcasts it: each listener gets it, except for faults.
     pub fn broadcast(&mut self, change: &Change, clock: i64, dice: &mut Dice) -> Vec<Saying> {
         let version = (change.kind != "DELETE").then_some(change.version);
         let payload = json!({ "distribution_id": change.id, "config_version": version.flatten() });
@@ -311,7 +311,7 @@ impl Server {
         said
     }
 
-    /// What was broadcast since then, in any order, after the join's reply.
+    /// Replays the broadcasts since then, in any order, after the reply to the join.
     fn again(&mut self, id: SocketId, since: i64, dice: &mut Dice) -> Vec<Saying> {
         let joined = |socket: &Socket| socket.channels.broadcast.is_some();
         if !self.sockets.get(&id).is_some_and(joined) {
@@ -365,7 +365,7 @@ impl Server {
         said
     }
 
-    /// An event that does not say all.
+    /// An incomplete event.
     fn damaged(seen: &mut Seen, id: SocketId, mut data: Value, kind: i64) -> Said {
         let whole = event(id, &data);
         match kind {
@@ -390,7 +390,7 @@ impl Server {
         }
     }
 
-    /// Something goes wrong with one of a host's sockets.
+    /// A fault of one socket of a host.
     pub fn break_socket(&mut self, host: usize, dice: &mut Dice) -> Vec<Saying> {
         let Some((id, socket)) = self.sockets.iter_mut().rfind(|(id, _)| id.host == host) else {
             return Vec::new();
@@ -467,7 +467,7 @@ impl Server {
             .collect()
     }
 
-    /// Whether everything that is committed reaches the host by this way.
+    /// Whether all committed changes reach the host by this transport.
     pub fn delivers_to(&self, host: usize, transport: Transport) -> bool {
         let last = self.sockets.iter().rfind(|(id, _)| id.host == host);
         last.is_some_and(|(_, socket)| {
@@ -535,7 +535,7 @@ fn event(id: SocketId, data: &Value) -> Said {
     )
 }
 
-/// The event of a change; one in five lacks the columns that somebody's publication leaves out.
+/// The event of a change; one in five lacks the columns that a publication leaves out.
 fn data(change: &Change, dice: &mut Dice) -> Value {
     let row = json!({ "id": change.id });
     let mut data =

@@ -1,8 +1,8 @@
-//! What must be stored, said as plainly as can be: the log of committed edits, an exact curve over it, and the promises.
+//! What must be stored, as simple as possible: the log of committed edits, an exact curve over it, and the promises.
 //!
-//! It shares no code with the program. A row's curve is worked out anew from its whole log at each question, in whole
-//! numbers of parts of a visit, so nothing is rounded. Owns the judgement of every visit that is stored; knows nothing of
-//! agents, locks or batches.
+//! It shares no code with the program. It calculates the curve of a row from its whole log each time, in whole numbers of
+//! parts of a visit, so nothing is rounded. It checks every visit that is stored, and knows nothing of agents, locks or
+//! batches.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -13,13 +13,13 @@ use uuid::Uuid;
 pub const VISIT: i128 = 86_400 * 1_000_000_000;
 const SECOND: i64 = 1_000_000;
 
-/// What an editor asks for. Times are microseconds of the database's clock.
+/// What an editor writes. Times are microseconds of the database's clock.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Terms {
     pub partner: Uuid,
     pub active: bool,
     pub total: i64,
-    /// Thousandths of a visit in each `period_s`; negative in a row that cannot be paced.
+    /// Thousandths of a visit in each `period_s`; negative in an invalid row.
     pub milli: i64,
     /// 1, 60, 3600 or 86400.
     pub period_s: i64,
@@ -49,21 +49,21 @@ struct Edit {
     version: i64,
     /// When its UPDATE ran.
     at: i64,
-    /// The first of a row: it begins at so many visits.
+    /// The first of a row: it begins at this number of visits.
     begins: Option<i64>,
 }
 
-/// One row, and all that ever was stored of it.
+/// One row, and all that was ever stored of it.
 #[derive(Default)]
 struct Row {
-    /// Empty while the row is deleted, or nobody has anchored it.
+    /// Empty while the row is deleted or not anchored.
     log: Vec<Edit>,
     /// Numbers given.
     last_number: i64,
     /// What its counter must say.
     counted: i64,
     last_moment: Option<i64>,
-    /// For which instants how many were stored since the last edit.
+    /// How many were stored for which instant since the last edit.
     recent: VecDeque<(i64, i64)>,
 }
 
@@ -79,7 +79,7 @@ pub struct Commit<'a> {
     /// The database's clock.
     pub clock: i64,
     pub catch_up_milli: i64,
-    /// Whether the control row stops everything.
+    /// Whether the control row pauses everything.
     pub stopped: bool,
 }
 
@@ -101,7 +101,7 @@ impl Reference {
         }];
     }
 
-    /// An edit that leaves the pace as it was moves the version alone.
+    /// An edit that does not affect the rate only changes the version.
     pub fn edited(&mut self, id: Uuid, terms: &Terms, version: i64, at: i64) {
         let row = self.rows.get_mut(&id).expect("an edit follows an insert");
         let last = row.log.last_mut().expect("an edited row is there");
@@ -125,7 +125,7 @@ impl Reference {
         self.rows.entry(id).or_default().log.clear();
     }
 
-    /// The clock stepped: what was drained before it cannot be told apart.
+    /// The clock stepped: what was stored before cannot be assigned to an instant.
     pub fn clock_stepped(&mut self) {
         self.rows.values_mut().for_each(|row| row.recent.clear());
     }
@@ -167,7 +167,7 @@ impl Reference {
             .map_or((0, 0), |row| (row.counted, row.last_number))
     }
 
-    /// Holds what is committed against the promises.
+    /// Checks what is committed against the promises.
     pub fn stored(&mut self, commit: &Commit<'_>) {
         let Commit { id, clock, .. } = *commit;
         let visits = i64::try_from(commit.visit_times.len()).expect("few");

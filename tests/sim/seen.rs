@@ -1,4 +1,4 @@
-//! What must happen at some time or other: a simulation in which nothing went wrong proves nothing.
+//! What must happen at least once: a simulation without faults proves nothing.
 //!
 //! Owns the list of faults and reactions, and how often each was seen.
 
@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 /// Each is seen at least once over the seeds of one run of the tests.
 pub const SOMETIMES: &[&str] = &[
-    // What goes wrong: agents and their statements.
+    // Faults: agents and their statements.
     "an agent is killed",
     "an agent is stopped, and goes on",
     "an agent is stopped, and dies",
@@ -28,7 +28,7 @@ pub const SOMETIMES: &[&str] = &[
     "the table is truncated",
     "a row is inserted that no trigger sees",
     "a row is deleted, and its id inserted again",
-    // What goes wrong: Realtime.
+    // Faults: Realtime.
     "a socket is refused",
     "a socket is closed",
     "a socket is half open",
@@ -117,7 +117,7 @@ impl Seen {
         self.0.get(what).copied().unwrap_or(0)
     }
 
-    /// Nothing is counted under a name that nobody looks at.
+    /// Names that were counted but are not listed.
     pub fn unlisted(&self) -> Vec<&'static str> {
         self.0
             .keys()

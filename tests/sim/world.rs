@@ -1,8 +1,7 @@
-//! The world: true time, what is on its way, and who it reaches.
+//! The world: true time, and the messages that are on their way.
 //!
 //! Owns the queue of events and carries everything between hosts, database and Realtime server, with delays and losses.
-//! After every event the promises are checked. What goes wrong, and who edits, is in `world/chaos.rs`; when all is well again,
-//! in `world/calm.rs`.
+//! After every event the promises are checked. Faults and edits are in `world/chaos.rs`, the recovery in `world/calm.rs`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -27,25 +26,25 @@ mod chaos;
 
 pub const MS: i64 = 1_000;
 pub const SECOND: i64 = 1_000_000;
-/// How long faults go on.
+/// How long there are faults.
 const STORM: i64 = 30 * SECOND;
-/// What a stop may take until the batch in hand is answered.
+/// How long a stop waits for the batch in hand.
 const STOP_WITHIN: i64 = 4 * SECOND;
 
 /// An answer, with the database's clock if there is a round trip.
 type TimedAnswer = (Answer, Option<DbTime>);
 
-/// What becomes of a statement.
+/// What happens to a statement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Fate {
     Answered,
-    /// A deadlock, a timeout, a limit: certainly nothing was done.
+    /// A deadlock, a timeout, a limit: nothing was done.
     Refused,
     /// The connection is lost before it is carried out.
     LostBefore,
     /// … after.
     LostAfter,
-    /// The agent is told that the connection is lost; a while later the statement is carried out all the same.
+    /// The agent loses the connection; later the statement is carried out all the same.
     Zombie,
 }
 
@@ -57,14 +56,14 @@ enum Event {
         from: Sender,
         fate: Fate,
     },
-    /// Something reaches a process, if it is the one of this life. The last: whether an outcome that is not known was a commit.
+    /// Something arrives at a process, if it is the one of this life. `committed`: whether an unknown outcome was a commit.
     Reaches {
         host: usize,
         life: u32,
         arrival: Arrival,
         committed: Option<bool>,
     },
-    /// A frame of a client's reaches the Realtime server.
+    /// A client's frame arrives at the Realtime server.
     Heard(SocketId, String),
     Dials(SocketId),
     HangsUp(SocketId),
@@ -92,7 +91,7 @@ struct Sender {
     life: u32,
     id: Uuid,
     sent: Mono,
-    /// It has been told already, and waits for no answer.
+    /// It has been answered already.
     told: bool,
 }
 
@@ -110,14 +109,14 @@ pub struct World {
     bound: u32,
     /// When each life planned what it stored, for its bound.
     spent: BTreeMap<(usize, u32), VecDeque<(i64, i64)>>,
-    /// Rows that were refused because they were held.
+    /// Rows that were refused because they were locked.
     held: BTreeSet<Uuid>,
-    /// Lives that were asked to end.
+    /// Lives that are stopping.
     leaving: BTreeSet<(usize, u32)>,
     storm: bool,
-    /// From here on nothing is left of the storm that an agent could still come upon.
+    /// From here on no effect of the faults is left that an agent could still find.
     settled: bool,
-    /// Rows whose inserts go on failing in the calm.
+    /// Rows whose inserts still fail in the calm.
     left_poisoned: BTreeSet<Uuid>,
     seen: Seen,
     seed: u64,
@@ -125,7 +124,7 @@ pub struct World {
     aloud: bool,
 }
 
-/// One run of a seed: a storm, then the calm in which all must come right by itself.
+/// One run of a seed: the faults, then the calm in which everything must recover by itself.
 pub fn simulate(seed: u64, epoch: Instant, aloud: bool) -> (i64, Seen) {
     let mut world = World::new(seed, epoch, aloud);
     world.run_until(STORM);
@@ -332,7 +331,7 @@ impl World {
         self.give(host, arrival);
     }
 
-    /// Gives a process what reaches it, does what it wants done, and sets its alarm.
+    /// Gives a process what arrives, carries out its deeds, and sets its alarm.
     fn give(&mut self, name: usize, arrival: Arrival) {
         let deeds = self.hosts[name].takes(arrival, self.now, &mut self.dice);
         for deed in deeds {
@@ -670,7 +669,7 @@ impl World {
         stored
     }
 
-    /// The agent's own bound, over any 5 s: five seconds' worth, and a second's at once.
+    /// The agent's limit, over any 5 s: five seconds' worth, and a second's at once.
     fn check_bound(&mut self, from: Sender, visits: i64) {
         let planned = from.sent.as_micros();
         let spent = self.spent.entry((from.host, from.life)).or_default();
@@ -737,7 +736,7 @@ impl World {
         }
     }
 
-    /// Tells of it in both ways.
+    /// Publishes it by both transports.
     fn publish(&mut self, change: &Change) {
         self.publish_changes(change);
         if self.database.broadcasts {

@@ -36,7 +36,7 @@ pub struct Topic {
 
 /// A topic that a join listens to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listening {
+pub struct TopicSubscription {
     /// The join.
     pub generation: u64,
     /// The topic.
@@ -69,7 +69,7 @@ pub struct BroadcastMessage {
     pub replayed: bool,
 }
 
-impl Listening {
+impl TopicSubscription {
     /// Reads the `config` of a join. Only private topics are replayed.
     pub fn of(generation: u64, topic: Topic, config: Option<&Value>) -> Self {
         let broadcast = config.and_then(|config| config.get("broadcast"));
@@ -253,6 +253,6 @@ mod tests {
     fn a_public_topic_is_not_replayed() {
         let asked = json!({ "broadcast": { "replay": { "since": 5 } }, "private": false });
         let topic = Topic::of("vd:1", Some(&asked));
-        assert_eq!(Listening::of(1, topic, Some(&asked)).replay, None);
+        assert_eq!(TopicSubscription::of(1, topic, Some(&asked)).replay, None);
     }
 }

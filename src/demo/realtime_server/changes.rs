@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{
     binding::Target,
-    broadcast::{BroadcastMessage, Listening},
+    broadcast::{BroadcastMessage, TopicSubscription},
     faults::{Disorder, Faults},
     options::RealtimeOptions,
     payload::{PublishedTable, RowChange},
@@ -60,7 +60,7 @@ pub enum ReaderRequest {
         answer: oneshot::Sender<ReadPermission>,
     },
     /// Let a channel receive the messages of a topic, and answer once it does.
-    Listen(Listening, PushSender, oneshot::Sender<()>),
+    Listen(TopicSubscription, PushSender, oneshot::Sender<()>),
     /// Forget a channel.
     Unsubscribe(u64),
 }
@@ -72,7 +72,7 @@ struct Subscription {
 }
 
 struct TopicListener {
-    listening: Listening,
+    listening: TopicSubscription,
     sender: PushSender,
 }
 
@@ -257,7 +257,7 @@ impl ChangeReader {
 
     async fn listen(
         &mut self,
-        listening: Listening,
+        listening: TopicSubscription,
         sender: PushSender,
         slot: &mut Slot,
     ) -> Result<(), SlotError> {

@@ -24,7 +24,7 @@ use tokio_tungstenite::{
 };
 
 use super::{
-    broadcast::Listening,
+    broadcast::TopicSubscription,
     changes::ReaderRequest,
     faults::{Faults, Refusal, Severance},
     handshake::{self, Accepted},
@@ -238,7 +238,7 @@ impl ClientConnection<'_> {
 
     /// A private join continues once the reader listens. A public join does not wait: it may be one for changes, which have
     /// a confirmation of their own.
-    async fn listen(&mut self, listening: Listening) -> Result<(), ConnectionEnd> {
+    async fn listen(&mut self, listening: TopicSubscription) -> Result<(), ConnectionEnd> {
         let private = listening.topic.private;
         let (listens, listening_now) = oneshot::channel();
         let request = ReaderRequest::Listen(listening, self.sender.clone(), listens);

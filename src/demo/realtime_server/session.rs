@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::{
     binding::{Binding, Target, unsupported},
-    broadcast::{Listening, Topic},
+    broadcast::{Topic, TopicSubscription},
     frame::{Incoming, Version},
     push::{Push, PushEvent},
 };
@@ -65,7 +65,7 @@ pub enum ConnectionStep {
     /// Find out whether the role may read the private topic; the answer goes to [`ServerSession::authorized`].
     Authorize(Authorization),
     /// Listen to a topic, and continue once the reader does.
-    Listen(Listening),
+    Listen(TopicSubscription),
     /// Subscribe to the changes of these targets.
     Subscribe(SubscriptionRequest),
     /// End the subscriptions of this generation.
@@ -275,7 +275,7 @@ impl ServerSession {
             targets: targets.clone().unwrap_or_default(),
         };
         // The listener comes before the reply: whoever has the reply receives all that is committed from then on.
-        let listening = Listening::of(generation, topic, frame.payload.get("config"));
+        let listening = TopicSubscription::of(generation, topic, frame.payload.get("config"));
         let mut steps = vec![
             ConnectionStep::Listen(listening),
             self.reply(frame, Ok(response)),

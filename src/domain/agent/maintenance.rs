@@ -10,7 +10,7 @@ use super::worker::Worker;
 use super::{CountDifference, MaintenanceTask, TaskOutcome, WrittenBack};
 use crate::domain::error_policy::{Failure, Recovery};
 use crate::domain::event::Event;
-use crate::domain::limits::BEAT_EVERY;
+use crate::domain::limits::HEARTBEAT_EVERY;
 use crate::domain::schedule::{Control, Schedule, Status};
 use crate::domain::time::{DbTime, Mono};
 use crate::domain::transport::Transport;
@@ -113,7 +113,7 @@ impl Maintenance {
         if now < self.next_heartbeat {
             return None;
         }
-        self.next_heartbeat = now.plus(BEAT_EVERY);
+        self.next_heartbeat = now.plus(HEARTBEAT_EVERY);
         Some(MaintenanceTask::Heartbeat { serving })
     }
 

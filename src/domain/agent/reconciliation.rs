@@ -1,5 +1,5 @@
-//! Which rows' counters are compared with the visits that are stored, and when: those that moved since the last pass every
-//! five minutes, all of them at the start and once a day, in slices that one short statement holds.
+//! Which counters are compared with the stored visits, and when: those that changed since the last pass every five minutes,
+//! all of them at the start and once a day, in slices that one short statement handles.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -13,7 +13,7 @@ use crate::domain::time::Mono;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Reconciliation {
-    /// The next pass, or the next slice of the one under way; `None` before the first sync.
+    /// The next pass, or the next slice of the current one; `None` before the first sync.
     next: Option<Mono>,
     next_of_all: Mono,
     moved: BTreeSet<Uuid>,
@@ -39,7 +39,7 @@ impl Reconciliation {
         self.next
     }
 
-    /// A row's counter moved; or a comparison of it came to nothing.
+    /// A row's counter changed, or a comparison of it failed.
     pub(super) fn moved(&mut self, id: Uuid) {
         self.moved.insert(id);
     }
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn all_rows_are_compared_at_the_start_then_every_five_minutes_those_that_moved_and_all_once_a_day()
+    fn all_rows_are_compared_at_the_start_then_every_five_minutes_the_changed_ones_and_all_once_a_day()
      {
         let mut counts = Reconciliation::new(s(0));
         let slice = |counts: &mut Reconciliation, at| counts.slice(s(at), || ids(0..3), |_| 10);
@@ -107,7 +107,7 @@ mod tests {
         counts.moved(Uuid::from_u128(2));
         assert_eq!(slice(&mut counts, 309), None);
         assert_eq!(slice(&mut counts, 310), Some(ids(2..3)));
-        assert_eq!(slice(&mut counts, 700), None, "nothing moved");
+        assert_eq!(slice(&mut counts, 700), None, "nothing changed");
         assert_eq!(counts.next_deadline(), Some(s(1_000)));
         assert_eq!(slice(&mut counts, 86_411), Some(ids(0..3)));
     }

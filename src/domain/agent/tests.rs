@@ -1,4 +1,4 @@
-//! What the agent asks for, and what follows from the answers.
+//! The jobs that the agent starts, and what follows from the answers.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ mod sharing;
 mod syncs;
 
 #[test]
-fn nothing_is_stored_before_the_first_full_sync_and_the_control_row_are_in() {
+fn nothing_is_stored_before_the_first_full_sync_and_the_control_row_are_read() {
     let mut bench = Bench::new();
     bench.pass_to(2.0);
     assert_eq!(bench.take_batch(), None);
@@ -134,7 +134,7 @@ fn an_event_with_the_version_that_is_known_costs_no_read() {
 }
 
 #[test]
-fn a_row_that_an_event_told_of_and_that_is_not_there_any_more_is_forgotten() {
+fn a_row_of_an_event_that_does_not_exist_any_more_is_forgotten() {
     let mut bench = Bench::live(&[row(1, 10)]);
     bench.input(Input::Realtime(RealtimeEvent::Row(
         Transport::Changes,
@@ -150,7 +150,7 @@ fn a_row_that_an_event_told_of_and_that_is_not_there_any_more_is_forgotten() {
 }
 
 #[test]
-fn refused_rows_are_read_again_at_once_and_the_others_go_on() {
+fn refused_rows_are_read_again_at_once_and_the_others_continue() {
     let mut bench = Bench::live(&[row(1, 10), row(2, 10)]);
     bench.pass_to(1.0);
     let batch = bench.take_batch().expect("both fire");
@@ -163,7 +163,7 @@ fn refused_rows_are_read_again_at_once_and_the_others_go_on() {
 }
 
 #[test]
-fn with_realtime_dead_a_pause_is_learnt_from_the_database_that_refuses_the_batch() {
+fn without_realtime_a_pause_is_learnt_from_the_database_that_refuses_the_batch() {
     let mut bench = Bench::paced(vec![row(1, 10)]);
     bench.pass_to(1.0);
     assert!(bench.take_batch().is_some());
@@ -177,7 +177,7 @@ fn with_realtime_dead_a_pause_is_learnt_from_the_database_that_refuses_the_batch
 }
 
 #[test]
-fn after_an_answer_that_was_lost_the_rows_are_read_before_anything_is_tried_again() {
+fn after_a_lost_answer_the_rows_are_read_before_the_batch_is_retried() {
     let mut bench = Bench::live(&[row(1, 10)]);
     bench.pass_to(1.0);
     let batch = bench.take_batch().expect("due");
@@ -202,7 +202,7 @@ fn after_an_answer_that_was_lost_the_rows_are_read_before_anything_is_tried_agai
 }
 
 #[test]
-fn the_database_going_away_and_coming_back_is_told_once_each() {
+fn an_unavailable_database_and_its_return_are_reported_once_each() {
     let mut bench = Bench::live(&[row(1, 10)]);
     bench.events();
     bench.pass_to(1.0);
@@ -236,7 +236,7 @@ fn the_database_going_away_and_coming_back_is_told_once_each() {
 }
 
 #[test]
-fn a_lane_whose_job_failed_waits_before_the_next_one() {
+fn a_worker_whose_job_failed_waits_before_the_next_one() {
     let mut bench = Bench::live(&[row(1, 10)]);
     bench.pass_to(1.0);
     let batch = bench.take_batch();
@@ -251,7 +251,7 @@ fn a_lane_whose_job_failed_waits_before_the_next_one() {
 }
 
 #[test]
-fn an_edit_of_which_we_were_told_is_no_repair_though_a_sync_finds_it() {
+fn an_edit_whose_event_arrived_is_not_missed_though_a_sync_finds_it() {
     let mut bench = Bench::live(&[row(1, 0)]);
     bench.pass_to(29.99);
     bench.input(Input::Realtime(RealtimeEvent::Row(
@@ -272,8 +272,8 @@ fn an_edit_of_which_we_were_told_is_no_repair_though_a_sync_finds_it() {
 }
 
 #[test]
-fn an_edit_that_only_a_sync_finds_is_a_repair_and_a_reason_to_rejoin_unless_its_event_still_comes()
-{
+fn an_edit_that_only_a_sync_finds_is_reported_and_a_reason_to_rejoin_unless_its_event_still_arrives()
+ {
     for event_comes in [false, true] {
         let mut bench = Bench::live(&[row(1, 0)]);
         bench.pass_to(30.0);
@@ -299,7 +299,7 @@ fn an_edit_that_only_a_sync_finds_is_a_repair_and_a_reason_to_rejoin_unless_its_
 }
 
 #[test]
-fn what_a_sync_finds_that_follows_a_subscription_or_an_unclear_event_is_no_repair() {
+fn what_a_sync_finds_after_a_subscription_or_an_unclear_event_is_not_missed() {
     let mut bench = Bench::live(&[row(1, 0)]);
     bench.input(Input::Realtime(RealtimeEvent::Unclear));
     assert_eq!(bench.take_read(), Some(ReadRequest::All));
@@ -311,7 +311,7 @@ fn what_a_sync_finds_that_follows_a_subscription_or_an_unclear_event_is_no_repai
 }
 
 #[test]
-fn a_truncate_stops_every_row_and_is_no_reason_to_rejoin_since_it_is_never_told() {
+fn a_truncate_stops_every_row_and_is_no_reason_to_rejoin_since_it_causes_no_event() {
     let mut bench = Bench::live(&[row(1, 0), row(2, 0)]);
     bench.pass_to(30.0);
     assert_eq!(bench.take_read(), Some(ReadRequest::All));
@@ -323,7 +323,7 @@ fn a_truncate_stops_every_row_and_is_no_reason_to_rejoin_since_it_is_never_told(
 }
 
 #[test]
-fn a_write_back_whose_echo_is_not_heard_in_ten_seconds_leads_to_a_rejoin() {
+fn a_write_back_without_an_echo_in_ten_seconds_leads_to_a_rejoin() {
     for heard in [true, false] {
         let mut bench = Bench::live(&[row(1, 10)]);
         let is_write_back = |task: &MaintenanceTask| matches!(task, MaintenanceTask::WriteBack(_));
@@ -411,7 +411,7 @@ fn a_canary_that_is_not_published_is_never_touched_and_the_agent_does_not_spin_f
 }
 
 #[test]
-fn while_the_database_is_away_the_agent_does_not_spin() {
+fn while_the_database_is_unavailable_the_agent_does_not_spin() {
     let mut bench = Bench::live(&[row(1, 10)]);
     for _ in 0..400 {
         let Some((at, why)) = bench.agent.next_deadline(bench.now) else {
@@ -438,7 +438,7 @@ fn while_the_database_is_away_the_agent_does_not_spin() {
 }
 
 #[test]
-fn what_realtime_publishes_is_asked_for_again_when_the_answer_was_lost() {
+fn the_publication_is_checked_again_when_the_answer_was_lost() {
     let mut bench = Bench::new();
     assert_eq!(
         bench.take_task(),
@@ -454,7 +454,7 @@ fn what_realtime_publishes_is_asked_for_again_when_the_answer_was_lost() {
 }
 
 #[test]
-fn a_completed_row_is_written_back_at_once_and_again_if_somebody_held_it_or_the_answer_was_lost() {
+fn a_completed_row_is_written_back_at_once_and_again_if_it_was_locked_or_the_answer_was_lost() {
     let mut last = row(1, 10);
     last.row.total_visits = Some("10".into());
     let mut bench = Bench::live(&[last]);
@@ -516,14 +516,14 @@ fn a_running_row_is_written_back_every_five_seconds_at_the_most() {
 }
 
 #[test]
-fn a_row_that_is_set_aside_is_told_once_and_again_when_it_is_mended() {
+fn a_quarantined_row_is_reported_once_and_again_when_it_is_corrected() {
     let mut bad = row(1, 10);
     bad.row.time_period = Some("week".into());
     let mut bench = Bench::live(&[bad]);
     bench.pass_to(30.0);
-    let mut mended = edited(row(1, 10));
-    mended.written = None;
-    bench.answer_read(vec![mended]);
+    let mut corrected = edited(row(1, 10));
+    corrected.written = None;
+    bench.answer_read(vec![corrected]);
     let told: Vec<Event> = bench.events();
     assert!(told.contains(&Event::RELEASED.of(id(1))), "{told:?}");
 
@@ -538,7 +538,7 @@ fn a_row_that_is_set_aside_is_told_once_and_again_when_it_is_mended() {
 }
 
 #[test]
-fn a_bad_row_is_never_written_back() {
+fn an_invalid_row_is_never_written_back() {
     let mut bad = row(1, 10);
     bad.row.total_visits = Some("-3".into());
     bad.written = None;
@@ -548,7 +548,7 @@ fn a_bad_row_is_never_written_back() {
 }
 
 #[test]
-fn a_row_that_no_trigger_has_seen_is_anchored_and_not_told_as_set_aside() {
+fn a_row_that_no_trigger_has_seen_is_anchored_and_not_reported_as_quarantined() {
     let mut unseen = row(1, 10);
     (
         unseen.row.config_version,
@@ -597,7 +597,7 @@ fn a_row_whose_insert_fails_keeps_its_reason_in_the_database() {
     let told = bench.events();
     assert!(
         !told.contains(&Event::RELEASED.of(id(1))),
-        "nothing has mended it: {told:?}"
+        "nothing has corrected it: {told:?}"
     );
     bench.pass_to(3.0);
     assert_eq!(
@@ -623,7 +623,7 @@ fn a_row_whose_insert_fails_keeps_its_reason_in_the_database() {
 }
 
 #[test]
-fn a_held_row_does_not_use_up_the_agents_bound() {
+fn a_locked_row_does_not_use_up_the_agents_limit() {
     let mut bench = Bench::live(&[row(1, 1_500), row(2, 900)]);
     bench.pass_to(1.0);
     let mut statements = 0;
@@ -651,19 +651,19 @@ fn a_held_row_does_not_use_up_the_agents_bound() {
 }
 
 #[test]
-fn a_step_of_the_databases_clock_is_told_and_followed() {
+fn a_step_of_the_databases_clock_is_reported_and_followed() {
     let mut bench = Bench::live(&[row(1, 10)]);
     bench.pass_to(1.0);
     assert!(bench.take_batch().is_some());
     bench.db_offset_us = micros_of(Duration::from_hours(1));
     bench.stored([id(1)]);
     assert!(bench.events().contains(&Event::CLOCK_STEPPED));
-    let batch = bench.take_batch().expect("an hour is owed");
+    let batch = bench.take_batch().expect("an hour is due");
     assert!(batch.rows[0].at >= DbTime::from_micros(T0 + bench.db_offset_us));
 }
 
 #[test]
-fn a_row_that_waits_for_a_retry_does_not_wait_longer_since_the_databases_clock_steps_back() {
+fn a_row_that_waits_for_a_retry_does_not_wait_longer_when_the_databases_clock_steps_back() {
     let mut bench = Bench::live(&[row(1, 10)]);
     bench.now = Bench::at(100.0);
     bench.input(Input::Tick);
@@ -684,7 +684,7 @@ fn a_row_that_waits_for_a_retry_does_not_wait_longer_since_the_databases_clock_s
 }
 
 #[test]
-fn a_stop_finishes_what_is_in_hand_and_begins_nothing() {
+fn a_stop_finishes_the_jobs_in_hand_and_starts_none() {
     let mut bench = Bench::live(&[row(1, 10)]);
     bench.pass_to(1.0);
     assert!(bench.take_batch().is_some());
@@ -705,7 +705,7 @@ fn a_stop_finishes_what_is_in_hand_and_begins_nothing() {
 }
 
 #[test]
-fn visits_that_are_missing_are_told_once() {
+fn missing_visits_are_reported_once() {
     let mut bench = Bench::paced(vec![row(1, 1)]);
     let finding = CountDifference {
         id: id(1),

@@ -171,8 +171,8 @@ impl Writes {
                         self.worker.succeed();
                         quarantine(id, failure, schedule, db_now, turn);
                     }
-                    Blame::Nobody => schedule.defer(id, SUSPECT_RETRY, db_now),
-                    Blame::Everybody => {
+                    Blame::Unknown => schedule.defer(id, SUSPECT_RETRY, db_now),
+                    Blame::AllRows => {
                         schedule.not_now(batch, db_now);
                         turn.fail(&mut self.worker, failure);
                     }

@@ -1,4 +1,4 @@
-//! What people do to the database: edits in transactions of their own, visits by hand, deletions, repairs.
+//! What people do to the database: edits in transactions of their own, manual visits, deletions, repairs.
 
 use uuid::Uuid;
 
@@ -32,7 +32,7 @@ impl Database {
         change
     }
 
-    /// An editor's UPDATE, as the trigger has it at this moment: the old curve, as it stands, is where the new one begins.
+    /// An editor's UPDATE, with the trigger at this moment: the new curve begins where the old one stands.
     pub fn edited(&mut self, id: Uuid, clock: i64, edit: impl FnOnce(&mut Row)) -> Option<Row> {
         let xid = self.next_xid();
         let old = self.rows.get(&id)?;
@@ -81,7 +81,7 @@ impl Database {
         }
     }
 
-    /// Nobody is told.
+    /// No event is sent.
     pub fn truncate(&mut self) {
         self.truncated = Some(self.next_xid());
         for id in std::mem::take(&mut self.rows).into_keys() {
@@ -114,7 +114,7 @@ impl Database {
             .recounted(id, distributed, last, Some(at.as_micros()));
     }
 
-    /// Somebody deletes the row's latest visits.
+    /// Deletes the row's latest visits.
     pub fn delete_visits(&mut self, id: Uuid, visits: usize) -> Vec<i64> {
         let Some(stored) = self.visits.get_mut(&id) else {
             return Vec::new();
@@ -124,12 +124,12 @@ impl Database {
         gone
     }
 
-    /// Somebody puts visits back that were deleted.
+    /// Restores deleted visits.
     pub fn restore_visits(&mut self, id: Uuid, numbers: Vec<i64>) {
         self.visits.entry(id).or_default().extend(numbers);
     }
 
-    /// As `sync_distribution_counts(lower => true)`: what is missing is stored again.
+    /// As `sync_distribution_counts(lower => true)`: missing visits are stored again.
     pub fn lower(&mut self, id: Uuid) {
         let held = self.open.contains_key(&id);
         if !held

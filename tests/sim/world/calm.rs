@@ -1,5 +1,4 @@
-//! The calm after the storm: the faults end, what the agents and their channels have come to stays as it is, and all must
-//! come right by itself.
+//! The calm: the faults end, agents and channels keep the state that they are in, and everything must recover by itself.
 
 use uuid::Uuid;
 use visit_pacer::domain::schedule::Status;
@@ -8,21 +7,21 @@ use visit_pacer::domain::transport::Transport;
 use super::{Event, MS, SECOND, World};
 use crate::database::Row;
 
-/// By when all is well: a refused key is tried again after five minutes at the most.
+/// How long the recovery may take: a refused key is retried after five minutes at the most.
 const WELL_WITHIN: i64 = 400 * SECOND;
-/// How often it is looked whether all is well.
+/// How often the recovery is checked.
 const LOOK_EVERY: i64 = 4 * SECOND;
-/// Then every batch must be on time, for so long.
+/// How long every batch must be on time after that.
 const ON_TIME: i64 = 12 * SECOND;
-/// How long into the calm what was lost before may still be missed: a row that a TRUNCATE took is found missing by the next
-/// sync, and cannot be told from one whose DELETE was not heard of; that the canary is published is seen by a sync; where no
-/// row tells of a dead channel, its canary does after a minute and ten seconds, and once more before it gets a new socket.
+/// How long into the calm the effects of earlier faults may still be found: the next sync finds rows that a TRUNCATE deleted,
+/// and takes them for rows whose DELETE events were lost; a sync finds that the canary is published; where no row proves a
+/// channel dead, its canary does after a minute and ten seconds, and once more before the new socket.
 const AFTERMATH: i64 = 175 * SECOND;
-/// One seed in so many waits for the end of the aftermath.
+/// One seed of this many waits for the end of those effects.
 const PATIENT: u64 = 8;
 
 impl World {
-    /// The storm is over.
+    /// Ends the faults.
     pub fn calm_down(&mut self) {
         self.say(|| "calm".to_owned());
         self.storm = false;
@@ -46,7 +45,7 @@ impl World {
         self.let_rows_hurry();
     }
 
-    /// A backlog drains at the row's own pace, which can take hours.
+    /// A backlog drains at the row's own rate, which can take hours.
     fn let_rows_hurry(&mut self) {
         let slow = self.bound < 1_000;
         let ids: Vec<Uuid> = self.database.rows.keys().copied().collect();
@@ -69,7 +68,7 @@ impl World {
         }
     }
 
-    /// Edits go on in the calm, but leave the pace as it is.
+    /// Edits continue in the calm, but do not affect the rate.
     pub fn edit_calmly(&mut self) {
         let catch_up = self.dice.between(900, 1_000);
         let ids: Vec<Uuid> = self.database.rows.keys().copied().collect();
@@ -78,7 +77,7 @@ impl World {
         }
     }
 
-    /// Waits until all is well; from then on every batch is on time, by one agent a row, and all stays well.
+    /// Waits until everything has recovered; from then on every batch is on time, by one agent a row.
     pub fn come_right(&mut self) {
         let begun = self.now;
         loop {
@@ -106,7 +105,7 @@ impl World {
         self.check_write_backs(self.now - begun);
     }
 
-    /// The budget of all agents: 0.2 a second after a burst of 20, and rows that are finished.
+    /// The write-back budget of all agents: 0.2 a second after a burst of 20, and completed rows.
     fn check_write_backs(&self, calm: i64) {
         let written: i64 = self.hosts.iter().map(|host| host.write_backs).sum();
         let finished = i64::try_from(self.database.rows.len()).expect("few");
@@ -152,7 +151,7 @@ impl World {
         if owes > 0 && !self.left_poisoned.contains(&id) {
             return Some(format!("{id} owes {owes}"));
         }
-        // Nothing fills a bucket again until the clock is where it was before it stepped back.
+        // No bucket refills until the clock has reached the time from which it stepped back.
         let bucket_at = self.database.progress[&id].bucket.at_column();
         if bucket_at.is_some_and(|at| at.as_micros() > self.clock()) {
             return Some(format!("the bucket of {id} is of a time to come"));
@@ -164,7 +163,7 @@ impl World {
             .then(|| format!("{id} says {written} and has {distributed}"))
     }
 
-    /// It is live and knows it, sees the database, and knows each row.
+    /// It is live, reaches the database, and knows each row.
     fn wrong_with_host(&self, name: usize) -> Option<String> {
         let host = &self.hosts[name];
         let Some(process) = &host.process else {
@@ -179,7 +178,7 @@ impl World {
             }
         };
         let hears = health.caught_up && Transport::ALL.into_iter().all(hears_by);
-        // A channel may still be joined again for what it missed in the storm.
+        // A channel may still be rejoined for events that it missed before.
         let may_rejoin = self.database.on_time && !(self.settled && following.canary);
         if !(hears || may_rejoin) || health.database_away_since.is_some() {
             return Some(format!("agent {name}: hears: {hears}, {health:?}"));
@@ -191,7 +190,9 @@ impl World {
         let looks = process.agent.statuses(host.mono(self.now));
         looks.iter().find_map(|look| {
             let Some(row) = self.database.rows.get(&look.id) else {
-                return Some(format!("agent {name} knows a row that is gone: {look:?}"));
+                return Some(format!(
+                    "agent {name} knows a row that was deleted: {look:?}"
+                ));
             };
             let fails = self.left_poisoned.contains(&look.id) && self.owes(row) > 0;
             let wrong = match look.status {
@@ -210,8 +211,8 @@ impl World {
         })
     }
 
-    /// Each row is one agent's, once they all serve: one that has failed and has nothing to store may hold on to rows that
-    /// another one has too. Who begins to serve later is seen by the others at their next beat.
+    /// Each row has one owner once all agents serve: an agent that failed and has nothing to store may keep rows that another
+    /// one owns too. The others see at their next heartbeat that an agent has begun to serve.
     fn wrong_with_shares(&self) -> Option<String> {
         let processes = self.hosts.iter().filter_map(|host| host.process.as_ref());
         let owned: usize = processes.map(|process| process.agent.rows_owned()).sum();

@@ -1,4 +1,4 @@
-//! What goes wrong, and who edits.
+//! Faults and edits.
 
 use uuid::Uuid;
 use visit_pacer::domain::schedule::Stall;
@@ -70,7 +70,7 @@ impl World {
         }
     }
 
-    /// What keeps rows behind, as the agents see it.
+    /// Why rows are behind, as the agents see it.
     fn look_around(&mut self) {
         for host in &self.hosts {
             let Some(process) = &host.process else {
@@ -183,7 +183,7 @@ impl World {
         self.edit(id, edit, open_for, commit);
     }
 
-    /// An editor's UPDATE, as the trigger has it at this moment, and its commit after a while.
+    /// An editor's UPDATE, with the trigger at this moment, and its commit after a while.
     pub fn edit(&mut self, id: Uuid, edit: impl FnOnce(&mut Row), open_for: i64, commit: bool) {
         let clock = self.clock();
         if let Some(row) = self.database.edited(id, clock, edit) {
@@ -212,7 +212,7 @@ impl World {
         }
     }
 
-    /// Somebody holds a row, or a partner.
+    /// A session locks a row, or a partner.
     fn hold(&mut self) {
         if let Some(id) = self.some_row().filter(|_| self.dice.percent(50)) {
             let open_for = self.dice.between(100, 5_000) * MS;
@@ -245,7 +245,7 @@ impl World {
         control.catch_up_milli = self.dice.between(1_000, 5_000);
     }
 
-    /// kill -9: all memory is lost, and whatever was sent is still on its way.
+    /// kill -9: all memory is lost; what was sent is still on its way.
     fn kill(&mut self) {
         let host = self.dice.index(self.hosts.len());
         if self.hosts[host].process.is_none() {
@@ -256,7 +256,7 @@ impl World {
         self.end_of_life(host);
     }
 
-    /// The process is no more; another one starts after a while.
+    /// The process has ended; another one starts after a while.
     fn end_of_life(&mut self, host: usize) {
         if let Some(socket) = self.hosts[host].die() {
             self.after(5 * MS, Event::HangsUp(socket));
@@ -269,7 +269,7 @@ impl World {
         self.after(pause * MS, Event::Starts(host));
     }
 
-    /// SIGSTOP: nothing is handled, and what is under way goes on without it.
+    /// SIGSTOP: nothing is handled; what was sent continues without it.
     fn stop(&mut self) {
         let host = self.dice.index(self.hosts.len());
         let place = &mut self.hosts[host];
@@ -301,7 +301,7 @@ impl World {
         self.give(host, Arrival::Wake);
     }
 
-    /// SIGTERM: what is in hand is finished, then goodbye.
+    /// SIGTERM: it finishes the jobs in hand, releases its rows, and ends.
     fn terminate(&mut self) {
         let host = self.dice.index(self.hosts.len());
         if self.hosts[host].process.is_none() || self.hosts[host].stopped {
@@ -383,7 +383,7 @@ impl World {
         }
     }
 
-    /// Somebody deletes visits; some have them stored again, some put them back, some do both.
+    /// Deletes visits; some are stored again, some restored, some both.
     fn delete_visits(&mut self) {
         let Some(id) = self.some_row() else { return };
         let most = self.dice.index(40) + 1;

@@ -132,7 +132,7 @@ impl Bench {
         self.answer_read_at(rows, None);
     }
 
-    /// … by a database whose transactions have come so far.
+    /// … with this watermark.
     pub(super) fn answer_read_at(&mut self, rows: Vec<RowRead>, watermark: Option<u64>) {
         let watermark = watermark.map(XidWatermark);
         self.answer_found(ReadResult {

@@ -1,4 +1,4 @@
-//! Two ways to hear of changes: each is live, proved and revived by itself.
+//! Two transports: each is live, checked and reconnected by itself.
 
 use super::*;
 
@@ -13,7 +13,7 @@ fn both_live() -> Bench {
     assert_eq!(
         bench.take_read(),
         Some(ReadRequest::All),
-        "each way that is live anew asks for a sync"
+        "each subscription is followed by a sync"
     );
     bench.answer_read(vec![row(1, 1)]);
     bench
@@ -29,7 +29,7 @@ fn broadcasts_are_followed_where_the_database_has_them() {
     assert!(bench.asked.contains(&Action::Follow(both)));
 }
 
-/// A full sync over a database that publishes this; what is asked for then.
+/// A full sync of a database that publishes this; the actions that follow.
 fn synced_with(bench: &mut Bench, published: Published) -> Vec<Action> {
     bench.input(Input::Realtime(RealtimeEvent::Unclear));
     assert_eq!(bench.take_read(), Some(ReadRequest::All));
@@ -40,7 +40,7 @@ fn synced_with(bench: &mut Bench, published: Published) -> Vec<Action> {
 }
 
 #[test]
-fn each_sync_notices_that_edits_are_broadcast_from_now_on_or_no_more() {
+fn each_sync_notices_that_broadcasts_have_started_or_stopped() {
     let mut bench = Bench::live(&[row(1, 1)]);
     for (published, broadcast) in [(BOTH, true), (ALL_PUBLISHED, false), (BOTH, true)] {
         let asked = synced_with(&mut bench, published);
@@ -57,7 +57,7 @@ fn each_sync_notices_that_edits_are_broadcast_from_now_on_or_no_more() {
 }
 
 #[test]
-fn a_table_that_was_away_from_the_publication_is_subscribed_to_anew() {
+fn a_table_that_was_removed_from_the_publication_is_subscribed_to_again() {
     let mut bench = Bench::live(&[row(1, 1)]);
     let same = Action::Follow(Following::with(ListenBy::Auto, true, false));
     for (published, anew) in [
@@ -83,7 +83,7 @@ fn a_table_that_was_away_from_the_publication_is_subscribed_to_anew() {
 }
 
 #[test]
-fn a_canary_that_cannot_be_sent_is_no_outage_and_not_tried_again_at_once() {
+fn a_canary_that_cannot_be_sent_is_no_outage_and_not_retried_at_once() {
     let mut bench = Bench::live(&[]);
     bench.input(Input::Realtime(RealtimeEvent::Unfollowed));
     assert_eq!(bench.take_task(), Some(MaintenanceTask::CheckPublication));
@@ -108,7 +108,7 @@ fn a_canary_that_cannot_be_sent_is_no_outage_and_not_tried_again_at_once() {
 }
 
 #[test]
-fn it_is_blind_only_when_neither_way_is_live() {
+fn it_is_blind_only_when_neither_transport_is_live() {
     for (first, second) in [
         (Transport::Changes, Transport::Broadcast),
         (Transport::Broadcast, Transport::Changes),
@@ -129,7 +129,7 @@ fn it_is_blind_only_when_neither_way_is_live() {
 }
 
 #[test]
-fn the_same_edit_by_both_ways_is_read_once() {
+fn the_same_edit_by_both_transports_is_read_once() {
     let mut bench = both_live();
     bench.input(Input::Realtime(RealtimeEvent::Row(
         Transport::Broadcast,
@@ -155,7 +155,7 @@ fn the_same_edit_by_both_ways_is_read_once() {
 }
 
 #[test]
-fn a_broadcast_canary_that_is_not_heard_has_that_channel_alone_joined_again() {
+fn a_broadcast_canary_that_does_not_arrive_has_only_that_channel_rejoined() {
     let mut bench = Bench::live(&[]);
     bench.input(Input::Realtime(RealtimeEvent::Unfollowed));
     assert_eq!(bench.take_task(), Some(MaintenanceTask::CheckPublication));

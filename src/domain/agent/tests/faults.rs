@@ -1,4 +1,4 @@
-//! Faults of the database: who is to blame, and that the others go on.
+//! Failures of the database: which row causes them, and that the others continue.
 
 use super::bench::{ALL_PUBLISHED, Bench, id, row};
 use super::*;
@@ -52,7 +52,7 @@ fn a_batch_that_takes_too_long_is_halved_and_none_of_its_rows_is_to_blame() {
 }
 
 #[test]
-fn a_schema_that_fits_no_row_blames_none_and_counts_as_the_database_being_away() {
+fn a_schema_that_fits_no_row_blames_none_and_counts_as_an_unavailable_database() {
     let mut bench = Bench::live(&[row(1, 10), row(2, 10)]);
     bench.events();
     for second in 1..200 {
@@ -69,7 +69,7 @@ fn a_schema_that_fits_no_row_blames_none_and_counts_as_the_database_being_away()
 }
 
 #[test]
-fn what_keeps_the_database_away_is_told_once_for_each_trouble() {
+fn an_unavailable_database_is_reported_once_for_each_kind_of_error() {
     let mut bench = Bench::live(&[row(1, 10)]);
     bench.events();
     let error_kinds = [ErrorKind::ShuttingDown, ErrorKind::ReadOnly];

@@ -1,4 +1,4 @@
-//! Several agents over one table: whose rows are stored, and what is said of oneself.
+//! Several agents over one table: which rows each stores, and what its heartbeat says.
 
 use super::bench::{Bench, ME, id, row};
 use super::*;
@@ -23,7 +23,7 @@ fn theirs() -> BTreeSet<Uuid> {
 }
 
 #[test]
-fn an_agent_that_joins_has_its_rows_from_the_next_beat_on() {
+fn an_agent_that_joins_owns_its_rows_from_the_next_heartbeat_on() {
     let mut bench = Bench::live(&twenty_rows());
     bench.peers = vec![OTHER];
     bench.store_until(2.0);
@@ -32,17 +32,24 @@ fn an_agent_that_joins_has_its_rows_from_the_next_beat_on() {
     assert_eq!(stored.len(), 20 - theirs().len());
     assert!(stored.is_disjoint(&theirs()));
     assert_eq!(bench.agent.rows_owned(), stored.len());
-    assert_eq!(bench.agent.rows(), 20, "what it would take over, it knows");
+    assert_eq!(
+        bench.agent.rows(),
+        20,
+        "it also knows rows that it does not own"
+    );
 }
 
 #[test]
-fn rows_of_an_agent_that_went_are_stored_only_after_they_were_read_again() {
+fn rows_of_an_agent_that_left_are_stored_only_after_they_were_read_again() {
     let mut bench = Bench::live(&twenty_rows());
     bench.peers = vec![OTHER];
     bench.store_until(2.0);
     bench.peers.clear();
     let stored: BTreeSet<Uuid> = bench.store_until(4.0).into_iter().collect();
-    assert!(stored.is_disjoint(&theirs()), "nobody knows what it stored");
+    assert!(
+        stored.is_disjoint(&theirs()),
+        "what the other agent stored is unknown"
+    );
 
     let Some(ReadRequest::Rows(read)) = bench.take_read() else {
         panic!("they are read at once");
@@ -63,7 +70,7 @@ fn an_agent_serves_once_it_has_read_the_table_and_until_a_batch_is_not_answered_
     assert_eq!(bench.serving, Some(false), "it knows no row yet");
     bench.answer_read(vec![row(1, 10)]);
     bench.keep_until(0.01);
-    assert_eq!(bench.serving, Some(true), "told at once");
+    assert_eq!(bench.serving, Some(true), "with a heartbeat at once");
 
     bench.keep_until(3.0);
     assert!(bench.take_batch().is_some(), "sent after the first second");
@@ -81,7 +88,7 @@ fn an_agent_serves_once_it_has_read_the_table_and_until_a_batch_is_not_answered_
 }
 
 #[test]
-fn what_is_written_back_is_of_the_agents_own_rows() {
+fn only_the_agents_own_rows_are_written_back() {
     let mut bench = Bench::live(&twenty_rows());
     bench.peers = vec![OTHER];
     bench.store_until(2.0);

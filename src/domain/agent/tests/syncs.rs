@@ -1,18 +1,18 @@
-//! What a sync reads: what has changed since the last one, and every row where that might not be all.
+//! Syncs: incremental where that finds all changes, else full.
 
 use super::bench::{Bench, edited, id, row};
 use super::*;
 use crate::domain::limits::SYNC_FULL_EVERY;
 use crate::domain::schedule::RowRead;
 
-/// An agent whose last look at the table left off at this transaction.
+/// An agent whose last sync has this watermark.
 fn synced_at(watermark: u64) -> Bench {
     let mut bench = Bench::live(&[row(1, 0), row(2, 0)]);
     bench.pass_to(30.0);
     assert_eq!(
         bench.take_read(),
         Some(ReadRequest::All),
-        "no look told where it left off"
+        "no sync had a watermark"
     );
     bench.answer_read_at(vec![row(1, 0), row(2, 0)], Some(watermark));
     bench
@@ -41,7 +41,7 @@ fn a_periodic_sync_reads_what_has_changed_since_the_last_one() {
 }
 
 #[test]
-fn every_row_is_read_again_each_ten_minutes() {
+fn every_row_is_read_again_every_ten_minutes() {
     let mut bench = synced_at(100);
     let full_at = 30 + SYNC_FULL_EVERY.as_secs();
     for second in (60..full_at).step_by(30) {
@@ -55,7 +55,7 @@ fn every_row_is_read_again_each_ten_minutes() {
     bench.pass_to(f64::from(u32::try_from(full_at).unwrap()));
     assert_eq!(bench.take_read(), Some(ReadRequest::All));
     bench.answer_read_at(vec![row(1, 0)], Some(100));
-    assert_eq!(bench.agent.rows(), 1, "a deletion of which nobody told");
+    assert_eq!(bench.agent.rows(), 1, "a deletion without an event");
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn every_row_is_read_after_a_database_that_is_behind_the_one_before() {
 }
 
 #[test]
-fn a_row_that_an_event_told_of_is_read_by_itself_beside_what_has_changed() {
+fn a_row_of_an_event_is_read_by_id_beside_an_incremental_sync() {
     let mut bench = synced_at(100);
     bench.pass_to(59.995);
     bench.input(Input::Realtime(RealtimeEvent::Row(
@@ -145,7 +145,7 @@ fn a_row_that_an_event_told_of_is_read_by_itself_beside_what_has_changed() {
 }
 
 #[test]
-fn a_large_table_is_read_in_parts_and_what_was_edited_meanwhile_is_read_between_them_and_stays() {
+fn a_large_table_is_read_in_parts_and_rows_edited_meanwhile_are_read_between_them_and_kept() {
     let mut bench = synced_at(100);
     bench.input(Input::Realtime(RealtimeEvent::Unclear));
     assert_eq!(bench.take_read(), Some(ReadRequest::All));
@@ -170,13 +170,13 @@ fn a_large_table_is_read_in_parts_and_what_was_edited_meanwhile_is_read_between_
     assert_eq!(
         version,
         edited(row(3, 0)).row.config_version,
-        "the look is older than the edit"
+        "the sync is older than the edit"
     );
     assert_eq!(bench.agent.rows(), 2, "row 2 was in no part");
 }
 
 #[test]
-fn a_sync_that_finds_more_than_one_read_takes_reads_every_row() {
+fn a_sync_that_finds_more_than_one_read_returns_reads_every_row() {
     let mut bench = synced_at(100);
     bench.pass_to(60.0);
     assert_eq!(
@@ -193,7 +193,7 @@ fn a_sync_that_finds_more_than_one_read_takes_reads_every_row() {
 }
 
 #[test]
-fn a_sync_that_is_called_for_while_every_row_is_read_goes_on_from_there() {
+fn a_sync_that_is_requested_during_a_full_sync_continues_from_there() {
     let mut bench = synced_at(100);
     bench.input(Input::Realtime(RealtimeEvent::Unclear));
     assert_eq!(bench.take_read(), Some(ReadRequest::All));
