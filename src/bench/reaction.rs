@@ -38,8 +38,6 @@ const OPTIONS: AgentOptions = AgentOptions {
 #[derive(Deserialize)]
 struct LogLine {
     timestamp: String,
-    message: String,
-    #[serde(alias = "distribution")]
     distribution_id: Option<Uuid>,
     config_version: Option<i64>,
 }
@@ -123,11 +121,7 @@ async fn edits(environment: &mut BenchEnvironment, seconds: u32) -> anyhow::Resu
     let mut samples = Vec::new();
     let lines = log.lines();
     for line in lines.filter_map(|line| serde_json::from_str::<LogLine>(line).ok()) {
-        let text = line
-            .message
-            .strip_prefix("the schedule follows the row, version ");
-        let version = line.config_version.or_else(|| text?.parse().ok());
-        if let (Some(id), Some(version)) = (line.distribution_id, version)
+        if let (Some(id), Some(version)) = (line.distribution_id, line.config_version)
             && let Some(at) = commits.remove(&(id, version))
         {
             let logged: DateTime<Utc> = line.timestamp.parse().context("the log's timestamp")?;
