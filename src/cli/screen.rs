@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal as _, Stdout, Write as _, stdout};
-use std::sync::Once;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -53,7 +53,7 @@ impl Screen {
     /// Shows it until `stop` is cancelled, or `q` or Ctrl-C is pressed. The terminal is restored when this has returned, so cancel
     /// and await it rather than drop it.
     pub async fn show(self, database: Database, stop: CancellationToken) -> anyhow::Result<()> {
-        let (sender, live) = watch::channel(LiveStatus::default());
+        let (sender, live) = watch::channel(Arc::default());
         let mut painter = tokio::task::spawn_blocking(move || self.paint(live, &stop));
         tokio::select! {
             painted = &mut painter => painted.context("the thread of the screen failed")?,
@@ -63,7 +63,7 @@ impl Screen {
 
     fn paint(
         self,
-        mut live: watch::Receiver<LiveStatus>,
+        mut live: watch::Receiver<Arc<LiveStatus>>,
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
         let _raw = RawMode::enter(self.log.clone())?;
@@ -89,7 +89,8 @@ impl Screen {
             if !is_new && fresh.is_empty() && keys.is_empty() && !is_resized {
                 continue;
             }
-            let live = live.borrow_and_update();
+            // No borrow while drawing: it would stop the task that reads the database.
+            let live = Arc::clone(&live.borrow_and_update());
             table.update(&live);
             let actions = keys.iter().map(|key| table.press(*key, &live));
             match actions.max().unwrap_or(KeyAction::Redraw) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -24,6 +25,7 @@ const READ_EVERY: Duration = Duration::from_secs(1);
 pub type ActualRates = BTreeMap<Uuid, f64>;
 
 /// Everything at one moment.
+#[derive(Clone)]
 pub struct StatusSnapshot {
     /// When, by the database's clock.
     pub at: DbTime,
@@ -51,7 +53,7 @@ impl StatusSnapshot {
 }
 
 /// The latest state, as a screen shows it.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct LiveStatus {
     /// The last snapshot that could be read.
     pub snapshot: Option<StatusSnapshot>,
@@ -73,7 +75,7 @@ impl LiveStatus {
 /// Reads a snapshot every second; after an outage of the database too.
 pub async fn follow(
     mut connection: ReconnectingConnection,
-    live: watch::Sender<LiveStatus>,
+    live: watch::Sender<Arc<LiveStatus>>,
 ) -> Infallible {
     let mut estimator = RateEstimator::default();
     let mut next = Instant::now();
@@ -83,17 +85,21 @@ pub async fn follow(
             Err(failure) => Err(failure),
         };
         match connection.check(read) {
-            Ok(snapshot) => live.send_modify(|live| {
+            Ok(snapshot) => {
                 let rows = snapshot.rows.iter().map(|row| {
                     let rate = (row.visits_per_unit.clone(), row.time_period.clone());
                     let course = (row.status.clone(), rate);
                     (row.id, course, row.distributed.unwrap_or(0))
                 });
-                live.rates = estimator.take(snapshot.at, rows);
-                live.snapshot = Some(snapshot);
-                live.error = None;
+                live.send_replace(Arc::new(LiveStatus {
+                    rates: estimator.take(snapshot.at, rows),
+                    snapshot: Some(snapshot),
+                    error: None,
+                }));
+            }
+            Err(failure) => live.send_modify(|live| {
+                Arc::make_mut(live).error = Some(failure.to_string());
             }),
-            Err(failure) => live.send_modify(|live| live.error = Some(failure.to_string())),
         }
         next = (next + READ_EVERY).max(Instant::now());
         sleep_until(next).await;
