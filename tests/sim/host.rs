@@ -165,11 +165,7 @@ impl Host {
         let Some(process) = &mut self.process else {
             return Vec::new();
         };
-        process.session(
-            session::SessionInput::Command(FeedCommand::Shutdown),
-            mono,
-            dice,
-        );
+        process.session(SessionInput::Command(FeedCommand::Shutdown), mono, dice);
         let mut deeds = process.settle(mono, &mut self.sockets, dice);
         deeds.push(Deed::Send(Statement::Goodbye, mono));
         deeds
@@ -243,35 +239,29 @@ impl Process {
             }
             Arrival::Opened(socket) if self.socket == SocketState::Dialing(socket) => {
                 self.socket = SocketState::Open(socket);
-                self.session(session::SessionInput::Opened, mono, dice);
+                self.session(SessionInput::Opened, mono, dice);
             }
             Arrival::Refused(socket, status, words)
                 if self.socket == SocketState::Dialing(socket) =>
             {
                 self.socket = SocketState::Closed;
                 let kind = ErrorKind::from_http_status(status, words);
-                let failed = session::SessionInput::DialFailed(Failure::new(kind, words));
+                let failed = SessionInput::DialFailed(Failure::new(kind, words));
                 self.session(failed, mono, dice);
             }
             Arrival::Text(socket, text) if self.socket == SocketState::Open(socket) => {
                 let frame = Frame::decode_text(&text);
-                let input = frame.map_or(
-                    session::SessionInput::Activity,
-                    session::SessionInput::Received,
-                );
+                let input = frame.map_or(SessionInput::Activity, SessionInput::Received);
                 self.session(input, mono, dice);
             }
             Arrival::Binary(socket, bytes) if self.socket == SocketState::Open(socket) => {
                 let frame = Frame::decode_binary(&bytes);
-                let input = frame.map_or(
-                    session::SessionInput::Activity,
-                    session::SessionInput::Received,
-                );
+                let input = frame.map_or(SessionInput::Activity, SessionInput::Received);
                 self.session(input, mono, dice);
             }
             Arrival::Closed(socket) if self.socket == SocketState::Open(socket) => {
                 let reason = "closed by the server".to_owned();
-                self.session(session::SessionInput::Closed(reason), mono, dice);
+                self.session(SessionInput::Closed(reason), mono, dice);
             }
             Arrival::Opened(_)
             | Arrival::Refused(..)
@@ -300,7 +290,7 @@ impl Process {
             .next_deadline()
             .is_some_and(|(at, _)| self.mono_of(at) <= mono)
         {
-            self.session(session::SessionInput::Tick, mono, dice);
+            self.session(SessionInput::Tick, mono, dice);
         }
         let due = self
             .agent
@@ -330,13 +320,13 @@ impl Process {
     /// As the feed does.
     fn carry_out(
         &mut self,
-        action: session::SessionAction,
+        action: SessionAction,
         mono: Mono,
         sockets: &mut u32,
         deeds: &mut Vec<Deed>,
     ) {
         match action {
-            session::SessionAction::Dial => {
+            SessionAction::Dial => {
                 *sockets += 1;
                 let socket = SocketId {
                     host: self.host,
@@ -345,19 +335,19 @@ impl Process {
                 self.socket = SocketState::Dialing(socket);
                 deeds.push(Deed::Dial(socket));
             }
-            session::SessionAction::Send(frame) => {
+            SessionAction::Send(frame) => {
                 if let SocketState::Open(socket) = self.socket {
                     deeds.push(Deed::Say(socket, frame.encode()));
                 }
             }
-            session::SessionAction::Close | session::SessionAction::Abandon => {
+            SessionAction::Close | SessionAction::Abandon => {
                 if let SocketState::Open(socket) | SocketState::Dialing(socket) =
                     std::mem::replace(&mut self.socket, SocketState::Closed)
                 {
                     deeds.push(Deed::HangUp(socket));
                 }
             }
-            session::SessionAction::Emit(event) => {
+            SessionAction::Emit(event) => {
                 let known = self.agent.counters().realtime.events_known;
                 if let Some(event) = agent_event(&event) {
                     self.agent.handle(Input::Realtime(event), mono);
@@ -369,7 +359,7 @@ impl Process {
                     deeds.push(Deed::Down(down));
                 }
             }
-            session::SessionAction::Stop => {}
+            SessionAction::Stop => {}
         }
     }
 
@@ -377,7 +367,7 @@ impl Process {
     fn act(&mut self, action: Action, mono: Mono, dice: &mut Dice, deeds: &mut Vec<Deed>) {
         let now = at(self.epoch, mono);
         let mut command = |command| {
-            let input = session::SessionInput::Command(command);
+            let input = SessionInput::Command(command);
             self.session.handle(input, now, dice.draw());
         };
         match action {
@@ -399,7 +389,7 @@ impl Process {
         }
     }
 
-    fn session(&mut self, input: session::SessionInput, mono: Mono, dice: &mut Dice) {
+    fn session(&mut self, input: SessionInput, mono: Mono, dice: &mut Dice) {
         self.session
             .handle(input, at(self.epoch, mono), dice.draw());
     }
