@@ -21,7 +21,13 @@ $$;
 comment on function public.visit_distribution_due is 'visit-pacer: visits that are due at a moment; null for a row that is not there or not valid';
 
 select public.visit_pacer_replace_object('view', 'visit_distribution_status');
-create or replace view public.visit_distribution_status with (security_invoker = true) as
+-- The view selects from a function, whose text depends on nothing: columns of the user's table may be altered. Without a SET clause the
+-- function is inlined, so that a condition on the view reaches the tables.
+create or replace function public.visit_pacer_statuses()
+returns table (id uuid, partner_id public.partners.id%type, status text, reason text, total_visits numeric, due bigint, distributed bigint,
+               backlog bigint, purged bigint, baseline bigint, missing bigint, last_visit_at timestamptz, completes_at timestamptz,
+               reason_code text, reason_detail jsonb)
+language sql stable as $$
 with row_at as (
   select v.id, v.partner_id, coalesce(v.is_active, false) as is_active, v.total_visits::numeric as total_visits,
          v.visits_per_unit::numeric as visits_per_unit, v.time_period::text as time_period, public.visit_pacer_utc(v.start_time) as start_time,
@@ -97,7 +103,11 @@ select j.id, j.partner_id, j.status,
     when 'given_up' then jsonb_build_object('not_stored', j.backlog)
     when 'token_bucket' then jsonb_build_object('visits_per_second', trim_scale(j.catch_up * j.rate))
   end as reason_detail
-from explained j;
+from explained j
+$$;
+comment on function public.visit_pacer_statuses is 'visit-pacer: the rows of visit_distribution_status';
+
+create or replace view public.visit_distribution_status with (security_invoker = true) as select * from public.visit_pacer_statuses();
 comment on view public.visit_distribution_status is
   'visit-pacer: where each distribution stands now; exact, but for missing, which is as found by the last reconciliation';
 
