@@ -148,26 +148,32 @@ comment on function public.visit_pacer_partner is 'visit-pacer: the id of a part
 
 do $$
 begin
-  execute format('create table if not exists public.visit_distribution (
-    id uuid primary key default gen_random_uuid(),
-    partner_id %s not null references public.partners (id),
-    total_visits bigint,
-    time_period text,
-    visits_per_unit numeric,
-    is_active boolean default true,
-    start_time timestamptz default now(),
-    end_time timestamptz,
-    total_distributed numeric default 0,
-    last_distribution timestamptz,
-    created_at timestamptz default now(),
-    updated_at timestamptz default now())', public.visit_pacer_partner_type());
-  execute format('create table if not exists public.store_visits (
-    id uuid primary key default gen_random_uuid(),
-    partner_id %s not null references public.partners (id),
-    visited_at timestamptz not null default now(),
-    session_duration integer,
-    page_path text,
-    created_at timestamptz default clock_timestamp())', public.visit_pacer_partner_type());
+  execute format($sql$
+    create table if not exists public.visit_distribution (
+      id uuid primary key default gen_random_uuid(),
+      partner_id %s not null references public.partners (id),
+      total_visits bigint,
+      time_period text,
+      visits_per_unit numeric,
+      is_active boolean default true,
+      start_time timestamptz default now(),
+      end_time timestamptz,
+      total_distributed numeric default 0,
+      last_distribution timestamptz,
+      created_at timestamptz default now(),
+      updated_at timestamptz default now()
+    )
+  $sql$, public.visit_pacer_partner_type());
+  execute format($sql$
+    create table if not exists public.store_visits (
+      id uuid primary key default gen_random_uuid(),
+      partner_id %s not null references public.partners (id),
+      visited_at timestamptz not null default now(),
+      session_duration integer,
+      page_path text,
+      created_at timestamptz default clock_timestamp()
+    )
+  $sql$, public.visit_pacer_partner_type());
 end $$;
 
 -- Columns that the user's tables lack. None has a volatile default, so no row is rewritten.

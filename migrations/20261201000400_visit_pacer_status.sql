@@ -130,10 +130,13 @@ begin
     from pg_catalog.pg_class c where c.oid = pg_catalog.to_regclass('public.organic_store_visits');
   drop view if exists public.organic_store_visits;
   drop function if exists public.visit_pacer_organic_visits();
-  execute pg_catalog.format('create function public.visit_pacer_organic_visits() returns table (%s) language sql stable as %L',
-    columns, pg_catalog.format('select %s from public.store_visits v where v.distribution_id is null', names));
+  execute pg_catalog.format($function$
+    create or replace function public.visit_pacer_organic_visits() returns table (%s) language sql stable as $select$
+      select %s from public.store_visits v where v.distribution_id is null
+    $select$
+  $function$, columns, names);
   comment on function public.visit_pacer_organic_visits is 'visit-pacer: the rows of organic_store_visits';
-  create view public.organic_store_visits with (security_invoker = true) as select * from public.visit_pacer_organic_visits();
+  create or replace view public.organic_store_visits with (security_invoker = true) as select * from public.visit_pacer_organic_visits();
   comment on view public.organic_store_visits is 'visit-pacer: the visits that visit-pacer did not generate';
   execute coalesce(grants, '');
 exception when dependent_objects_still_exist then
@@ -153,8 +156,10 @@ declare
       from pg_catalog.pg_attribute a
      where a.attrelid = 'public.store_visits'::pg_catalog.regclass and a.attnum > 0 and not a.attisdropped);
 begin
-  if made_for = present then
-    return false;
+  if made_for = present or (
+       select pg_catalog.count(*) from public.visit_pacer_visit_columns() c
+        where c.name in ('distribution_id', 'partner_id', 'visit_number', 'visited_at')) < 4 then
+    return false;  -- without one of these the write is to fail, with the name of the column
   end if;
   perform pg_catalog.pg_advisory_xact_lock(4702394921427289965);  -- one session at a time replaces the functions
   perform public.visit_pacer_define_store();

@@ -27,6 +27,7 @@ const BY_CODE: &[(&str, ErrorKind)] = &[
     ("23", ErrorKind::Data),
     ("44", ErrorKind::Data),
     ("P0", ErrorKind::Data),
+    ("VP0", ErrorKind::Data), // visit_pacer_store(): a trigger discarded a visit
     ("42", ErrorKind::Schema),
     ("3F", ErrorKind::Schema),
     ("28", ErrorKind::Login),
@@ -60,8 +61,15 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         if let Error::Database(database) = &error {
             let kind = kind_of(&database.code().unwrap_or_default(), database.message());
+            let server: Option<&PgDatabaseError> = database.try_downcast_ref();
+            let context = server.and_then(|error| error.r#where()).unwrap_or_default();
+            let kind = if is_of_a_users_function(context) {
+                of_a_users_function(kind)
+            } else {
+                kind
+            };
             return Self {
-                server: (database.try_downcast_ref()).map(|error| Box::new(fields(error))),
+                server: server.map(|error| Box::new(fields(error))),
                 ..Self::new(kind, database.message())
             };
         }
@@ -97,6 +105,27 @@ fn fields(error: &PgDatabaseError) -> ServerFields {
     }
 }
 
+/// Whether the innermost function of a CONTEXT is not one of visit-pacer: a trigger of the user's, or what it calls.
+fn is_of_a_users_function(context: &str) -> bool {
+    let name = context.lines().find_map(|line| {
+        line.strip_prefix("PL/pgSQL function ")
+            .or_else(|| line.strip_prefix("SQL function "))
+    });
+    name.is_some_and(|name| {
+        let name = name.trim_start_matches('"');
+        let name = name.strip_prefix("public.").unwrap_or(name);
+        !name.trim_start_matches('"').starts_with("visit_pacer_")
+    })
+}
+
+/// What is missing or fails in a user's function concerns the distributions that meet it, not the schema or the database.
+const fn of_a_users_function(kind: ErrorKind) -> ErrorKind {
+    match kind {
+        ErrorKind::Schema | ErrorKind::Server => ErrorKind::Data,
+        other => other,
+    }
+}
+
 /// The kind of an error that the server or a pooler reports.
 fn kind_of(code: &str, message: &str) -> ErrorKind {
     let texts = (BY_TEXT_OF_PGBOUNCER.iter().filter(|_| code == PGBOUNCER)).chain(BY_TEXT);
@@ -122,6 +151,32 @@ mod tests {
     }
 
     #[test]
+    fn an_error_in_a_users_function_is_told_from_one_of_visit_pacer() {
+        for (context, is_users) in [
+            (
+                "PL/pgSQL function count_visit() line 3 at SQL statement\nSQL statement \"insert into public.store_visits\"\n\
+                 PL/pgSQL function public.visit_pacer_store(visit_pacer_batch_row[]) line 40 at SQL statement",
+                true,
+            ),
+            ("SQL function \"tally\" statement 1", true),
+            (
+                "PL/pgSQL function visit_pacer_store(a) line 4 at RAISE",
+                false,
+            ),
+            (
+                "SQL function \"visit_pacer_lock_partners\" statement 1",
+                false,
+            ),
+            ("SQL statement \"SELECT 1 FROM ONLY partners\"", false),
+            ("", false),
+        ] {
+            assert_eq!(is_of_a_users_function(context), is_users, "{context}");
+        }
+        assert_eq!(of_a_users_function(ErrorKind::Schema), ErrorKind::Data);
+        assert_eq!(of_a_users_function(ErrorKind::Timeout), ErrorKind::Timeout);
+    }
+
+    #[test]
     fn each_sqlstate_has_its_kind() {
         let rules: [(&[&str], ErrorKind); 14] = [
             (
@@ -139,7 +194,9 @@ mod tests {
             (&["57014"], ErrorKind::Timeout),
             (&["55P03", "40P01", "40001"], ErrorKind::Locked),
             (
-                &["22003", "23505", "23503", "23514", "44000", "P0001"],
+                &[
+                    "22003", "23505", "23503", "23514", "44000", "P0001", "VP001",
+                ],
                 ErrorKind::Data,
             ),
             (

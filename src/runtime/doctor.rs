@@ -1,6 +1,6 @@
 //! Looks everything over that the agent stands on: the database, the key, Realtime, and that an edit really comes back.
 //!
-//! Owns the look at Realtime: it listens in each way as the agent does, touches the canary, and waits for what tells of that.
+//! Owns the check at Realtime: it listens in each way as the agent does, touches the canary, and waits for what tells of that.
 //! What is asked of the database is in [`crate::postgres::doctor`].
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -125,7 +125,7 @@ fn the_key(key: &ApiKey, now: DbTime) -> Option<Finding> {
     const FIX: &str = "copy the secret (or service_role) key from Project Settings > API Keys";
     let now_s = now.as_micros() / 1_000_000;
     let what = match key {
-        // What the role may see, the look at Realtime shows.
+        // What the role may see, the check at Realtime shows.
         ApiKey::Secret | ApiKey::Minted { .. } => return None,
         ApiKey::Publishable => "the key is a publishable one".to_owned(),
         ApiKey::Unknown => "the key is neither a JWT nor an sb_secret_… key".to_owned(),
@@ -174,7 +174,7 @@ async fn the_feed(
     following: Following,
     connection: Option<&mut Connection>,
 ) -> Option<Finding> {
-    let look = DistributionStatus {
+    let check = TransportCheck {
         transport: if following.changes {
             Transport::Changes
         } else {
@@ -193,7 +193,7 @@ async fn the_feed(
     let shutdown = CancellationToken::new();
     let feed = Box::pin(feed::run(config, commands, events_in, shutdown.clone()));
     let watching = async {
-        let found = look.watch(&mut events, connection).await;
+        let found = check.watch(&mut events, connection).await;
         events.close();
         shutdown.cancel();
         found
@@ -202,15 +202,15 @@ async fn the_feed(
     found
 }
 
-/// A look at one way.
-struct DistributionStatus {
+/// Checks one transport: that it joins, and that an event arrives.
+struct TransportCheck {
     transport: Transport,
     place: String,
-    /// Who the key makes us.
+    /// The role that the key stands for.
     role: String,
 }
 
-impl DistributionStatus {
+impl TransportCheck {
     async fn watch(
         &self,
         events: &mut mpsc::Receiver<FeedEvent>,

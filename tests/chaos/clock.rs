@@ -85,8 +85,8 @@ async fn ahead_by(place: &Place, agent: &Agent, words: &str) -> i64 {
 /// Pauses all distributions for a moment, so that the agent writes a line for each.
 async fn pause_for_a_moment(place: &Place, agent: &Agent, times: usize) {
     for (paused, words) in [
-        ("true", "everything is paused"),
-        ("false", "lets visits through again"),
+        ("true", "Everything is paused"),
+        ("false", "Pause by visit_pacer_control ended"),
     ] {
         place
             .edit(format!("update visit_pacer_control set paused = {paused}"))
@@ -122,7 +122,7 @@ async fn a_host_whose_clock_is_wrong_by_an_hour_and_steps_keeps_the_rate_of_db_t
     for (step, (seconds, what)) in steps.into_iter().enumerate() {
         clock.is_off_by(seconds);
         pause_for_a_moment(&place, &agent, step + 1).await;
-        let ahead = ahead_by(&place, &agent, "lets visits through again").await;
+        let ahead = ahead_by(&place, &agent, "Pause by visit_pacer_control ended").await;
         assert!(
             (ahead - seconds).abs() < 60,
             "the host's clock is off by {ahead} s"

@@ -139,7 +139,7 @@ async fn a_renamed_column_is_reported_and_the_agent_continues_once_it_is_back() 
     let agent = place.agent().await;
     rows.make_progress(&place).await;
     for (table, column) in [
-        ("store_visits", "page_path"),
+        ("store_visits", "visited_at"),
         ("visit_distribution", "visits_per_unit"),
     ] {
         place

@@ -10,7 +10,7 @@ use crate::domain::schedule::Control;
 use crate::domain::time::micros_of;
 use crate::domain::transport::{Following, ListenBy, Transport};
 
-use self::bench::{ALL_PUBLISHED, Bench, T0, edited, id, row};
+use self::bench::{ALL_PUBLISHED, AgentBench, T0, edited, id, row};
 
 mod bench;
 mod both_transports;
@@ -20,7 +20,7 @@ mod syncs;
 
 #[test]
 fn nothing_is_stored_before_the_first_full_sync_and_the_control_row_are_read() {
-    let mut bench = Bench::new();
+    let mut bench = AgentBench::new();
     bench.pass_to(2.0);
     assert_eq!(bench.take_batch(), None);
     assert_eq!(bench.take_read(), Some(ReadRequest::All));
@@ -28,10 +28,10 @@ fn nothing_is_stored_before_the_first_full_sync_and_the_control_row_are_read() {
     bench.pass_to(3.0);
     assert!(bench.take_batch().is_some());
 
-    let mut bench = Bench::new();
+    let mut bench = AgentBench::new();
     assert_eq!(bench.take_read(), Some(ReadRequest::All));
     bench.answer_read(vec![row(1, 10)]);
-    bench.now = Bench::at(5.0);
+    bench.now = AgentBench::at(5.0);
     bench.input(Input::Tick);
     assert_eq!(
         bench.take_batch(),
@@ -51,7 +51,7 @@ fn nothing_is_stored_before_the_first_full_sync_and_the_control_row_are_read() {
 
 #[test]
 fn it_is_caught_up_only_after_the_full_sync_that_follows_the_subscription() {
-    let mut bench = Bench::paced(vec![row(1, 1)]);
+    let mut bench = AgentBench::paced(vec![row(1, 1)]);
     bench.pass_to(2.0);
     assert_eq!(bench.take_read(), Some(ReadRequest::All));
     bench.input(Input::Realtime(RealtimeEvent::Live(Transport::Changes)));
@@ -77,7 +77,7 @@ fn it_is_caught_up_only_after_the_full_sync_that_follows_the_subscription() {
 
 #[test]
 fn the_table_is_read_in_full_every_30_s_while_realtime_is_live_and_every_2_s_while_it_is_not() {
-    let mut bench = Bench::live(&[]);
+    let mut bench = AgentBench::live(&[]);
     bench.pass_to(29.9);
     assert_eq!(bench.take_read(), None);
     bench.pass_to(30.0);
@@ -95,13 +95,13 @@ fn the_table_is_read_in_full_every_30_s_while_realtime_is_live_and_every_2_s_whi
 
 #[test]
 fn an_event_leads_to_a_read_of_that_row_and_many_within_20_ms_to_one_read() {
-    let mut bench = Bench::live(&[row(1, 0), row(2, 0)]);
+    let mut bench = AgentBench::live(&[row(1, 0), row(2, 0)]);
     bench.input(Input::Realtime(RealtimeEvent::Row(
         Transport::Changes,
         id(1),
         Some(5),
     )));
-    bench.now = Bench::at(0.01);
+    bench.now = AgentBench::at(0.01);
     bench.input(Input::Realtime(RealtimeEvent::Row(
         Transport::Changes,
         id(2),
@@ -122,7 +122,7 @@ fn an_event_leads_to_a_read_of_that_row_and_many_within_20_ms_to_one_read() {
 
 #[test]
 fn an_event_with_the_version_that_is_known_costs_no_read() {
-    let mut bench = Bench::live(&[row(1, 0)]);
+    let mut bench = AgentBench::live(&[row(1, 0)]);
     bench.input(Input::Realtime(RealtimeEvent::Row(
         Transport::Changes,
         id(1),
@@ -135,7 +135,7 @@ fn an_event_with_the_version_that_is_known_costs_no_read() {
 
 #[test]
 fn a_row_of_an_event_that_does_not_exist_any_more_is_forgotten() {
-    let mut bench = Bench::live(&[row(1, 10)]);
+    let mut bench = AgentBench::live(&[row(1, 10)]);
     bench.input(Input::Realtime(RealtimeEvent::Row(
         Transport::Changes,
         id(1),
@@ -151,7 +151,7 @@ fn a_row_of_an_event_that_does_not_exist_any_more_is_forgotten() {
 
 #[test]
 fn refused_rows_are_read_again_at_once_and_the_others_continue() {
-    let mut bench = Bench::live(&[row(1, 10), row(2, 10)]);
+    let mut bench = AgentBench::live(&[row(1, 10), row(2, 10)]);
     bench.pass_to(1.0);
     let batch = bench.take_batch().expect("both fire");
     assert_eq!(batch.rows.len(), 2);
@@ -164,7 +164,7 @@ fn refused_rows_are_read_again_at_once_and_the_others_continue() {
 
 #[test]
 fn without_realtime_a_pause_is_learnt_from_the_database_that_refuses_the_batch() {
-    let mut bench = Bench::paced(vec![row(1, 10)]);
+    let mut bench = AgentBench::paced(vec![row(1, 10)]);
     bench.pass_to(1.0);
     assert!(bench.take_batch().is_some());
     bench.stored([]);
@@ -178,7 +178,7 @@ fn without_realtime_a_pause_is_learnt_from_the_database_that_refuses_the_batch()
 
 #[test]
 fn after_a_lost_answer_the_rows_are_read_before_the_batch_is_retried() {
-    let mut bench = Bench::live(&[row(1, 10)]);
+    let mut bench = AgentBench::live(&[row(1, 10)]);
     bench.pass_to(1.0);
     let batch = bench.take_batch().expect("due");
     bench.fail_batch(Failure::new(ErrorKind::Lost, "reset"));
@@ -203,7 +203,7 @@ fn after_a_lost_answer_the_rows_are_read_before_the_batch_is_retried() {
 
 #[test]
 fn an_unavailable_database_and_its_return_are_reported_once_each() {
-    let mut bench = Bench::live(&[row(1, 10)]);
+    let mut bench = AgentBench::live(&[row(1, 10)]);
     bench.events();
     bench.pass_to(1.0);
     assert!(bench.take_batch().is_some());
@@ -237,7 +237,7 @@ fn an_unavailable_database_and_its_return_are_reported_once_each() {
 
 #[test]
 fn a_worker_whose_job_failed_waits_before_the_next_one() {
-    let mut bench = Bench::live(&[row(1, 10)]);
+    let mut bench = AgentBench::live(&[row(1, 10)]);
     bench.pass_to(1.0);
     let batch = bench.take_batch();
     bench.batch_unsent(Failure::new(
@@ -252,7 +252,7 @@ fn a_worker_whose_job_failed_waits_before_the_next_one() {
 
 #[test]
 fn an_edit_whose_event_arrived_is_not_missed_though_a_sync_finds_it() {
-    let mut bench = Bench::live(&[row(1, 0)]);
+    let mut bench = AgentBench::live(&[row(1, 0)]);
     bench.pass_to(29.99);
     bench.input(Input::Realtime(RealtimeEvent::Row(
         Transport::Changes,
@@ -275,7 +275,7 @@ fn an_edit_whose_event_arrived_is_not_missed_though_a_sync_finds_it() {
 fn an_edit_that_only_a_sync_finds_is_reported_and_a_reason_to_rejoin_unless_its_event_still_arrives()
  {
     for event_comes in [false, true] {
-        let mut bench = Bench::live(&[row(1, 0)]);
+        let mut bench = AgentBench::live(&[row(1, 0)]);
         bench.pass_to(30.0);
         assert_eq!(bench.take_read(), Some(ReadRequest::All));
         bench.answer_read(vec![edited(row(1, 0))]);
@@ -300,7 +300,7 @@ fn an_edit_that_only_a_sync_finds_is_reported_and_a_reason_to_rejoin_unless_its_
 
 #[test]
 fn what_a_sync_finds_after_a_subscription_or_an_unclear_event_is_not_missed() {
-    let mut bench = Bench::live(&[row(1, 0)]);
+    let mut bench = AgentBench::live(&[row(1, 0)]);
     bench.input(Input::Realtime(RealtimeEvent::Unclear));
     assert_eq!(bench.take_read(), Some(ReadRequest::All));
     bench.answer_read(vec![edited(row(1, 0))]);
@@ -312,7 +312,7 @@ fn what_a_sync_finds_after_a_subscription_or_an_unclear_event_is_not_missed() {
 
 #[test]
 fn a_truncate_stops_every_row_and_is_no_reason_to_rejoin_since_it_causes_no_event() {
-    let mut bench = Bench::live(&[row(1, 0), row(2, 0)]);
+    let mut bench = AgentBench::live(&[row(1, 0), row(2, 0)]);
     bench.pass_to(30.0);
     assert_eq!(bench.take_read(), Some(ReadRequest::All));
     bench.answer_read(Vec::new());
@@ -325,7 +325,7 @@ fn a_truncate_stops_every_row_and_is_no_reason_to_rejoin_since_it_causes_no_even
 #[test]
 fn a_write_back_without_an_echo_in_ten_seconds_leads_to_a_rejoin() {
     for heard in [true, false] {
-        let mut bench = Bench::live(&[row(1, 10)]);
+        let mut bench = AgentBench::live(&[row(1, 10)]);
         let is_write_back = |task: &MaintenanceTask| matches!(task, MaintenanceTask::WriteBack(_));
         let task = bench.pass_until_task(10.0, is_write_back);
         assert_eq!(task, Some(MaintenanceTask::WriteBack(vec![id(1)])));
@@ -359,7 +359,7 @@ fn a_write_back_without_an_echo_in_ten_seconds_leads_to_a_rejoin() {
 
 #[test]
 fn while_nothing_is_written_back_the_canary_is_touched_every_minute() {
-    let mut bench = Bench::live(&[]);
+    let mut bench = AgentBench::live(&[]);
     bench.pass_to(59.9);
     assert_eq!(bench.take_read(), Some(ReadRequest::All));
     bench.answer_read(Vec::new());
@@ -373,7 +373,7 @@ fn while_nothing_is_written_back_the_canary_is_touched_every_minute() {
     bench.input(Input::Realtime(RealtimeEvent::Canary(Transport::Changes)));
     let read_every = 29.0;
     let mut second = 60.0;
-    while bench.now < Bench::at(119.9) {
+    while bench.now < AgentBench::at(119.9) {
         second = f64::min(second + read_every, 119.9);
         bench.pass_to(second);
         if bench.take_read().is_some() {
@@ -390,7 +390,7 @@ fn while_nothing_is_written_back_the_canary_is_touched_every_minute() {
 
 #[test]
 fn a_canary_that_is_not_published_is_never_touched_and_the_agent_does_not_spin_for_it() {
-    let mut bench = Bench::live(&[]);
+    let mut bench = AgentBench::live(&[]);
     bench.input(Input::Realtime(RealtimeEvent::Unfollowed));
     assert_eq!(bench.take_task(), Some(MaintenanceTask::CheckPublication));
     let without = Published {
@@ -412,7 +412,7 @@ fn a_canary_that_is_not_published_is_never_touched_and_the_agent_does_not_spin_f
 
 #[test]
 fn while_the_database_is_unavailable_the_agent_does_not_spin() {
-    let mut bench = Bench::live(&[row(1, 10)]);
+    let mut bench = AgentBench::live(&[row(1, 10)]);
     for _ in 0..400 {
         let Some((at, why)) = bench.agent.next_deadline(bench.now) else {
             break;
@@ -439,7 +439,7 @@ fn while_the_database_is_unavailable_the_agent_does_not_spin() {
 
 #[test]
 fn the_publication_is_checked_again_when_the_answer_was_lost() {
-    let mut bench = Bench::new();
+    let mut bench = AgentBench::new();
     assert_eq!(
         bench.take_task(),
         Some(MaintenanceTask::Heartbeat { serving: false })
@@ -457,7 +457,7 @@ fn the_publication_is_checked_again_when_the_answer_was_lost() {
 fn a_completed_row_is_written_back_at_once_and_again_if_it_was_locked_or_the_answer_was_lost() {
     let mut last = row(1, 10);
     last.row.total_visits = Some("10".into());
-    let mut bench = Bench::live(&[last]);
+    let mut bench = AgentBench::live(&[last]);
     bench.pass_to(1.0);
     assert!(bench.take_batch().is_some());
     bench.stored([id(1)]);
@@ -489,7 +489,7 @@ fn a_completed_row_is_written_back_at_once_and_again_if_it_was_locked_or_the_ans
 
 #[test]
 fn a_running_row_is_written_back_every_five_seconds_at_the_most() {
-    let mut bench = Bench::live(&[row(1, 10)]);
+    let mut bench = AgentBench::live(&[row(1, 10)]);
     let mut written: Vec<Mono> = Vec::new();
     while let Some(MaintenanceTask::WriteBack(_)) =
         bench.pass_until_task(29.0, |task| matches!(task, MaintenanceTask::WriteBack(_)))
@@ -519,7 +519,7 @@ fn a_running_row_is_written_back_every_five_seconds_at_the_most() {
 fn a_quarantined_row_is_reported_once_and_again_when_it_is_corrected() {
     let mut bad = row(1, 10);
     bad.row.time_period = Some("week".into());
-    let mut bench = Bench::live(&[bad]);
+    let mut bench = AgentBench::live(&[bad]);
     bench.pass_to(30.0);
     let mut corrected = edited(row(1, 10));
     corrected.written = None;
@@ -527,7 +527,7 @@ fn a_quarantined_row_is_reported_once_and_again_when_it_is_corrected() {
     let told: Vec<Event> = bench.events();
     assert!(told.contains(&Event::RELEASED.of(id(1))), "{told:?}");
 
-    let mut bench = Bench::new();
+    let mut bench = AgentBench::new();
     let mut bad = row(1, 10);
     bad.row.time_period = Some("week".into());
     bench.answer_read(vec![bad.clone()]);
@@ -542,7 +542,7 @@ fn an_invalid_row_is_never_written_back() {
     let mut bad = row(1, 10);
     bad.row.total_visits = Some("-3".into());
     bad.written = None;
-    let mut bench = Bench::live(&[bad]);
+    let mut bench = AgentBench::live(&[bad]);
     bench.pass_to(20.0);
     assert_eq!(bench.take_task(), None);
 }
@@ -555,7 +555,7 @@ fn a_row_that_no_trigger_has_seen_is_anchored_and_not_reported_as_quarantined() 
         unseen.row.anchor_at,
         unseen.progress,
     ) = (None, None, None);
-    let mut bench = Bench::new();
+    let mut bench = AgentBench::new();
     bench.answer_read(vec![unseen]);
     bench.answer_heartbeats();
     assert_eq!(bench.take_task(), Some(MaintenanceTask::CheckPublication));
@@ -572,14 +572,14 @@ fn a_row_that_no_trigger_has_seen_is_anchored_and_not_reported_as_quarantined() 
             .any(|event| event.is(&Event::QUARANTINED) || event.is(&Event::EDITS_FOUND_BY_SYNC)),
         "{told:?}"
     );
-    bench.now = Bench::at(1.0);
+    bench.now = AgentBench::at(1.0);
     bench.input(Input::Tick);
     assert!(bench.take_batch().is_some());
 }
 
 #[test]
 fn a_row_whose_insert_fails_keeps_its_reason_in_the_database() {
-    let mut bench = Bench::live(&[row(1, 10)]);
+    let mut bench = AgentBench::live(&[row(1, 10)]);
     bench.pass_to(1.0);
     assert!(bench.take_batch().is_some());
     bench.fail_batch(Failure::new(ErrorKind::Data, "no such page"));
@@ -624,7 +624,7 @@ fn a_row_whose_insert_fails_keeps_its_reason_in_the_database() {
 
 #[test]
 fn a_locked_row_does_not_use_up_the_agents_limit() {
-    let mut bench = Bench::live(&[row(1, 1_500), row(2, 900)]);
+    let mut bench = AgentBench::live(&[row(1, 1_500), row(2, 900)]);
     bench.pass_to(1.0);
     let mut statements = 0;
     while let Some(batch) = bench.take_batch() {
@@ -652,7 +652,7 @@ fn a_locked_row_does_not_use_up_the_agents_limit() {
 
 #[test]
 fn a_step_of_the_databases_clock_is_reported_and_followed() {
-    let mut bench = Bench::live(&[row(1, 10)]);
+    let mut bench = AgentBench::live(&[row(1, 10)]);
     bench.pass_to(1.0);
     assert!(bench.take_batch().is_some());
     bench.db_offset_us = micros_of(Duration::from_hours(1));
@@ -664,8 +664,8 @@ fn a_step_of_the_databases_clock_is_reported_and_followed() {
 
 #[test]
 fn a_row_that_waits_for_a_retry_does_not_wait_longer_when_the_databases_clock_steps_back() {
-    let mut bench = Bench::live(&[row(1, 10)]);
-    bench.now = Bench::at(100.0);
+    let mut bench = AgentBench::live(&[row(1, 10)]);
+    bench.now = AgentBench::at(100.0);
     bench.input(Input::Tick);
     assert!(bench.take_batch().is_some());
     bench.fail_batch(Failure::new(ErrorKind::Data, "no such page"));
@@ -685,7 +685,7 @@ fn a_row_that_waits_for_a_retry_does_not_wait_longer_when_the_databases_clock_st
 
 #[test]
 fn a_stop_finishes_the_jobs_in_hand_and_starts_none() {
-    let mut bench = Bench::live(&[row(1, 10)]);
+    let mut bench = AgentBench::live(&[row(1, 10)]);
     bench.pass_to(1.0);
     assert!(bench.take_batch().is_some());
     bench.asked.clear();
@@ -706,7 +706,7 @@ fn a_stop_finishes_the_jobs_in_hand_and_starts_none() {
 
 #[test]
 fn missing_visits_are_reported_once() {
-    let mut bench = Bench::paced(vec![row(1, 1)]);
+    let mut bench = AgentBench::paced(vec![row(1, 1)]);
     let finding = CountDifference {
         id: id(1),
         missing: 5,
@@ -723,7 +723,7 @@ fn missing_visits_are_reported_once() {
 
 #[test]
 fn counts_are_compared_after_the_first_sync() {
-    let mut bench = Bench::new();
+    let mut bench = AgentBench::new();
     bench.answer_read(vec![row(1, 0), row(2, 0)]);
     bench.answer_heartbeats();
     assert_eq!(bench.take_task(), Some(MaintenanceTask::CheckPublication));

@@ -4,13 +4,13 @@ use super::*;
 use crate::domain::bucket::Bucket;
 use crate::domain::distribution::Distribution;
 
-use self::bench::{Bench, T0, at, id, row};
+use self::bench::{ScheduleBench, T0, at, id, row};
 
 mod bench;
 
 #[test]
 fn a_row_fires_once_a_second_and_what_is_stored_then_equals_the_curve() {
-    let mut bench = Bench::new([row(1, "3.7")]);
+    let mut bench = ScheduleBench::new([row(1, "3.7")]);
     for second in 1..=30 {
         let now = f64::from(second);
         assert_eq!(bench.deadline(), Some(now));
@@ -24,7 +24,7 @@ fn a_row_fires_once_a_second_and_what_is_stored_then_equals_the_curve() {
 
 #[test]
 fn visits_are_numbered_on_and_each_has_its_own_moment() {
-    let mut bench = Bench::new([row(1, "4")]);
+    let mut bench = ScheduleBench::new([row(1, "4")]);
     let first = bench.plan_at(1.0).expect("four are due");
     assert_eq!(
         (
@@ -46,7 +46,7 @@ fn visits_are_numbered_on_and_each_has_its_own_moment() {
 fn a_row_in_which_nothing_is_due_is_not_woken() {
     let mut slow = row(1, "1");
     slow.row.time_period = Some("minute".into());
-    let mut bench = Bench::new([slow]);
+    let mut bench = ScheduleBench::new([slow]);
     assert_eq!(bench.deadline(), Some(30.0), "the curve reaches a half");
     assert_eq!(bench.fire_at(30.0), [1]);
     assert_eq!(bench.deadline(), Some(90.0));
@@ -54,7 +54,7 @@ fn a_row_in_which_nothing_is_due_is_not_woken() {
 
 #[test]
 fn a_late_fire_stores_what_was_due_at_the_latest_instant_that_has_passed() {
-    let mut bench = Bench::new([row(1, "2")]);
+    let mut bench = ScheduleBench::new([row(1, "2")]);
     let batch = bench.plan_at(3.9).expect("due");
     assert_eq!(batch.rows[0].at, at(3.0));
     assert_eq!(batch.visits(), 5, "six are due, five are in the bucket");
@@ -62,7 +62,7 @@ fn a_late_fire_stores_what_was_due_at_the_latest_instant_that_has_passed() {
 
 #[test]
 fn a_fire_of_more_than_a_thousand_visits_takes_several_statements_one_after_another() {
-    let mut bench = Bench::new([row(1, "2500")]);
+    let mut bench = ScheduleBench::new([row(1, "2500")]);
     assert_eq!(bench.fire_at(1.0), [1_000, 1_000, 500]);
     assert_eq!(bench.look(1).distributed, 2_500);
     assert_eq!(bench.deadline(), Some(2.0));
@@ -70,7 +70,7 @@ fn a_fire_of_more_than_a_thousand_visits_takes_several_statements_one_after_anot
 
 #[test]
 fn a_statement_holds_at_most_ten_thousand_visits() {
-    let mut bench = Bench::new((1..=25).map(|n| row(n, "600")));
+    let mut bench = ScheduleBench::new((1..=25).map(|n| row(n, "600")));
     let statements = bench.fire_at(1.0);
     assert_eq!(statements, [10_000, 5_000]);
     assert!((1..=25).all(|n| bench.look(n).distributed == 600));
@@ -78,7 +78,7 @@ fn a_statement_holds_at_most_ten_thousand_visits() {
 
 #[test]
 fn a_backlog_drains_at_twice_the_pace_and_not_in_a_burst() {
-    let mut bench = Bench::new([row(1, "10")]);
+    let mut bench = ScheduleBench::new([row(1, "10")]);
     let mut stored: Vec<i64> = Vec::new();
     for second in 60..130 {
         stored.push(bench.fire_at(f64::from(second)).iter().sum());
@@ -97,7 +97,7 @@ fn a_backlog_drains_at_twice_the_pace_and_not_in_a_burst() {
 
 #[test]
 fn while_it_drains_it_is_behind_for_the_bucket() {
-    let mut bench = Bench::new([row(1, "10")]);
+    let mut bench = ScheduleBench::new([row(1, "10")]);
     bench.fire_at(60.0);
     let look = bench.look(1);
     assert_eq!(
@@ -113,7 +113,7 @@ fn while_it_drains_it_is_behind_for_the_bucket() {
 
 #[test]
 fn the_agents_bound_is_shared_max_min_fairly() {
-    let mut bench = Bench::new([row(1, "5"), row(2, "100"), row(3, "900")]);
+    let mut bench = ScheduleBench::new([row(1, "5"), row(2, "100"), row(3, "900")]);
     bench.now = at(1.0);
     let batch = bench.schedule.plan(bench.now, 305).expect("due");
     let shares: BTreeMap<Uuid, i64> = batch
@@ -135,7 +135,8 @@ fn the_agents_bound_is_shared_max_min_fairly() {
 
 #[test]
 fn a_bound_that_binds_for_long_starves_nobody() {
-    let mut bench = Bench::new((1..=30).map(|n| row(n, if n % 2 == 0 { "1" } else { "2.5" })));
+    let mut bench =
+        ScheduleBench::new((1..=30).map(|n| row(n, if n % 2 == 0 { "1" } else { "2.5" })));
     for second in 1..=60 {
         bench.now = at(f64::from(second));
         let batch = bench.schedule.plan(bench.now, 7).expect("due");
@@ -152,7 +153,7 @@ fn a_bound_that_binds_for_long_starves_nobody() {
 #[test]
 fn a_row_that_somebody_holds_is_tried_again_after_50_ms_100_ms_up_to_a_second_and_never_set_aside()
 {
-    let mut bench = Bench::new([row(1, "1")]);
+    let mut bench = ScheduleBench::new([row(1, "1")]);
     let mut now = 1.0;
     let mut waits = Vec::new();
     for _ in 0..12 {
@@ -194,7 +195,7 @@ fn a_row_that_somebody_holds_is_tried_again_after_50_ms_100_ms_up_to_a_second_an
 
 #[test]
 fn a_row_that_was_refused_since_it_was_edited_is_healed_by_the_read_and_fires_at_once() {
-    let mut bench = Bench::new([row(1, "10")]);
+    let mut bench = ScheduleBench::new([row(1, "10")]);
     let batch = bench.plan_at(1.0).expect("due");
     assert_eq!(batch.rows[0].version, 1);
     bench.refuse(&batch);
@@ -207,7 +208,7 @@ fn a_row_that_was_refused_since_it_was_edited_is_healed_by_the_read_and_fires_at
 
 #[test]
 fn a_row_that_was_refused_since_another_agent_moved_it_goes_on_from_there() {
-    let mut bench = Bench::new([row(1, "10")]);
+    let mut bench = ScheduleBench::new([row(1, "10")]);
     let batch = bench.plan_at(1.0).expect("due");
     bench.refuse(&batch);
     let mut moved = row(1, "10");
@@ -222,7 +223,7 @@ fn a_row_that_was_refused_since_another_agent_moved_it_goes_on_from_there() {
 
 #[test]
 fn after_an_answer_that_was_lost_nothing_is_tried_before_the_truth_was_read_back() {
-    let mut bench = Bench::new([row(1, "10"), row(2, "10")]);
+    let mut bench = ScheduleBench::new([row(1, "10"), row(2, "10")]);
     let batch = bench.plan_at(1.0).expect("due");
     let early = bench.sequence();
     assert_eq!(bench.lose(&batch), [id(1), id(2)]);
@@ -251,7 +252,7 @@ fn after_an_answer_that_was_lost_nothing_is_tried_before_the_truth_was_read_back
 
 #[test]
 fn a_batch_that_fails_is_halved_until_the_bad_row_is_alone_and_the_others_go_on() {
-    let mut bench = Bench::new((1..=37).map(|n| row(n, "1")));
+    let mut bench = ScheduleBench::new((1..=37).map(|n| row(n, "1")));
     let bad = id(23);
     let mut failures = 0;
     let mut alone = None;
@@ -281,8 +282,8 @@ fn a_batch_that_fails_is_halved_until_the_bad_row_is_alone_and_the_others_go_on(
 }
 
 /// A row whose insert has just failed at second 1.
-fn failed_row() -> Bench {
-    let mut bench = Bench::new([row(1, "1")]);
+fn failed_row() -> ScheduleBench {
+    let mut bench = ScheduleBench::new([row(1, "1")]);
     let batch = bench.plan_at(1.0).expect("due");
     assert_eq!(bench.schedule.halve(&batch, bench.now), Some(id(1)));
     bench.schedule.quarantine(id(1), "why", bench.now);
@@ -316,7 +317,7 @@ fn a_row_whose_insert_fails_is_tried_again_at_once_after_an_edit() {
 
 #[test]
 fn while_the_control_row_pauses_everything_nothing_fires_and_then_the_backlog_drains() {
-    let mut bench = Bench::new([row(1, "10")]);
+    let mut bench = ScheduleBench::new([row(1, "10")]);
     let paused = Control {
         paused: true,
         ..Control::default()
@@ -330,7 +331,7 @@ fn while_the_control_row_pauses_everything_nothing_fires_and_then_the_backlog_dr
 
 #[test]
 fn a_row_that_is_refused_while_everything_is_paused_counts_as_free_again_at_once() {
-    let mut bench = Bench::new([row(1, "10")]);
+    let mut bench = ScheduleBench::new([row(1, "10")]);
     let batch = bench.plan_at(1.0).expect("due");
     bench.refuse(&batch);
     let paused = Control {
@@ -347,7 +348,7 @@ fn a_row_that_is_refused_while_everything_is_paused_counts_as_free_again_at_once
 fn the_control_rows_catch_up_is_for_rows_that_have_none_of_their_own() {
     let mut own = row(2, "10");
     own.row.catch_up = Some("1".into());
-    let mut bench = Bench::new([row(1, "10"), own]);
+    let mut bench = ScheduleBench::new([row(1, "10"), own]);
     let control = Control {
         catch_up_milli: 5_000,
         ..Control::default()
@@ -360,7 +361,7 @@ fn the_control_rows_catch_up_is_for_rows_that_have_none_of_their_own() {
 
 #[test]
 fn a_read_that_began_earlier_never_overwrites_what_a_later_one_found() {
-    let mut bench = Bench::new([row(1, "10")]);
+    let mut bench = ScheduleBench::new([row(1, "10")]);
     let early = bench.sequence();
     let mut newer = row(1, "20");
     newer.row.config_version = Some(3);
@@ -380,7 +381,7 @@ fn a_read_that_began_earlier_never_overwrites_what_a_later_one_found() {
 
 #[test]
 fn a_read_that_began_before_our_own_batch_was_answered_does_not_take_its_progress_back() {
-    let mut bench = Bench::new([row(1, "10")]);
+    let mut bench = ScheduleBench::new([row(1, "10")]);
     let early = bench.sequence();
     assert_eq!(bench.fire_at(1.0), [10]);
     bench
@@ -391,7 +392,7 @@ fn a_read_that_began_before_our_own_batch_was_answered_does_not_take_its_progres
 
 #[test]
 fn a_version_that_goes_back_is_applied_like_any_other_that_differs() {
-    let mut bench = Bench::new([row(1, "10")]);
+    let mut bench = ScheduleBench::new([row(1, "10")]);
     let mut restored = row(1, "20");
     restored.row.config_version = Some(0);
     assert_eq!(bench.read(restored), Applied::Changed);
@@ -399,7 +400,7 @@ fn a_version_that_goes_back_is_applied_like_any_other_that_differs() {
 
 #[test]
 fn a_row_that_changed_without_its_version_since_triggers_were_off_is_taken_over_all_the_same() {
-    let mut bench = Bench::new([row(1, "10")]);
+    let mut bench = ScheduleBench::new([row(1, "10")]);
     assert_eq!(bench.read(row(1, "NaN")), Applied::Changed);
     assert_eq!(bench.look(1).status, Status::Invalid);
     assert_eq!(bench.deadline(), None);
@@ -407,7 +408,7 @@ fn a_row_that_changed_without_its_version_since_triggers_were_off_is_taken_over_
 
 #[test]
 fn an_edit_while_a_batch_is_in_flight_is_planned_from_once_the_batch_is_answered() {
-    let mut bench = Bench::new([row(1, "10")]);
+    let mut bench = ScheduleBench::new([row(1, "10")]);
     let batch = bench.plan_at(1.0).expect("due");
     let mut edited = row(1, "10");
     edited.row.config_version = Some(2);
@@ -427,7 +428,7 @@ fn an_edit_while_a_batch_is_in_flight_is_planned_from_once_the_batch_is_answered
 
 #[test]
 fn a_deleted_row_stops_at_once_also_when_its_batch_is_in_flight() {
-    let mut bench = Bench::new([row(1, "10"), row(2, "10")]);
+    let mut bench = ScheduleBench::new([row(1, "10"), row(2, "10")]);
     let batch = bench.plan_at(1.0).expect("due");
     assert_eq!(bench.gone(1), Applied::Removed);
     assert_eq!(bench.gone(1), Applied::Nothing);
@@ -438,7 +439,7 @@ fn a_deleted_row_stops_at_once_also_when_its_batch_is_in_flight() {
 
 #[test]
 fn a_full_read_that_finds_nothing_removes_what_was_known_when_it_began() {
-    let mut bench = Bench::new([row(1, "10"), row(2, "10")]);
+    let mut bench = ScheduleBench::new([row(1, "10"), row(2, "10")]);
     let began = bench.sequence();
     bench.read(row(3, "10"));
     let absent = bench.schedule.unseen_since(began);
@@ -447,7 +448,7 @@ fn a_full_read_that_finds_nothing_removes_what_was_known_when_it_began() {
 
 #[test]
 fn a_bad_row_is_set_aside_with_its_reason_and_the_others_go_on() {
-    let mut bench = Bench::new([row(1, "-5"), row(2, "1")]);
+    let mut bench = ScheduleBench::new([row(1, "-5"), row(2, "1")]);
     assert_eq!(bench.fire_at(1.0), [1]);
     let look = bench.look(1);
     assert_eq!(look.status, Status::Invalid);
@@ -464,7 +465,7 @@ fn a_row_that_is_not_anchored_yet_is_neither_paced_nor_set_aside() {
     (unseen.row.config_version, unseen.row.anchor_at) = (None, None);
     let mut no_progress = row(2, "1");
     no_progress.progress = None;
-    let mut bench = Bench::new([unseen, no_progress]);
+    let mut bench = ScheduleBench::new([unseen, no_progress]);
     assert_eq!(bench.plan_at(5.0), None);
     for n in [1, 2] {
         let look = bench.look(n);
@@ -485,7 +486,7 @@ fn window() -> RowRead {
 
 #[test]
 fn what_was_due_at_the_end_is_still_stored_after_it_and_dated_before_it() {
-    let mut bench = Bench::new([window()]);
+    let mut bench = ScheduleBench::new([window()]);
     assert_eq!(bench.fire_at(20.0), [21]);
     assert_eq!(bench.look(1).status, Status::Draining);
     let batch = bench.plan_at(21.0).expect("draining");
@@ -508,7 +509,7 @@ fn what_was_due_at_the_end_is_still_stored_after_it_and_dated_before_it() {
 
 #[test]
 fn what_is_still_owed_a_day_after_the_end_is_given_up_even_if_the_database_was_away_till_then() {
-    let mut bench = Bench::new([window()]);
+    let mut bench = ScheduleBench::new([window()]);
     let given_up = 10.0 + 86_400.0;
     assert!(bench.deadline().is_some());
     assert_eq!(bench.plan_at(given_up), None);
@@ -520,7 +521,7 @@ fn what_is_still_owed_a_day_after_the_end_is_given_up_even_if_the_database_was_a
 
 #[test]
 fn a_backlog_waits_for_a_window_that_was_moved_away() {
-    let mut bench = Bench::new([row(1, "10")]);
+    let mut bench = ScheduleBench::new([row(1, "10")]);
     bench.now = at(20.0);
     let mut moved = row(1, "10");
     moved.row.config_version = Some(2);
@@ -537,7 +538,7 @@ fn a_backlog_waits_for_a_window_that_was_moved_away() {
 
 #[test]
 fn a_longer_time_to_catch_up_takes_a_row_up_again_that_was_given_up() {
-    let mut bench = Bench::new([window()]);
+    let mut bench = ScheduleBench::new([window()]);
     let control = |seconds: i64| Control {
         give_up_after_us: seconds * FIRE_PERIOD_US,
         ..Control::default()
@@ -554,7 +555,7 @@ fn a_longer_time_to_catch_up_takes_a_row_up_again_that_was_given_up() {
 
 #[test]
 fn a_total_that_was_lowered_below_what_is_distributed_is_completed() {
-    let mut bench = Bench::new([row(1, "10")]);
+    let mut bench = ScheduleBench::new([row(1, "10")]);
     bench.fire_at(1.0);
     let mut lowered = bench.as_known(row(1, "10"));
     lowered.row.config_version = Some(2);
@@ -577,7 +578,7 @@ fn a_row_is_behind_by_the_rule_of_the_status_view() {
         (10, 4),
         (10, 3),
     ] {
-        let mut bench = Bench::new([]);
+        let mut bench = ScheduleBench::new([]);
         bench.now = at(10.0);
         let mut row = row(
             1,
@@ -605,11 +606,11 @@ fn a_row_is_behind_by_the_rule_of_the_status_view() {
 
 #[test]
 fn few_rows_share_one_statement_and_many_are_spread_evenly_over_the_second() {
-    let few = Bench::new((1..=50).map(|n| row(n, "1")));
+    let few = ScheduleBench::new((1..=50).map(|n| row(n, "1")));
     let instants: BTreeSet<DbTime> = few.schedule.queue.iter().map(|(wake, _)| *wake).collect();
     assert_eq!(instants.len(), 1);
 
-    let mut many = Bench::new((1..=10_000).map(|n| row(n, "1")));
+    let mut many = ScheduleBench::new((1..=10_000).map(|n| row(n, "1")));
     many.fire_at(0.99);
     let mut rows_at: BTreeMap<DbTime, usize> = BTreeMap::new();
     let mut statements = 0;
@@ -634,7 +635,7 @@ fn few_rows_share_one_statement_and_many_are_spread_evenly_over_the_second() {
 
 #[test]
 fn a_database_clock_that_steps_back_does_not_put_a_waiting_row_off_for_as_long() {
-    let mut bench = Bench::new([row(1, "10")]);
+    let mut bench = ScheduleBench::new([row(1, "10")]);
     bench.fire_at(3_600.0);
     assert_eq!(bench.deadline(), Some(3_601.0), "its bucket is empty");
     bench.now = at(1_800.0);
@@ -644,7 +645,7 @@ fn a_database_clock_that_steps_back_does_not_put_a_waiting_row_off_for_as_long()
 
 #[test]
 fn a_database_clock_that_steps_forward_is_a_backlog() {
-    let mut bench = Bench::new([row(1, "10")]);
+    let mut bench = ScheduleBench::new([row(1, "10")]);
     bench.fire_at(1.0);
     bench.now = at(500.0);
     bench.schedule.clock_stepped(bench.now);
@@ -653,7 +654,7 @@ fn a_database_clock_that_steps_forward_is_a_backlog() {
 
 #[test]
 fn what_came_to_nothing_for_the_databases_own_reasons_is_tried_again_as_it_was() {
-    let mut bench = Bench::new([row(1, "10")]);
+    let mut bench = ScheduleBench::new([row(1, "10")]);
     let batch = bench.plan_at(1.0).expect("due");
     bench.schedule.not_now(&batch, bench.now);
     assert_eq!(bench.plan_at(1.0), Some(batch));
@@ -661,7 +662,7 @@ fn what_came_to_nothing_for_the_databases_own_reasons_is_tried_again_as_it_was()
 
 #[test]
 fn a_batch_moves_the_bucket_with_the_count() {
-    let mut bench = Bench::new([row(1, "10")]);
+    let mut bench = ScheduleBench::new([row(1, "10")]);
     let batch = bench.plan_at(1.0).expect("due");
     assert_eq!(batch.rows[0].before.bucket, Bucket::default());
     assert_eq!(batch.rows[0].after.bucket.at_column(), Some(at(1.0)));

@@ -36,7 +36,7 @@ pub(super) fn edited(mut row: RowRead) -> RowRead {
 }
 
 /// An agent on a bench: time passes from deadline to deadline, and the tests are its workers.
-pub(super) struct Bench {
+pub(super) struct AgentBench {
     pub(super) agent: Agent,
     pub(super) now: Mono,
     /// Actions that no test has taken yet.
@@ -56,7 +56,7 @@ pub(super) struct Bench {
     pub(super) reconciled: u32,
 }
 
-impl Bench {
+impl AgentBench {
     pub(super) fn new() -> Self {
         let now = Mono::from_micros(0);
         let mut bench = Self {

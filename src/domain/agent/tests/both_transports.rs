@@ -7,8 +7,8 @@ const BOTH: Published = Published {
     ..ALL_PUBLISHED
 };
 
-fn both_live() -> Bench {
-    let mut bench = Bench::live(&[row(1, 1)]);
+fn both_live() -> AgentBench {
+    let mut bench = AgentBench::live(&[row(1, 1)]);
     bench.input(Input::Realtime(RealtimeEvent::Live(Transport::Broadcast)));
     assert_eq!(
         bench.take_read(),
@@ -21,7 +21,7 @@ fn both_live() -> Bench {
 
 #[test]
 fn broadcasts_are_followed_where_the_database_has_them() {
-    let mut bench = Bench::live(&[]);
+    let mut bench = AgentBench::live(&[]);
     bench.input(Input::Realtime(RealtimeEvent::Unfollowed));
     assert_eq!(bench.take_task(), Some(MaintenanceTask::CheckPublication));
     bench.done(TaskOutcome::Publication(BOTH));
@@ -30,7 +30,7 @@ fn broadcasts_are_followed_where_the_database_has_them() {
 }
 
 /// A full sync of a database that publishes this; the actions that follow.
-fn synced_with(bench: &mut Bench, published: Published) -> Vec<Action> {
+fn synced_with(bench: &mut AgentBench, published: Published) -> Vec<Action> {
     bench.input(Input::Realtime(RealtimeEvent::Unclear));
     assert_eq!(bench.take_read(), Some(ReadRequest::All));
     bench.asked.clear();
@@ -41,7 +41,7 @@ fn synced_with(bench: &mut Bench, published: Published) -> Vec<Action> {
 
 #[test]
 fn each_sync_notices_that_broadcasts_have_started_or_stopped() {
-    let mut bench = Bench::live(&[row(1, 1)]);
+    let mut bench = AgentBench::live(&[row(1, 1)]);
     for (published, broadcast) in [(BOTH, true), (ALL_PUBLISHED, false), (BOTH, true)] {
         let asked = synced_with(&mut bench, published);
         let following = Following::with(ListenBy::Auto, true, broadcast);
@@ -58,7 +58,7 @@ fn each_sync_notices_that_broadcasts_have_started_or_stopped() {
 
 #[test]
 fn a_table_that_was_removed_from_the_publication_is_subscribed_to_again() {
-    let mut bench = Bench::live(&[row(1, 1)]);
+    let mut bench = AgentBench::live(&[row(1, 1)]);
     let same = Action::Follow(Following::with(ListenBy::Auto, true, false));
     for (published, anew) in [
         (
@@ -84,7 +84,7 @@ fn a_table_that_was_removed_from_the_publication_is_subscribed_to_again() {
 
 #[test]
 fn a_canary_that_cannot_be_sent_is_no_outage_and_not_retried_at_once() {
-    let mut bench = Bench::live(&[]);
+    let mut bench = AgentBench::live(&[]);
     bench.input(Input::Realtime(RealtimeEvent::Unfollowed));
     assert_eq!(bench.take_task(), Some(MaintenanceTask::CheckPublication));
     bench.done(TaskOutcome::Publication(BOTH));
@@ -102,7 +102,7 @@ fn a_canary_that_cannot_be_sent_is_no_outage_and_not_retried_at_once() {
     let event = Event::STATEMENT_FAILED.failure(&refused);
     assert!(bench.events().contains(&event));
     assert_eq!(bench.agent.health().database_away_since, None);
-    let tried_again = Bench::at(119.0);
+    let tried_again = AgentBench::at(119.0);
     assert_eq!(bench.pass_until_task(119.0, is_canary), None);
     assert!(bench.now >= tried_again);
 }
@@ -156,7 +156,7 @@ fn the_same_edit_by_both_transports_is_read_once() {
 
 #[test]
 fn a_broadcast_canary_that_does_not_arrive_has_only_that_channel_rejoined() {
-    let mut bench = Bench::live(&[]);
+    let mut bench = AgentBench::live(&[]);
     bench.input(Input::Realtime(RealtimeEvent::Unfollowed));
     assert_eq!(bench.take_task(), Some(MaintenanceTask::CheckPublication));
     bench.done(TaskOutcome::Publication(BOTH));
@@ -164,7 +164,7 @@ fn a_broadcast_canary_that_does_not_arrive_has_only_that_channel_rejoined() {
     assert_eq!(bench.take_read(), Some(ReadRequest::All));
     bench.answer_read(Vec::new());
     let mut second = 0.0;
-    while bench.now < Bench::at(59.9) {
+    while bench.now < AgentBench::at(59.9) {
         second = f64::min(second + 29.0, 59.9);
         bench.pass_to(second);
         if bench.take_read().is_some() {

@@ -1,11 +1,11 @@
 //! Failures of the database: which row causes them, and that the others continue.
 
-use super::bench::{ALL_PUBLISHED, Bench, id, row};
+use super::bench::{ALL_PUBLISHED, AgentBench, id, row};
 use super::*;
 
 #[test]
 fn a_row_whose_reconciliation_is_refused_is_found_by_halving_and_the_others_are_compared() {
-    let mut bench = Bench::new();
+    let mut bench = AgentBench::new();
     bench.answer_read((1..=4).map(|n| row(n, 0)).collect());
     bench.answer_heartbeats();
     assert_eq!(bench.take_task(), Some(MaintenanceTask::CheckPublication));
@@ -32,8 +32,8 @@ fn a_row_whose_reconciliation_is_refused_is_found_by_halving_and_the_others_are_
 
 #[test]
 fn a_batch_that_takes_too_long_is_halved_and_none_of_its_rows_is_to_blame() {
-    let mut bench = Bench::live(&[row(1, 10), row(2, 10)]);
-    bench.now = Bench::at(3.0);
+    let mut bench = AgentBench::live(&[row(1, 10), row(2, 10)]);
+    bench.now = AgentBench::at(3.0);
     bench.input(Input::Tick);
     let batch = bench.take_batch().expect("both are due");
     assert_eq!(batch.rows.len(), 2);
@@ -42,7 +42,7 @@ fn a_batch_that_takes_too_long_is_halved_and_none_of_its_rows_is_to_blame() {
         "canceling statement due to statement timeout",
     );
     bench.fail_batch(slow);
-    bench.now = Bench::at(4.0);
+    bench.now = AgentBench::at(4.0);
     bench.input(Input::Tick);
     assert_eq!(bench.take_batch().expect("tried again").rows.len(), 1);
     let told = bench.events();
@@ -53,7 +53,7 @@ fn a_batch_that_takes_too_long_is_halved_and_none_of_its_rows_is_to_blame() {
 
 #[test]
 fn a_schema_that_fits_no_row_blames_none_and_counts_as_an_unavailable_database() {
-    let mut bench = Bench::live(&[row(1, 10), row(2, 10)]);
+    let mut bench = AgentBench::live(&[row(1, 10), row(2, 10)]);
     bench.events();
     for second in 1..200 {
         bench.pass_to(f64::from(second));
@@ -70,7 +70,7 @@ fn a_schema_that_fits_no_row_blames_none_and_counts_as_an_unavailable_database()
 
 #[test]
 fn an_unavailable_database_is_reported_once_for_each_kind_of_error() {
-    let mut bench = Bench::live(&[row(1, 10)]);
+    let mut bench = AgentBench::live(&[row(1, 10)]);
     bench.events();
     let error_kinds = [ErrorKind::ShuttingDown, ErrorKind::ReadOnly];
     for second in 1..60 {

@@ -1,6 +1,6 @@
 //! Several agents over one table: which rows each stores, and what its heartbeat says.
 
-use super::bench::{Bench, ME, id, row};
+use super::bench::{AgentBench, ME, id, row};
 use super::*;
 use crate::domain::ownership::{Ownership, PeerAgent};
 use crate::domain::schedule::RowRead;
@@ -24,7 +24,7 @@ fn theirs() -> BTreeSet<Uuid> {
 
 #[test]
 fn an_agent_that_joins_owns_its_rows_from_the_next_heartbeat_on() {
-    let mut bench = Bench::live(&twenty_rows());
+    let mut bench = AgentBench::live(&twenty_rows());
     bench.peers = vec![OTHER];
     bench.store_until(2.0);
     let stored: BTreeSet<Uuid> = bench.store_until(4.0).into_iter().collect();
@@ -41,7 +41,7 @@ fn an_agent_that_joins_owns_its_rows_from_the_next_heartbeat_on() {
 
 #[test]
 fn rows_of_an_agent_that_left_are_stored_only_after_they_were_read_again() {
-    let mut bench = Bench::live(&twenty_rows());
+    let mut bench = AgentBench::live(&twenty_rows());
     bench.peers = vec![OTHER];
     bench.store_until(2.0);
     bench.peers.clear();
@@ -65,7 +65,7 @@ fn rows_of_an_agent_that_left_are_stored_only_after_they_were_read_again() {
 
 #[test]
 fn an_agent_serves_once_it_has_read_the_table_and_until_a_batch_is_not_answered_or_lost() {
-    let mut bench = Bench::new();
+    let mut bench = AgentBench::new();
     bench.answer_heartbeats();
     assert_eq!(bench.serving, Some(false), "it knows no row yet");
     bench.answer_read(vec![row(1, 10)]);
@@ -89,7 +89,7 @@ fn an_agent_serves_once_it_has_read_the_table_and_until_a_batch_is_not_answered_
 
 #[test]
 fn only_the_agents_own_rows_are_written_back() {
-    let mut bench = Bench::live(&twenty_rows());
+    let mut bench = AgentBench::live(&twenty_rows());
     bench.peers = vec![OTHER];
     bench.store_until(2.0);
     assert!(bench.events().contains(&Event::AGENTS_CHANGED.count(2)));

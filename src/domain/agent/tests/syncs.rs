@@ -1,13 +1,13 @@
 //! Syncs: incremental where that finds all changes, else full.
 
-use super::bench::{Bench, edited, id, row};
+use super::bench::{AgentBench, edited, id, row};
 use super::*;
 use crate::domain::limits::SYNC_FULL_EVERY;
 use crate::domain::schedule::RowRead;
 
 /// An agent whose last sync has this watermark.
-fn synced_at(watermark: u64) -> Bench {
-    let mut bench = Bench::live(&[row(1, 0), row(2, 0)]);
+fn synced_at(watermark: u64) -> AgentBench {
+    let mut bench = AgentBench::live(&[row(1, 0), row(2, 0)]);
     bench.pass_to(30.0);
     assert_eq!(
         bench.take_read(),

@@ -8,13 +8,13 @@ pub(super) fn at(seconds: f64) -> DbTime {
 }
 
 /// A timetable with a database that stores whatever comes, and counts the reads.
-pub(super) struct Bench {
+pub(super) struct ScheduleBench {
     pub(super) schedule: Schedule,
     pub(super) sequence: u64,
     pub(super) now: DbTime,
 }
 
-impl Bench {
+impl ScheduleBench {
     pub(super) fn new(rows: impl IntoIterator<Item = RowRead>) -> Self {
         let mut bench = Self {
             schedule: Schedule::default(),
