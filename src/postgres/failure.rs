@@ -120,9 +120,10 @@ fn is_of_a_users_function(context: &str) -> bool {
 
 /// What is missing or fails in a user's function concerns the distributions that meet it, not the schema or the database.
 const fn of_a_users_function(kind: ErrorKind) -> ErrorKind {
-    match kind {
-        ErrorKind::Schema | ErrorKind::Server => ErrorKind::Data,
-        other => other,
+    if matches!(kind, ErrorKind::Schema | ErrorKind::Server) {
+        ErrorKind::Data
+    } else {
+        kind
     }
 }
 

@@ -111,7 +111,7 @@ async fn a_subscription_that_expires_with_its_secret_key_continues_on_a_new_sock
     }
     let log = agent.log();
     assert!(
-        !log.contains("does not accept the API key"),
+        !log.contains("API key rejected"),
         "a valid key is not reported as wrong: {log}"
     );
     assert_eq!(place.seconds_off_the_curve(row).await, [""; 0]);
