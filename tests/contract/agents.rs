@@ -82,7 +82,7 @@ async fn two_agents_share_the_rows_report_how_many_each_owns_and_do_not_conflict
         PATIENCE,
         async || {
             let said = place.command(&["status"]).await.said;
-            said.matches(&format!(" of {ROWS} rows")).count() == 2
+            said.matches(&format!(" of {ROWS} distributions")).count() == 2
         },
     )
     .await;

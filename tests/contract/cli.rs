@@ -174,7 +174,7 @@ async fn sigterm_finishes_the_present_work_deletes_the_agents_row_and_exits_0() 
         "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'visit-pacer'").await;
     assert_eq!(left, 0, "its connections are closed");
     assert!(
-        agent.log().trim_end().ends_with("stopped"),
+        agent.log().trim_end().ends_with("Stopped"),
         "{}",
         agent.log()
     );
