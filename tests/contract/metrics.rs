@@ -172,14 +172,9 @@ async fn series_of_single_rows_are_exposed_on_request_and_limited() {
         assert!(text.contains("expected"), "{text}");
     }
 
-    let mut environment = place.environment();
-    environment.push((
-        "VISIT_PACER_METRICS_DISTRIBUTIONS".to_owned(),
-        row.to_string(),
-    ));
     drop(agent);
     let agent = place
-        .start_agent_with(&[("VISIT_PACER_METRICS_ROWS", &row.to_string())])
+        .start_agent_with(&[("VISIT_PACER_METRICS_DISTRIBUTIONS", &row.to_string())])
         .await;
     wait_until("each scrape has the row", PATIENCE, async || {
         agent.metric(&series).await.is_some()

@@ -123,7 +123,7 @@ async fn a_key_that_realtime_refuses_is_reported_without_the_key_and_visits_are_
     let wrong = [("SUPABASE_SERVICE_ROLE_KEY", "sb_secret_this_key_is_wrong")];
     let mut agent = place.start_agent_with(&wrong).await;
     place.has_stored(row, 20).await;
-    agent.unready("Realtime does not accept the API key").await;
+    agent.unready("API key rejected by Realtime").await;
     assert_eq!(
         agent.log().matches("Realtime is not live").count(),
         1,

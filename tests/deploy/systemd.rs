@@ -100,7 +100,7 @@ async fn ready_is_sent_after_the_first_full_sync_and_watchdog_messages_while_the
         );
     }
     systemd
-        .receives(&["WATCHDOG=1", "STATUS=1 of 1 rows"])
+        .receives(&["WATCHDOG=1", "STATUS=1 of 1 distributions"])
         .await;
 
     agent.freeze().await;
