@@ -1,6 +1,6 @@
 // The two charts of a distribution: stored visits against the target. Wraps uPlot (uplot.js), in the page's colours.
 import uPlot from "./uplot.js";
-import { instant, zone } from "./format.js";
+import { zone } from "./format.js";
 import { colour } from "./theme.js";
 
 const HEIGHT = 200;
@@ -60,8 +60,8 @@ function chart(into, lines, data, edits) {
     cursor: { drag: { x: false, y: false } },
     legend: { live: true },
     scales: { y: { range: (u, min, max) => [0, Math.max(1, max * 1.1)] } },
-    axes: [axis({ values: times, space: 80, size: 28, label: `Time (${zone()})`, labelSize: 16, labelFont: AXIS_FONT }), axis({ size: 62, values: whole })],
-    series: [{ label: "Time", value: (u, v) => instant(v == null ? null : v * 1000) }, ...lines],
+    axes: [axis({ values: times, space: 80, label: `Time (${zone()})`, labelSize: 16, labelFont: AXIS_FONT }), axis({ size: 62, values: whole })],
+    series: [{ label: `Time (${zone()})`, value: (u, v) => (v == null ? "–" : clock(true).format(new Date(v * 1000))) }, ...lines],
     plugins: [marks(edits)],
   }, data, into);
   const fit = new ResizeObserver(() => plot.setSize({ width: Math.max(220, into.clientWidth), height: HEIGHT }));

@@ -202,8 +202,6 @@ function drawCharts() {
   if (!open.curve || state.seconds.size === 0) return;
   const seconds = secondsData(state.seconds);
   const totals = totalsData(open.curve);
-  // It keeps its place: what was just reported below it must not move out of the window.
-  part("totals").style.visibility = totals[0].length ? "" : "hidden";
   if (open.charts) {
     open.charts[0].set(seconds);
     open.charts[1].set(totals);

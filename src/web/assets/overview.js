@@ -142,7 +142,7 @@ function drawBars({ buckets, p50, p99 }) {
   const bars = byId("delay-bars");
   if (bars.children.length !== buckets.length) {
     bars.replaceChildren(...buckets.map(({ le }) =>
-      element("div", "", element("span"), element("small", "", le == null ? "more" : f.seconds(le).replace(" ", "\u2009")))));
+      element("div", "", element("span"), element("small", "", le == null ? "more" : f.seconds(le)))));
   }
   buckets.forEach(({ count }, n) => {
     const bar = bars.children[n];
