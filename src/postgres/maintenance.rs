@@ -233,13 +233,21 @@ pub async fn mark_invalid(
 
 /// Up to so many distributions are compared with their last edits at each sync; larger tables by `sync_distribution_counts()`.
 const DRIFT_ROWS_MAX: i64 = 50_000;
-/// Adapts the write to the columns of `store_visits`, and anchors rows that were edited while triggers were disabled. `$1`: see
-/// [`DRIFT_ROWS_MAX`].
-const SEE_TO_TABLES: &str = "
-  select case when (select c.reltuples <= $1 from pg_class c where c.oid = 'public.visit_distribution'::regclass)
-           then public.visit_pacer_initialise() else public.visit_pacer_refresh_columns()::integer end";
 
-/// Which tables Realtime publishes, and whether edits are broadcast. Adapts the write to the columns of `store_visits` as well.
+/// Follows what nobody tells the agent of the user's tables: adapts the write to the columns of `store_visits`, and anchors rows that
+/// were edited while triggers were disabled.
+pub async fn follow_tables(connection: &mut Connection) -> Result<(), sqlx::Error> {
+    const FOLLOW: &str = "
+      select case when (select c.reltuples <= $1 from pg_class c where c.oid = 'public.visit_distribution'::regclass)
+               then public.visit_pacer_initialise() else public.visit_pacer_refresh_columns()::integer end";
+    sqlx::query(FOLLOW)
+        .bind(DRIFT_ROWS_MAX)
+        .execute(connection)
+        .await
+        .map(|_| ())
+}
+
+/// Which tables Realtime publishes, and whether edits are broadcast.
 pub async fn published(connection: &mut Connection) -> Result<Published, sqlx::Error> {
     // The catalogue is asked by names alone: our role may have no rights in the schema realtime.
     const PUBLISHED: &str = "
@@ -258,10 +266,6 @@ pub async fn published(connection: &mut Connection) -> Result<Published, sqlx::E
                             and t.tgname = 'zzz_visit_pacer_broadcast_edited' and t.tgenabled in ('O', 'A'))
              and exists (select from pg_proc p where p.oid = to_regproc('public.visit_pacer_broadcast_canary')
                             and has_function_privilege(p.oid, 'execute')) as broadcasts";
-    sqlx::query(SEE_TO_TABLES)
-        .bind(DRIFT_ROWS_MAX)
-        .execute(&mut *connection)
-        .await?;
     let row = sqlx::query(PUBLISHED).fetch_one(connection).await?;
     Ok(Published {
         distributions: row.try_get("distributions")?,

@@ -245,6 +245,7 @@ async fn maintain(
                 TaskOutcome::MarkedInvalid(marked)
             }
             MaintenanceTask::CheckPublication => {
+                maintenance::follow_tables(connection).await?;
                 TaskOutcome::Publication(maintenance::published(connection).await?)
             }
         };
